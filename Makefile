@@ -1,0 +1,131 @@
+# scoutkv: plain make, out of tree in build/.
+#
+#   make                          all products: scoutkv, scoutkv-memnode, libscoutkv.{a,so}, scoutkv.pc
+#   make check                    unit and integration tests
+#   make SANITIZER=address        (or undefined, thread; its objects live in build/address/ ...)
+#   make CC=clang                 any C17 compiler
+#   make install DESTDIR=… PREFIX=/usr/local
+#   make format | format-check    clang-format with the repository's file
+
+VERSION   := 0.1.0
+ABI       := 0
+PREFIX    ?= /usr/local
+SANITIZER ?=
+WERROR    ?=
+
+CC        ?= cc
+B         := build$(if $(SANITIZER),/$(SANITIZER))
+PKGS      := libzmq libprotobuf-c openblas libsodium libxxhash inih jansson libpcre2-8
+
+ifeq ($(filter clean format format-check,$(MAKECMDGOALS)),)
+missing := $(strip $(foreach p,$(PKGS) cmocka,$(shell pkg-config --exists $(p) || echo $(p))))
+ifneq ($(missing),)
+$(error missing packages: $(missing); run deploy/check or deploy/demo, which install what they need)
+endif
+endif
+
+PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
+PKG_LIBS   := $(shell pkg-config --libs $(PKGS) 2>/dev/null)
+
+# -ffp-contract=off: a*b+c is fused only where a kernel says so, so compilers agree on bits.
+CFLAGS   ?= -O3 -g
+override CFLAGS += -std=gnu17 -Wall -Wextra -Wshadow -Wstrict-prototypes -Wvla -fno-math-errno -ffp-contract=off \
+                   -fPIC -fvisibility=hidden -pthread $(if $(WERROR),-Werror)
+override CPPFLAGS += -I. -I$(B)/gen -D_GNU_SOURCE -DSKV_VERSION='"$(VERSION)"' $(PKG_CFLAGS)
+override LDLIBS += $(PKG_LIBS) -lm -pthread
+ifneq ($(SANITIZER),)
+override CFLAGS  += -fsanitize=$(SANITIZER) -fno-omit-frame-pointer $(if $(filter undefined,$(SANITIZER)),-fno-sanitize-recover=all)
+override LDFLAGS += -fsanitize=$(SANITIZER)
+endif
+
+# One room a folder. The library is what engines link; the app adds models and the command line.
+LIB_SRC  := $(wildcard common/*.c proto/*.c decoder/tier/*.c decoder/context/*.c decoder/scout/*.c decoder/kernels/*.c) \
+            $(filter-out memnode/main.c,$(wildcard memnode/*.c))
+APP_SRC  := $(wildcard decoder/model/*.c) $(filter-out decoder/cli/main.c,$(wildcard decoder/cli/*.c))
+UNIT_SRC := $(wildcard tests/unit/test_*.c)
+TOOL_SRC := $(wildcard tests/tools/*.c) $(wildcard tests/fuzz/*.c) $(wildcard tests/bench/*.c)
+EXAMPLES := $(wildcard decoder/examples/*.c)
+
+obj = $(patsubst %.c,$(B)/obj/%.o,$(1))
+PB  := $(B)/gen/scoutkv.pb-c
+PB_O := $(B)/obj/scoutkv.pb-c.o
+
+UNIT_BIN    := $(patsubst tests/unit/%.c,$(B)/tests/%,$(UNIT_SRC))
+TOOL_BIN    := $(patsubst tests/%.c,$(B)/tests/%,$(TOOL_SRC))
+EXAMPLE_BIN := $(patsubst decoder/examples/%.c,$(B)/examples/%,$(EXAMPLES))
+
+.PHONY: all tests check unit integration install clean format format-check
+.SECONDARY:
+all: $(B)/scoutkv $(B)/scoutkv-memnode $(B)/libscoutkv.so $(B)/scoutkv.pc $(EXAMPLE_BIN)
+tests: all $(UNIT_BIN) $(TOOL_BIN)
+
+$(PB).h $(PB).c &: proto/scoutkv.proto
+	@mkdir -p $(B)/gen
+	protoc-c --proto_path=proto --c_out=$(B)/gen scoutkv.proto
+
+$(PB_O): $(PB).c
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS) $(CFLAGS) -c -o $@ $<
+
+# *_avx2.c is the one place with wider instructions: the choice is made at run time.
+$(B)/obj/%_avx2.o: override CFLAGS += -mavx2 -mfma -mf16c
+$(B)/obj/%.o: %.c | $(PB).h
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
+
+$(B)/libscoutkv.a: $(call obj,$(LIB_SRC)) $(PB_O)
+	@rm -f $@
+	$(AR) rcs $@ $^
+$(B)/libscoutkv.so: $(call obj,$(LIB_SRC)) $(PB_O)
+	$(CC) $(LDFLAGS) -shared -Wl,-soname,libscoutkv.so.$(ABI) -o $@.$(ABI) $^ $(LDLIBS)
+	ln -sf libscoutkv.so.$(ABI) $@
+$(B)/app.a: $(call obj,$(APP_SRC))
+	@rm -f $@
+	$(AR) rcs $@ $^
+$(B)/scoutkv: $(call obj,decoder/cli/main.c) $(B)/app.a $(B)/libscoutkv.a
+	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+$(B)/scoutkv-memnode: $(call obj,memnode/main.c) $(B)/libscoutkv.a
+	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+$(B)/tests/%: $(B)/obj/tests/unit/%.o $(B)/app.a $(B)/libscoutkv.a
+	@mkdir -p $(@D)
+	$(CC) $(LDFLAGS) -o $@ $^ $(shell pkg-config --libs cmocka) $(LDLIBS)
+$(B)/tests/%: $(B)/obj/tests/%.o $(B)/app.a $(B)/libscoutkv.a
+	@mkdir -p $(@D)
+	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+# Examples see only the public header and the shared library, as an engine would.
+$(B)/examples/%: decoder/examples/%.c $(B)/libscoutkv.so
+	@mkdir -p $(@D)
+	$(CC) -Idecoder -I. $(CFLAGS) $(LDFLAGS) -o $@ $< -L$(B) -lscoutkv -Wl,-rpath,'$$ORIGIN/..' -lm
+
+$(B)/scoutkv.pc: Makefile
+	@mkdir -p $(B)
+	@printf '%s\n' 'prefix=$(PREFIX)' 'includedir=$${prefix}/include/scoutkv' 'libdir=$${prefix}/lib' '' \
+	  'Name: scoutkv' 'Description: distributed KV memory tier for long-context decoding' 'Version: $(VERSION)' \
+	  'Requires.private: $(PKGS)' 'Cflags: -I$${includedir}' 'Libs: -L$${libdir} -lscoutkv' 'Libs.private: -lm -pthread' > $@
+
+check: tests
+	tests/run $(B)
+unit: tests
+	tests/run $(B) unit
+integration: tests
+	tests/run $(B) integration
+
+install: all
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/pkgconfig $(DESTDIR)$(PREFIX)/include/scoutkv/common
+	install $(B)/scoutkv $(B)/scoutkv-memnode $(DESTDIR)$(PREFIX)/bin/
+	install -m 644 $(B)/libscoutkv.a $(DESTDIR)$(PREFIX)/lib/
+	install $(B)/libscoutkv.so.$(ABI) $(DESTDIR)$(PREFIX)/lib/
+	ln -sf libscoutkv.so.$(ABI) $(DESTDIR)$(PREFIX)/lib/libscoutkv.so
+	install -m 644 $(B)/scoutkv.pc $(DESTDIR)$(PREFIX)/lib/pkgconfig/
+	install -m 644 decoder/scoutkv.h $(DESTDIR)$(PREFIX)/include/scoutkv/
+	install -m 644 common/error.h $(DESTDIR)$(PREFIX)/include/scoutkv/common/
+
+FORMATTED := $(shell git ls-files -co --exclude-standard '*.c' '*.h' 2>/dev/null)
+format:
+	clang-format -i $(FORMATTED)
+format-check:
+	clang-format --dry-run -Werror $(FORMATTED)
+clean:
+	rm -rf build
+
+-include $(shell [ -d $(B)/obj ] && find $(B)/obj -name '*.d')

@@ -1,0 +1,480 @@
+/* cmd_run.c: a prompt in, its continuation out, and what that cost.
+ *
+ * DESIGN. The prompt goes through prefill, then every generated token is one decode step. A token is sampled
+ * from the logits of the one before; the last one is stepped too only if a snapshot must hold it. */
+#include "common/clock.h"
+#include "common/size.h"
+#include "decoder/cli/cli.h"
+#include "decoder/cli/emit.h"
+#include "decoder/cli/engine.h"
+#include "decoder/cli/interrupt.h"
+#include "decoder/cli/meter.h"
+#include "decoder/cli/text_io.h"
+#include "decoder/model/sample.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct run_args {
+    const char *model, *prompt, *file, *tokens, *system, *save, *resume;
+    int64_t n_predict;
+    uint64_t context, seed;
+    double temp, top_p, min_p;
+    uint32_t top_k;
+    bool ignore_eos, json, special;
+    struct opt_list stop, delimiter;
+    struct kv_options kv;
+};
+
+#define AT(member) offsetof(struct run_args, member)
+static const struct opt text_table[] = {
+    {"model", 'm', OPT_STRING, AT(model), "FILE", "GGUF model", .required = true},
+    {"prompt", 'p', OPT_STRING, AT(prompt), "TEXT", "what to continue"},
+    {"file", 'f', OPT_STRING, AT(file), "FILE",
+     "read the prompt from FILE, byte for byte; - is standard input"},
+    {"tokens", 0, OPT_STRING, AT(tokens), "FILE",
+     "read the prompt as token ids, as `scoutkv tokenize` prints them"},
+    {"system", 0, OPT_STRING, AT(system), "TEXT", "text before the prompt whose tokens are always attended"},
+    {"special", 0, OPT_FLAG, AT(special), NULL,
+     "take names of control tokens in prompt and system text for those tokens"},
+    {"predict", 'n', OPT_I64, AT(n_predict), "N",
+     "tokens to generate; -1: until the model ends or the context is full", .min = -1, .max = 1e12},
+    {"ctx-size", 'c', OPT_U64, AT(context), "N",
+     "tokens that the context may hold; what the model was trained for if not given"},
+    {"stop", 0, OPT_LIST, AT(stop), "TEXT", "end before this text"},
+    {"ignore-eos", 0, OPT_FLAG, AT(ignore_eos), NULL, "never draw a token that ends a text"},
+    {"delimiter", 0, OPT_LIST, AT(delimiter), "TEXT",
+     "tokens of the prompt that contain this are always attended, with their page"},
+    {"save", 0, OPT_STRING, AT(save), "NAME", "store a snapshot of the context at the end"},
+    {"resume", 0, OPT_STRING, AT(resume), "NAME",
+     "go on from a snapshot, with its model and KV options; the prompt is appended"},
+    {"json", 0, OPT_FLAG, AT(json), NULL,
+     "print one object at the end, with text, ids and figures, instead of streaming text"},
+    {0},
+};
+static const struct opt sampling_table[] = {
+    {"temp", 0, OPT_DOUBLE, AT(temp), "T", "temperature; 0 always takes the likeliest token", .min = 0,
+     .max = 1000},
+    {"top-k", 0, OPT_U32, AT(top_k), "N", "only the N likeliest; 0: all"},
+    {"top-p", 0, OPT_DOUBLE, AT(top_p), "P", "only the likeliest that together have probability P; 1: all",
+     .max = 1},
+    {"min-p", 0, OPT_DOUBLE, AT(min_p), "P", "only those at least P times as likely as the likeliest; 0: all",
+     .max = 1},
+    {"seed", 's', OPT_U64, AT(seed), "S", "of sampling: the same seed draws the same tokens"},
+    {0},
+};
+
+struct run {
+    const struct run_args *args;
+    struct engine engine;
+    skv_context *ctx;
+    struct session *session;
+    struct emit emit;
+    struct sampler sampler;
+    struct meter meter;
+    float *logits;          /* (vocab), after the last token of the context */
+    uint32_t *prompt, *ids; /* ids: generated; an end token is not among them */
+    size_t n_prompt, n_ids, ids_room;
+    uint64_t limit; /* of the context, tokens */
+    uint64_t first; /* position of the first generated token */
+    double prefill_s, decode_s;
+    const char *ended; /* "end", "stop", "length", "context", "interrupted" */
+};
+
+/* ---- the prompt ---- */
+
+static int append_text(struct run *r, const char *text, size_t len, bool bos, struct skv_error *err)
+{
+    uint32_t *ids;
+    size_t n;
+    int rc = tokenizer_encode(r->engine.tok, text, len, bos, r->args->special, &ids, &n, err);
+    if (rc)
+        return rc;
+    uint32_t *grown = realloc(r->prompt, (r->n_prompt + n + 1) * sizeof *grown);
+    if (grown) {
+        memcpy(grown + r->n_prompt, ids, n * sizeof *ids);
+        r->prompt = grown;
+        r->n_prompt += n;
+    }
+    free(ids);
+    return grown ? 0 : skv_fail(err, -ENOMEM, "out of memory");
+}
+
+static int append_ids(struct run *r, const char *path, struct skv_error *err)
+{
+    char *text;
+    size_t len;
+    int rc = read_all(path, &text, &len, err);
+    if (rc)
+        return rc;
+    rc = parse_ids(text, path, r->engine.model->params.vocab, &r->prompt, &r->n_prompt, err);
+    free(text);
+    return rc;
+}
+
+static bool contains_any(const struct opt_list *list, struct gguf_str piece)
+{
+    for (size_t i = 0; i < list->n; i++)
+        if (*list->item[i] && memmem(piece.data, piece.len, list->item[i], strlen(list->item[i])))
+            return true;
+    return false;
+}
+
+/* Neighbouring delimiters become one range. */
+static int protect_delimiters(struct run *r, struct skv_error *err)
+{
+    int rc = 0;
+    for (size_t i = 0, from; i < r->n_prompt && !rc; i++) {
+        for (from = i; i < r->n_prompt; i++)
+            if (!contains_any(&r->args->delimiter, tokenizer_piece(r->engine.tok, r->prompt[i], true)))
+                break;
+        if (i > from)
+            rc = kv_ranges_add(&r->engine.ranges, from, i, err);
+    }
+    return rc;
+}
+
+static int make_prompt(struct run *r, struct skv_error *err)
+{
+    const struct run_args *a = r->args;
+    bool bos = !a->resume && tokenizer_adds_bos(r->engine.tok);
+    int rc = 0;
+    if (a->system) {
+        rc = append_text(r, a->system, strlen(a->system), bos, err);
+        if (!rc)
+            rc = kv_ranges_add(&r->engine.ranges, 0, r->n_prompt, err);
+        if (a->resume)
+            r->n_prompt = 0; /* is in the snapshot: only its range is needed */
+        bos = false;
+    }
+    if (!rc && a->file) {
+        char *text;
+        size_t len;
+        rc = read_all(a->file, &text, &len, err);
+        if (!rc) {
+            rc = append_text(r, text, len, bos, err);
+            free(text);
+        }
+    } else if (!rc && a->tokens) {
+        rc = append_ids(r, a->tokens, err);
+    } else if (!rc && a->prompt) {
+        rc = append_text(r, a->prompt, strlen(a->prompt), bos, err);
+    }
+    if (!rc && a->delimiter.n)
+        rc = protect_delimiters(r, err);
+    if (!rc && !r->n_prompt && !a->resume)
+        rc = skv_fail(err, -EINVAL, "the prompt has no tokens: give text by -p or -f");
+    return rc;
+}
+
+static int check_room(const struct run *r, uint64_t held, struct skv_error *err)
+{
+    if (held + r->n_prompt <= r->limit)
+        return 0;
+    return skv_fail(err, -EINVAL,
+                    "the prompt needs %" PRIu64 " tokens of context and %" PRIu64
+                    " are allowed: raise it with -c %" PRIu64,
+                    held + r->n_prompt, r->limit,
+                    held + r->n_prompt + (uint64_t)(r->args->n_predict > 0 ? r->args->n_predict : 256));
+}
+
+/* Logits after the last token: of the prompt, or of the snapshot by repeating its last token. */
+static int prefill(struct run *r, struct skv_error *err)
+{
+    uint64_t held = skv_length(r->ctx);
+    int rc = check_room(r, held, err);
+    if (rc)
+        return rc;
+    if (r->n_prompt)
+        return engine_prefill(&r->engine, r->session, "prefill", r->prompt, r->n_prompt, r->logits,
+                              &r->prefill_s, err);
+    uint32_t last;
+    rc = skv_tokens(r->ctx, held - 1, 1, &last);
+    if (!rc)
+        rc = skv_truncate(r->ctx, held - 1, err);
+    return rc ? rc : session_eval(r->session, SKV_DECODE, &last, 1, r->logits, false, err);
+}
+
+/* ---- the loop ---- */
+
+static int keep_id(struct run *r, uint32_t id, struct skv_error *err)
+{
+    if (r->n_ids == r->ids_room) {
+        size_t room = r->ids_room ? 2 * r->ids_room : 256;
+        uint32_t *grown = realloc(r->ids, room * sizeof *grown);
+        if (!grown)
+            return skv_fail(err, -ENOMEM, "out of memory");
+        r->ids = grown;
+        r->ids_room = room;
+    }
+    r->ids[r->n_ids++] = id;
+    return 0;
+}
+
+static int step(struct run *r, uint32_t id, struct skv_error *err)
+{
+    meter_begin(&r->meter, r->ctx);
+    int rc = session_eval(r->session, SKV_DECODE, &id, 1, r->logits, false, err);
+    if (!rc)
+        meter_end(&r->meter, r->ctx);
+    return rc;
+}
+
+/* Sets r->ended when the token just drawn was the last. */
+static int take(struct run *r, uint32_t id, struct skv_error *err)
+{
+    if (tokenizer_is_eog(r->engine.tok, id)) {
+        r->ended = "end";
+        return 0;
+    }
+    struct gguf_str piece = tokenizer_piece(r->engine.tok, id, false);
+    int rc = keep_id(r, id, err);
+    if (!rc)
+        rc = emit_push(&r->emit, piece.data, piece.len, err);
+    if (r->emit.stopped)
+        r->ended = "stop";
+    else if (r->args->n_predict >= 0 && r->n_ids >= (uint64_t)r->args->n_predict)
+        r->ended = "length";
+    else if (skv_length(r->ctx) >= r->limit)
+        r->ended = "context";
+    return rc;
+}
+
+/* As llama.cpp does: a token that ends a text has no chance. */
+static void forbid_end(const struct run *r)
+{
+    for (uint32_t id = 0; id < r->engine.model->params.vocab; id++)
+        if (tokenizer_is_eog(r->engine.tok, id))
+            r->logits[id] = -INFINITY;
+}
+
+static int generate(struct run *r, struct skv_error *err)
+{
+    uint32_t n_vocab = r->engine.model->params.vocab, id;
+    uint64_t start = clock_ns();
+    int rc = 0;
+    r->first = skv_length(r->ctx);
+    r->ended = r->args->n_predict == 0 ? "length" : NULL;
+    while (!rc && !r->ended) {
+        if (r->args->ignore_eos)
+            forbid_end(r);
+        rc = sample_next(&r->sampler, r->logits, n_vocab, &id, err);
+        if (!rc)
+            rc = take(r, id, err);
+        if (!rc && interrupted() && !r->ended)
+            r->ended = "interrupted";
+        if (!rc && !r->ended)
+            rc = step(r, id, err);
+        if (rc == -EINTR && interrupted()) {
+            r->ended = "interrupted"; /* the pass was undone: the context is that of the token before */
+            rc = 0;
+        }
+    }
+    r->decode_s = (double)(clock_ns() - start) * 1e-9;
+    int end = emit_end(&r->emit, err);
+    return rc ? rc : end;
+}
+
+/* The snapshot ends with the last token shown, so that --resume goes on behind it. */
+static int save(struct run *r, struct skv_error *err)
+{
+    int rc = 0;
+    if (skv_length(r->ctx) < r->first + r->n_ids)
+        rc = session_eval(r->session, SKV_DECODE, &r->ids[r->n_ids - 1], 1, NULL, false, err);
+    if (!rc)
+        rc = skv_context_snapshot(r->ctx, r->args->save, err);
+    return rc;
+}
+
+/* ---- figures ---- */
+
+static void print_summary(const struct run *r)
+{
+    struct skv_stats s;
+    char prefill_time[32], decode_time[32], a[32], b[32], c[32], d[32];
+    skv_context_stats(r->ctx, &s);
+    fprintf(stderr, "%sprompt       %zu tokens in %s (%.0f tokens/s)\n", r->args->json ? "" : "\n",
+            r->n_prompt, duration_format(prefill_time, sizeof prefill_time, r->prefill_s),
+            r->prefill_s > 0 ? (double)r->n_prompt / r->prefill_s : 0);
+    fprintf(stderr, "generated    %zu tokens in %s (%.1f tokens/s); ended by %s\n", r->n_ids,
+            duration_format(decode_time, sizeof decode_time, r->decode_s),
+            r->decode_s > 0 ? (double)r->n_ids / r->decode_s : 0, r->ended);
+    meter_print(&r->meter, stderr);
+    fprintf(stderr, "held here    window %s, representatives %s, pages %s, of a context of %s\n",
+            size_format(a, sizeof a, s.window_bytes), size_format(b, sizeof b, s.representative_bytes),
+            size_format(c, sizeof c, s.cache_bytes), size_format(d, sizeof d, s.context_bytes));
+}
+
+static json_t *id_array(const uint32_t *ids, size_t n)
+{
+    json_t *list = json_array();
+    for (size_t i = 0; list && i < n; i++)
+        json_array_append_new(list, json_integer(ids[i]));
+    return list;
+}
+
+static int print_json(const struct run *r, struct skv_error *err)
+{
+    struct skv_stats s;
+    skv_context_stats(r->ctx, &s);
+    json_t *decode = meter_json(&r->meter);
+    json_object_set_new(decode, "seconds", json_real(r->decode_s));
+    json_t *o = json_pack("{s:o, s:o, s:o, s:s, s:I, s:{s:I, s:f}, s:o}", "prompt_ids",
+                          id_array(r->prompt, r->n_prompt), "ids", id_array(r->ids, r->n_ids), "text",
+                          json_stringn(r->emit.text ? r->emit.text : "", r->emit.len), "ended", r->ended,
+                          "seed", (json_int_t)r->args->seed, "prefill", "tokens", (json_int_t)r->n_prompt,
+                          "seconds", r->prefill_s, "decode", decode);
+    json_object_set_new(o, "memory",
+                        json_pack("{s:I, s:I, s:I, s:I}", "window_bytes", (json_int_t)s.window_bytes,
+                                  "representative_bytes", (json_int_t)s.representative_bytes, "cache_bytes",
+                                  (json_int_t)s.cache_bytes, "context_bytes", (json_int_t)s.context_bytes));
+    if (!o)
+        return skv_fail(err, -ENOMEM, "out of memory for the JSON output");
+    int bad = json_dumpf(o, stdout, JSON_COMPACT) || putchar('\n') == EOF || fflush(stdout);
+    json_decref(o);
+    return bad ? skv_fail(err, -EIO, "cannot write the JSON output") : 0;
+}
+
+/* What a later --resume must repeat besides the model: ranges that came from this prompt's text. */
+static void print_saved(const struct run *r)
+{
+    fprintf(stderr, "saved        %s, %" PRIu64 " tokens; go on with --resume %s and the same KV options",
+            r->args->save, skv_length(r->ctx), r->args->save);
+    for (size_t i = 0; r->args->delimiter.n && i < r->engine.ranges.n; i++)
+        fprintf(stderr, "%s --protect %" PRIu64 ":%" PRIu64, i ? "" : ", and instead of --delimiter",
+                r->engine.ranges.range[i].from, r->engine.ranges.range[i].to);
+    fputc('\n', stderr);
+}
+
+/* ---- the command ---- */
+
+static int run(struct run *r, struct skv_context_opts *opts, struct skv_error *err)
+{
+    const struct run_args *a = r->args;
+    int rc = engine_open(&r->engine, a->model, &a->kv, err);
+    if (!rc)
+        rc = make_prompt(r, err);
+    if (rc)
+        return rc;
+    r->limit = a->context ? a->context : r->engine.model->params.train_context;
+    rc = check_room(r, 0, err);
+    if (!rc)
+        rc = engine_context_opts(&r->engine, opts, err);
+    r->logits = malloc(r->engine.model->params.vocab * sizeof *r->logits);
+    if (!rc && !r->logits)
+        rc = skv_fail(err, -ENOMEM, "out of memory");
+    if (!rc)
+        rc = engine_connect(&r->engine, err);
+    if (!rc)
+        rc = engine_context(&r->engine, opts, a->resume, &r->ctx, &r->session, err);
+    if (!rc)
+        rc = prefill(r, err);
+    if (!rc)
+        rc = generate(r, err);
+    if (!rc && a->save)
+        rc = save(r, err);
+    if (!rc && a->json)
+        rc = print_json(r, err);
+    return rc;
+}
+
+static int check_args(const struct opt_command *cmd, const struct run_args *a, struct sample_opts *sample)
+{
+    struct skv_error err = {0};
+    struct kv_ranges ranges = {0};
+    struct skv_context_opts opts;
+    char recipe[32];
+    *sample = (struct sample_opts){(float)a->temp, a->top_k, (float)a->top_p, (float)a->min_p};
+    int rc = kv_context_opts(&a->kv, &ranges, recipe, &opts, &err);
+    free(ranges.range);
+    if (!rc)
+        rc = sample_check(sample, &err);
+    if (rc)
+        return options_mistake(cmd, "%s", err.text);
+    if (!!a->prompt + !!a->file + !!a->tokens > 1)
+        return options_mistake(cmd, "more than one of -p, -f and --tokens: one of them is the prompt");
+    if (!a->prompt && !a->file && !a->tokens && !a->resume)
+        return options_mistake(cmd, "missing -p TEXT or -f FILE: what to continue");
+    if (a->tokens && a->system)
+        return options_mistake(
+            cmd, "--tokens is the whole prompt: protect a part of it with --protect, not --system");
+    if (a->resume && a->delimiter.n)
+        return options_mistake(
+            cmd,
+            "--delimiter cannot be used with --resume: give the ranges that --save printed by --protect");
+    return -1;
+}
+
+static void defaults(struct run_args *a)
+{
+    *a =
+        (struct run_args){.n_predict = -1, .temp = 0.8, .top_k = 40, .top_p = 0.95, .min_p = 0.05, .seed = 1};
+    kv_options_defaults(&a->kv);
+}
+
+int cmd_run(int argc, char **argv)
+{
+    struct run_args a;
+    struct opt_memory mem = {0};
+    struct skv_error err = {0};
+    struct skv_context_opts opts;
+    defaults(&a);
+    const struct opt_group groups[] = {{"Text", text_table, &a},
+                                       {"Sampling", sampling_table, &a},
+                                       {"Policy", kv_policy_table, &a.kv},
+                                       {"KV cache", kv_cache_table, &a.kv},
+                                       {"Memory nodes", kv_node_table, &a.kv},
+                                       {0}};
+    const struct opt_command cmd = {
+        "scoutkv run", "-m MODEL -p TEXT [options]",
+        "Continues a prompt. The text streams to standard output; a summary of what it cost goes to standard "
+        "error.\n"
+        "Keys and values of all but the newest tokens lie on the memory nodes (without --nodes on one inside "
+        "this\n"
+        "process). At every step each KV head attends to the window, the protected tokens, and --budget "
+        "tokens that\n"
+        "the scout picks for it.",
+        "  scoutkv run -m model.gguf -p 'Once upon a time' -n 100\n"
+        "  scoutkv run -m model.gguf -f book.txt -c 200000 --temp 0 --nodes 10.0.0.1:7070,10.0.0.2:7070\n"
+        "  scoutkv run -m model.gguf -f book.txt -n 0 --nodes 10.0.0.1:7070 --save book\n"
+        "  scoutkv run -m model.gguf --resume book --nodes 10.0.0.1:7070 -p ' In short,' --policy dense",
+        groups};
+    int rc = options_start(&cmd, argc, argv, &mem);
+    if (rc >= 0)
+        return rc;
+    struct run *r = calloc(1, sizeof *r);
+    if (!r)
+        return 1;
+    rc = check_args(&cmd, &a, &r->sampler.opts);
+    if (rc >= 0)
+        goto out;
+    interrupt_catch();
+    r->args = &a;
+    r->sampler.state = a.seed;
+    r->emit = (struct emit){.out = a.json ? NULL : stdout, .stops = a.stop};
+    rc = run(r, &opts, &err);
+    if (rc) {
+        rc = cli_fail(cmd.name, &err);
+    } else {
+        print_summary(r);
+        if (a.save)
+            print_saved(r);
+    }
+    if (interrupted())
+        rc = EXIT_INTERRUPTED;
+    session_close(r->session);
+    if (r->ctx)
+        skv_context_close(r->ctx);
+    engine_close(&r->engine);
+out:
+    emit_free(&r->emit);
+    free(r->logits);
+    free(r->prompt);
+    free(r->ids);
+    free(r);
+    options_free(&mem);
+    return rc;
+}

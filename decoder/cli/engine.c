@@ -1,0 +1,89 @@
+#include "decoder/cli/engine.h"
+#include "common/progress.h"
+#include "decoder/cli/interrupt.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+
+int engine_open(struct engine *e, const char *path, const struct kv_options *kv, struct skv_error *err)
+{
+    e->kv = kv;
+    int rc = model_open(path, &e->model, err);
+    if (!rc)
+        rc = tokenizer_from_gguf(e->model->gguf, &e->tok, err);
+    if (!rc)
+        model_shape(e->model, &e->shape);
+    return rc;
+}
+
+int engine_connect(struct engine *e, struct skv_error *err)
+{
+    struct skv_tier_opts opts;
+    kv_tier_opts(e->kv, &opts);
+    return skv_tier_open(&opts, &e->tier, err);
+}
+
+void engine_close(struct engine *e)
+{
+    if (e->tier)
+        skv_tier_close(e->tier);
+    tokenizer_free(e->tok);
+    model_close(e->model);
+    free(e->ranges.range);
+    *e = (struct engine){0};
+}
+
+int engine_context_opts(struct engine *e, struct skv_context_opts *opts, struct skv_error *err)
+{
+    return kv_context_opts(e->kv, &e->ranges, e->recipe, opts, err);
+}
+
+int engine_context(struct engine *e, const struct skv_context_opts *opts, const char *resume,
+                   skv_context **ctx, struct session **session, struct skv_error *err)
+{
+    int rc = resume ? skv_context_reopen(e->tier, &e->shape, opts, resume, ctx, err)
+                    : skv_context_open(e->tier, &e->shape, opts, ctx, err);
+    if (rc)
+        return rc;
+    rc = session_open(e->model, e->tier, *ctx, e->kv->threads, session, err);
+    if (rc) {
+        skv_context_close(*ctx);
+        *ctx = NULL;
+    }
+    return rc;
+}
+
+static int on_progress(void *arg, size_t done, size_t total)
+{
+    (void)total;
+    progress_update(arg, done);
+    return interrupted() ? -EINTR : 0;
+}
+
+int engine_prefill(const struct engine *e, struct session *s, const char *label, const uint32_t *ids,
+                   size_t n, float *logits, double *seconds, struct skv_error *err)
+{
+    struct progress bar;
+    progress_begin(&bar, label, "tokens", n);
+    int rc = session_prefill(s, ids, n, e->kv->chunk, on_progress, &bar, logits, err);
+    if (seconds)
+        *seconds = progress_seconds(&bar);
+    progress_end(&bar);
+    if (rc == -EINTR)
+        skv_fail(err, rc, "interrupted");
+    return rc;
+}
+
+uint64_t kv_bytes_per_token(const struct model_params *p, const struct kv_options *kv)
+{
+    return (uint64_t)p->n_layers * p->n_kv_heads * (p->d_k + p->d_v) * (strcmp(kv->kv_type, "f32") ? 2 : 4);
+}
+
+uint64_t peak_rss(void)
+{
+    struct rusage use;
+    getrusage(RUSAGE_SELF, &use);
+    return (uint64_t)use.ru_maxrss * 1024;
+}

@@ -1,0 +1,161 @@
+#include "decoder/cli/kv_options.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define AT(member) offsetof(struct kv_options, member)
+
+const struct opt kv_node_table[] = {
+    {"nodes", 0, OPT_STRING, AT(nodes), "LIST",
+     "memory nodes as host:port,host:port…, each with *weight if they differ; without it, one runs in this "
+     "process"},
+    {"cluster", 0, OPT_STRING, AT(cluster), "NAME", "name that the nodes were started with"},
+    {"namespace", 0, OPT_U64, AT(ns), "N", "tenant; blocks of different tenants never meet (0 if not given)"},
+    {"ram", 0, OPT_SIZE, AT(ram), "SIZE", "memory of the node inside this process", .min = 1 << 20},
+    {"timeout-ms", 0, OPT_U32, AT(timeout_ms), "MS", "deadline of every request to a node", .min = 1,
+     .max = 3600000},
+    {"threads", 't', OPT_U32, AT(threads), "N", "compute threads; all cores if not given", .min = 1,
+     .max = 1024},
+    {0},
+};
+
+const struct opt kv_policy_table[] = {
+    {"policy", 0, OPT_CHOICE, AT(policy), NULL,
+     "what a decode step attends to besides window and protected tokens: the scout's choice, everything, "
+     "nothing, or "
+     "the largest keys (a control)",
+     .choices = "cascade|dense|window|norm-only"},
+    {0},
+};
+
+const struct opt kv_cache_table[] = {
+    {"budget", 0, OPT_U32, AT(budget), "TOKENS", "tokens selected per KV head and layer and step", .min = 0,
+     .max = 1 << 30},
+    {"mass", 0, OPT_DOUBLE, AT(mass), "P",
+     "select fewer once they are estimated to hold this share of the far attention mass (0…1); the whole "
+     "budget if "
+     "not given",
+     .max = 1},
+    {"select", 0, OPT_U32, AT(select), "16|32|64", "tokens selected together"},
+    {"window", 0, OPT_U32, AT(window), "TOKENS", "newest tokens, always local and always attended",
+     .max = 1 << 30},
+    {"seal-lag", 0, OPT_U32, AT(seal_lag), "TOKENS",
+     "tokens behind the head that stay unsealed and can be taken back for free; the window if not given",
+     .max = 1 << 30},
+    {"sinks", 0, OPT_U32, AT(sinks), "TOKENS", "first tokens, always attended", .max = 1 << 30},
+    {"protect", 0, OPT_LIST, AT(protect), "A:B", "positions from A up to B, always attended"},
+    {"cache", 0, OPT_SIZE, AT(cache), "SIZE", "fetched pages that are kept"},
+    {"prefill", 0, OPT_CHOICE, AT(prefill), NULL, "what the tokens of a prompt attend to: dense is exact",
+     .choices = "cascade|dense|window|norm-only"},
+    {"prefill-budget", 0, OPT_U32, AT(prefill_budget), "TOKENS", "the budget of a prompt's chunk",
+     .max = 1 << 30},
+    {"chunk", 0, OPT_U32, AT(chunk), "TOKENS",
+     "tokens of a prompt computed together; chunks begin at multiples of it, a multiple of 64", .min = 64,
+     .max = 1 << 16},
+    {"kv-type", 0, OPT_CHOICE, AT(kv_type), NULL, "how keys and values are stored", .choices = "f16|f32"},
+    {"ack", 0, OPT_CHOICE, AT(ack), NULL, "when a node has a block: in its memory, or on its disk",
+     .choices = "ram|durable"},
+    {0},
+};
+
+void kv_options_defaults(struct kv_options *o)
+{
+    struct skv_context_opts d;
+    skv_context_defaults(&d);
+    *o = (struct kv_options){
+        .cluster = "default",
+        .ram = 4ull << 30,
+        .timeout_ms = 5000,
+        .policy = skv_policy_name(d.decode.policy),
+        .prefill = skv_policy_name(d.prefill.policy),
+        .kv_type = d.dtype == SKV_F32 ? "f32" : "f16",
+        .ack = d.durable ? "durable" : "ram",
+        .budget = d.decode.budget,
+        .select = d.decode.unit,
+        .mass = d.decode.mass,
+        .window = d.window,
+        .seal_lag = d.seal_lag,
+        .sinks = d.sinks,
+        .cache = d.cache_bytes,
+        .prefill_budget = d.prefill.budget,
+        .chunk = 512,
+    };
+}
+
+int kv_ranges_add(struct kv_ranges *r, uint64_t from, uint64_t to, struct skv_error *err)
+{
+    struct skv_range *grown = realloc(r->range, (r->n + 1) * sizeof *grown);
+    if (!grown)
+        return skv_fail(err, -ENOMEM, "out of memory");
+    r->range = grown;
+    r->range[r->n++] = (struct skv_range){from, to};
+    return 0;
+}
+
+static int add_protected(const struct kv_options *o, struct kv_ranges *ranges, struct skv_error *err)
+{
+    for (size_t i = 0; i < o->protect.n; i++) {
+        const char *text = o->protect.item[i];
+        uint64_t from, to;
+        char end;
+        if (sscanf(text, "%" SCNu64 ":%" SCNu64 "%c", &from, &to, &end) != 2 || strchr(text, '-') ||
+            from >= to)
+            return skv_fail(err, -EINVAL, "protect: expected A:B with A < B, two token positions, not '%s'",
+                            text);
+        int rc = kv_ranges_add(ranges, from, to, err);
+        if (rc)
+            return rc;
+    }
+    return 0;
+}
+
+int kv_context_opts(const struct kv_options *o, struct kv_ranges *ranges, char recipe[32],
+                    struct skv_context_opts *out, struct skv_error *err)
+{
+    if (o->select != 16 && o->select != 32 && o->select != 64)
+        return skv_fail(err, -EINVAL, "select: %u is not one of 16, 32, 64", o->select);
+    if (o->chunk % SKV_BLOCK)
+        return skv_fail(err, -EINVAL, "chunk: %u is not a multiple of %d", o->chunk, SKV_BLOCK);
+    if (o->seal_lag && o->seal_lag < o->window)
+        return skv_fail(err, -EINVAL, "seal-lag: %u is less than the window (%u)", o->seal_lag, o->window);
+    int rc = add_protected(o, ranges, err);
+    if (rc)
+        return rc;
+    skv_context_defaults(out);
+    rc = skv_policy_parse(o->policy, &out->decode.policy, err);
+    if (!rc)
+        rc = skv_policy_parse(o->prefill, &out->prefill.policy, err);
+    if (rc)
+        return rc;
+    snprintf(recipe, 32, "chunk=%u", o->chunk);
+    out->decode.budget = o->budget;
+    out->decode.unit = out->prefill.unit = o->select;
+    out->decode.mass = (float)o->mass;
+    out->prefill.budget = o->prefill_budget;
+    out->window = o->window;
+    out->seal_lag = o->seal_lag;
+    out->sinks = o->sinks;
+    out->protect = ranges->range;
+    out->n_protect = ranges->n;
+    out->cache_bytes = o->cache;
+    out->dtype = strcmp(o->kv_type, "f32") ? SKV_F16 : SKV_F32;
+    out->durable = !strcmp(o->ack, "durable");
+    out->recipe = recipe;
+    return 0;
+}
+
+void kv_tier_opts(const struct kv_options *o, struct skv_tier_opts *out)
+{
+    *out = (struct skv_tier_opts){
+        .nodes = o->nodes,
+        .cluster = o->cluster,
+        .ns = o->ns,
+        .ram = o->ram,
+        .timeout_ms = o->timeout_ms,
+        .threads = o->threads,
+    };
+}

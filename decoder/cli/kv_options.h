@@ -1,0 +1,42 @@
+/* kv_options.h: the options about memory nodes and the KV cache, the same for every command that runs a
+ * model. */
+#ifndef CLI_KV_OPTIONS_H
+#define CLI_KV_OPTIONS_H
+
+#include "common/options.h"
+#include "decoder/scoutkv.h"
+
+struct kv_options {
+    /* the tier */
+    const char *nodes, *cluster;
+    uint64_t ns, ram;
+    uint32_t timeout_ms, threads;
+    /* contexts */
+    const char *policy, *prefill, *kv_type, *ack;
+    uint32_t budget, select, window, seal_lag, sinks, prefill_budget, chunk;
+    double mass;
+    uint64_t cache;
+    struct opt_list protect;
+};
+
+/* Option groups for a struct kv_options; the policy's is for commands that follow one policy only. */
+extern const struct opt kv_policy_table[], kv_cache_table[], kv_node_table[];
+
+/* The defaults of scoutkv.h. */
+void kv_options_defaults(struct kv_options *);
+
+/* A growing list of ranges to protect; range is malloc'd. */
+struct kv_ranges {
+    struct skv_range *range;
+    size_t n;
+};
+int kv_ranges_add(struct kv_ranges *, uint64_t from, uint64_t to, struct skv_error *);
+
+/* What the options mean for scoutkv.h. -EINVAL (usage) says which option cannot be. --protect ranges are
+ * added to `ranges`, which the result points at; recipe (of the prefill chunk) is written into the caller's
+ * buffer. */
+int kv_context_opts(const struct kv_options *, struct kv_ranges *ranges, char recipe[32],
+                    struct skv_context_opts *out, struct skv_error *);
+void kv_tier_opts(const struct kv_options *, struct skv_tier_opts *out);
+
+#endif

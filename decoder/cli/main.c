@@ -1,0 +1,37 @@
+/* main.c: the program scoutkv. */
+#include "decoder/cli/cli.h"
+
+#include <malloc.h>
+#include <signal.h>
+
+static const struct cli_command commands[] = {
+    {"run", cmd_run, "continue a prompt with a model"},
+    {"tokenize", cmd_tokenize, "text to token ids"},
+    {"logits", cmd_logits, "token ids to logits, for comparing engines"},
+    {"make-model", cmd_make_model, "write a model: one that recalls facts, or a random one"},
+    {"eval", cmd_eval, "measure answers, time and bytes of several policies over one stored context"},
+    {"bench", cmd_bench, "where the time of a decode step goes"},
+    {"stats", cmd_stats, "counters of memory nodes"},
+    {"load", cmd_load, "fill memory nodes with blocks derived from a seed"},
+    {"check", cmd_check, "verify what `load` was told is stored"},
+    {0},
+};
+
+static const char head[] =
+    "scoutkv decodes long contexts whose KV cache lies on memory nodes: at every step a scout over small\n"
+    "representatives picks the few pages worth reading, and attention over them is exact.\n"
+    "\n"
+    "Usage: scoutkv COMMAND [options]";
+static const char tail[] =
+    "Without --nodes a memory node runs inside the process. Start others with scoutkv-memnode.\n"
+    "Exit codes: 0 done, 1 failed, 2 usage, 3 data lost or wrong, 4 no usable node.";
+
+int main(int argc, char **argv)
+{
+    /* Pages of the cache and frames of zmq are large: keeping them on the heap, not in fresh mappings, saves
+     * a page fault for every 4 KiB received. The library leaves malloc alone; a program may choose. */
+    mallopt(M_MMAP_THRESHOLD, 64 << 20);
+    mallopt(M_TRIM_THRESHOLD, 256 << 20);
+    signal(SIGPIPE, SIG_IGN); /* a closed pipe is an error of write, told like any other */
+    return cli_dispatch(commands, "scoutkv", head, tail, argc, argv);
+}

@@ -1,0 +1,50 @@
+/* recall_task.h: a long text with facts in it, the questions to ask about them, and what counts as an answer.
+ */
+#ifndef CLI_RECALL_TASK_H
+#define CLI_RECALL_TASK_H
+
+#include "decoder/model/recall_text.h"
+#include "decoder/model/tokenizer.h"
+
+enum { QUESTION_TOKENS = 32 };
+
+struct recall_question {
+    const struct recall_fact *fact;
+    uint32_t ids[QUESTION_TOKENS];
+    uint32_t n;
+};
+
+struct recall_task {
+    struct recall_text text;
+    uint32_t *ids; /* BOS and the text */
+    size_t n;
+    struct recall_question *questions; /* spread over all depths, shuffled: so are the first few */
+    size_t n_questions;
+    uint64_t fact_pages; /* pages of 16 tokens in which a fact begins */
+};
+
+struct recall_task_opts {
+    uint64_t seed;
+    uint64_t tokens; /* BOS included */
+    uint64_t facts, questions;
+    uint64_t keep_first, keep_last; /* tokens at both ends that hold no fact */
+};
+
+/* Facts that a text of this length holds if nobody says otherwise. */
+uint64_t recall_task_facts(uint64_t tokens);
+
+/* -EINVAL if the facts don't fit, or the model's vocabulary isn't that of `make-model recall`. */
+int recall_task_make(struct recall_task *, const struct tokenizer *, const struct recall_task_opts *,
+                     struct skv_error *);
+void recall_task_free(struct recall_task *);
+
+/* What a model said, token by token, compared with the fact's digits. */
+struct recall_answer { /* all zero before the first token */
+    char digits[RECALL_DIGITS + 1];
+    unsigned n, tokens;
+    bool over; /* nothing that comes can change the result */
+};
+void recall_answer_add(struct recall_answer *, struct gguf_str piece, bool ends_text);
+bool recall_answer_right(const struct recall_answer *, const struct recall_fact *);
+
+#endif

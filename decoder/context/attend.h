@@ -1,0 +1,60 @@
+/* attend.h: attention under way: choosing (select.c), one query at a time (decode.c), a chunk (prefill.c). */
+#ifndef CONTEXT_ATTEND_H
+#define CONTEXT_ATTEND_H
+
+#include "decoder/context/internal.h"
+
+/* What one KV head reads besides local pages: sealed page numbers, rising; selected and protected together.
+ */
+struct choice {
+    uint32_t *pages;
+    size_t n;
+    size_t n_selected; /* of them chosen by the policy */
+    /* For cascade: each row's estimated log mass of all far pages, and the chosen pages' share of it. */
+    bool estimated;
+    float *lse, *share; /* rows */
+};
+/* rows scaled queries q (rows, d_k) of one KV head choose together. Pure but for the context's scratch of
+ * that head, so that heads may run in parallel. 0 or -ENOMEM; *bytes grows by the representatives read. */
+int choose_pages(const struct skv_context *, unsigned layer, unsigned head, const struct skv_select *,
+                 unsigned rows, const float *q, struct choice *out, uint64_t *bytes);
+void choice_free(struct choice *);
+
+/* Wants for far[head][from … to) of each head that are neither cached nor pending, in block order; what is
+ * held is told by on_held. Wants and keys are malloc'd. */
+struct want_list {
+    struct tier_want *wants;
+    struct block_key *keys;
+    struct want_at {
+        uint32_t index; /* into the head's choice */
+    } * at;
+    size_t n;
+};
+int want_pages(struct skv_context *, unsigned layer, const struct choice *heads, size_t from, size_t to,
+               void (*on_held)(void *arg, unsigned head, size_t index, const uint8_t *bytes), void *arg,
+               struct want_list *out);
+void want_list_free(struct want_list *);
+/* Keeps a fetched page: pinned when protected, else if the cache is worth filling with a choice of this size.
+ */
+void keep_page(struct skv_context *, unsigned layer, unsigned head, uint32_t page, const uint8_t *bytes,
+               size_t pass_pages);
+
+struct item; /* one context's part of an attend */
+struct item_ops {
+    int (*choose)(struct item *, struct skv_error *); /* select pages of all heads */
+    int (*start)(struct item *, struct skv_error *);  /* ask for what is missing */
+    int (*local)(struct item *, struct skv_error *);  /* compute what is held */
+    int (*finish)(struct item *, struct skv_error *); /* wait, merge, write out */
+    void (*free)(struct item *);                      /* also after a failure; ends fetches under way */
+};
+struct item {
+    const struct item_ops *ops;
+    struct skv_context *c;
+    unsigned layer;
+    const float *q; /* (n, n_heads, d_k) unscaled */
+    float *out;     /* (n, n_heads, d_v) */
+};
+struct item *decode_item(struct skv_context *, unsigned layer, const float *q, float *out);
+struct item *prefill_item(struct skv_context *, unsigned layer, const float *q, float *out);
+
+#endif

@@ -1,0 +1,412 @@
+/* decode.c: exact attention of single queries over whole pages, merged in page order.
+ *
+ * Every page gives a partial (m, l, o); partials are folded into the running result by rising page number,
+ * whatever order they were computed or arrived in. So the set of pages alone decides the bits. Far pages go
+ * in sections of SECTION pages a head: the next one is asked for before the last is merged, which bounds
+ * memory and keeps the links busy when a policy reads everything. */
+#include "decoder/context/attend.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { SECTION = 1024, PIECES_A_PART = 16 };
+
+/* Partials of n pages of one head: m (n, g), l (n, g), o (n, g, d_v). */
+struct partials {
+    float *m, *l, *o;
+};
+
+struct row;
+struct section {
+    struct row *row;
+    struct want_list wants;
+    struct tier_fetch *fetch;
+    struct partials *heads; /* per KV head */
+    float *memory;
+    size_t from; /* into each head's choice */
+};
+
+/* A page whose bytes are at hand. */
+struct piece {
+    const uint8_t *bytes;
+    const float *q;
+    float *m, *l, *o;
+    unsigned n; /* tokens visible */
+};
+
+struct row {
+    struct decode *d;
+    uint64_t t;             /* the query's position */
+    float *q;               /* (n_heads, d_k) scaled */
+    float *out;             /* (n_heads, d_v) */
+    struct choice *choices; /* per KV head */
+    size_t n_far;           /* longest choice */
+    size_t far_pages;       /* of all heads */
+    struct section sections[2];
+    size_t started; /* sections asked for */
+    struct section local;
+    uint64_t first_local, n_local; /* pages */
+    struct piece *pieces;
+    size_t n_pieces, pieces_cap;
+    int rc; /* of choosing */
+    uint64_t scout_bytes;
+};
+
+struct decode {
+    struct item item;
+    const struct skv_layer *y;
+    unsigned g; /* query heads a KV head */
+    size_t page_bytes, k_bytes;
+    unsigned n_rows;
+    struct row *rows;
+    uint64_t arrived_ns; /* computing what arrived */
+};
+
+static void compute(const struct decode *d, const struct piece *p)
+{
+    const struct skv_layer *y = d->y;
+    const struct kernels *k = d->item.c->tier->k;
+    if (d->item.c->opts.dtype == SKV_F16)
+        k->page_f16(d->g, p->n, y->d_k, y->d_v, p->q, (const uint16_t *)p->bytes,
+                    (const uint16_t *)(p->bytes + d->k_bytes), p->m, p->l, p->o);
+    else
+        k->page_f32(d->g, p->n, y->d_k, y->d_v, p->q, (const float *)p->bytes,
+                    (const float *)(p->bytes + d->k_bytes), p->m, p->l, p->o);
+}
+
+static struct piece piece_of(const struct row *r, const struct section *s, unsigned head, size_t index,
+                             const uint8_t *bytes, unsigned n)
+{
+    const struct decode *d = r->d;
+    const struct partials *p = &s->heads[head];
+    return (struct piece){.bytes = bytes,
+                          .q = r->q + (size_t)head * d->g * d->y->d_k,
+                          .m = p->m + index * d->g,
+                          .l = p->l + index * d->g,
+                          .o = p->o + index * d->g * d->y->d_v,
+                          .n = n};
+}
+
+static int section_alloc(struct row *r, struct section *s, size_t n_pages)
+{
+    const struct decode *d = r->d;
+    size_t per_head = n_pages * d->g * (2 + d->y->d_v);
+    s->row = r;
+    s->heads = calloc(d->y->n_kv_heads, sizeof *s->heads);
+    s->memory = malloc((per_head * d->y->n_kv_heads + 1) * sizeof(float));
+    if (!s->heads || !s->memory)
+        return -ENOMEM;
+    for (unsigned h = 0; h < d->y->n_kv_heads; h++) {
+        s->heads[h].m = s->memory + h * per_head;
+        s->heads[h].l = s->heads[h].m + n_pages * d->g;
+        s->heads[h].o = s->heads[h].l + n_pages * d->g;
+    }
+    return 0;
+}
+
+static int add_piece(struct row *r, struct piece p)
+{
+    if (r->n_pieces == r->pieces_cap) {
+        size_t cap = r->pieces_cap * 2 + 256;
+        struct piece *grown = realloc(r->pieces, cap * sizeof *grown);
+        if (!grown)
+            return -ENOMEM;
+        r->pieces = grown;
+        r->pieces_cap = cap;
+    }
+    r->pieces[r->n_pieces++] = p;
+    return 0;
+}
+
+static void compute_part(void *arg, unsigned part)
+{
+    const struct row *r = arg;
+    size_t to = ((size_t)part + 1) * PIECES_A_PART;
+    for (size_t i = (size_t)part * PIECES_A_PART; i < to && i < r->n_pieces; i++)
+        compute(r->d, &r->pieces[i]);
+}
+
+static void compute_pieces(struct row *r)
+{
+    pool_run(r->d->item.c->tier->pool, (unsigned)((r->n_pieces + PIECES_A_PART - 1) / PIECES_A_PART),
+             compute_part, r);
+    r->n_pieces = 0;
+}
+
+static void on_held(void *arg, unsigned head, size_t index, const uint8_t *bytes)
+{
+    struct section *s = arg;
+    struct row *r = s->row;
+    struct piece p = piece_of(r, s, head, index - s->from, bytes, PAGE_TOKENS);
+    if (add_piece(r, p))
+        compute(r->d, &p); /* no memory for the list: at once then */
+}
+
+static void on_page(void *arg, size_t want, int rc, const uint8_t *bytes)
+{
+    struct section *s = arg;
+    struct row *r = s->row;
+    struct skv_context *c = r->d->item.c;
+    if (rc)
+        return; /* tier_fetch_end tells */
+    uint64_t t0 = clock_ns();
+    unsigned head = s->wants.wants[want].head;
+    size_t index = s->wants.at[want].index;
+    struct piece p = piece_of(r, s, head, index - s->from, bytes, PAGE_TOKENS);
+    compute(r->d, &p);
+    keep_page(c, r->d->item.layer, head, r->choices[head].pages[index], bytes, r->far_pages);
+    c->stats.pages_fetched++;
+    c->stats.bytes_fetched += r->d->page_bytes;
+    r->d->arrived_ns += clock_ns() - t0;
+}
+
+/* Asks for the next section of far pages; what is held of it goes to pieces. */
+static int start_section(struct row *r, struct skv_error *err)
+{
+    struct decode *d = r->d;
+    struct skv_context *c = d->item.c;
+    struct section *s = &r->sections[r->started % 2];
+    if (!s->memory) {
+        size_t n = r->n_far < SECTION ? r->n_far : SECTION;
+        if (section_alloc(r, s, n))
+            return skv_fail(err, -ENOMEM, "out of memory");
+    }
+    s->from = r->started * SECTION;
+    r->started++;
+    if (want_pages(c, d->item.layer, r->choices, s->from, s->from + SECTION, on_held, s, &s->wants))
+        return skv_fail(err, -ENOMEM, "out of memory");
+    if (s->wants.n == 0)
+        return 0;
+    return tier_fetch_begin(c->tier->tier, &c->shape->layouts[d->item.layer], s->wants.wants, s->wants.n,
+                            on_page, s, &s->fetch, err);
+}
+
+static int end_section(struct row *r, struct section *s, struct skv_error *err)
+{
+    int rc = 0;
+    if (s->fetch) {
+        struct decode *d = r->d;
+        uint64_t t0 = clock_ns(), computing = d->arrived_ns;
+        rc = tier_fetch_end(d->item.c->tier->tier, s->fetch, err);
+        s->fetch = NULL;
+        computing = d->arrived_ns - computing;
+        d->item.c->stats.wait_ns += clock_ns() - t0 - computing;
+        d->item.c->stats.attend_ns += computing;
+    }
+    want_list_free(&s->wants);
+    return rc;
+}
+
+static void choose_head(void *arg, unsigned part)
+{
+    struct decode *d = arg;
+    for (unsigned i = 0; i < d->n_rows; i++) {
+        struct row *r = &d->rows[i];
+        uint64_t bytes = 0;
+        int rc = choose_pages(d->item.c, d->item.layer, part, &d->item.c->opts.decode, d->g,
+                              r->q + (size_t)part * d->g * d->y->d_k, &r->choices[part], &bytes);
+        __atomic_fetch_add(&r->scout_bytes, bytes, __ATOMIC_RELAXED);
+        if (rc)
+            __atomic_store_n(&r->rc, rc, __ATOMIC_RELAXED);
+    }
+}
+
+static int decode_choose(struct item *it, struct skv_error *err)
+{
+    struct decode *d = (struct decode *)it;
+    pool_run(it->c->tier->pool, d->y->n_kv_heads, choose_head, d);
+    for (unsigned i = 0; i < d->n_rows; i++) {
+        struct row *r = &d->rows[i];
+        if (r->rc)
+            return skv_fail(err, r->rc, "out of memory");
+        it->c->stats.scout_bytes += r->scout_bytes;
+        for (unsigned h = 0; h < d->y->n_kv_heads; h++) {
+            r->far_pages += r->choices[h].n;
+            if (r->choices[h].n > r->n_far)
+                r->n_far = r->choices[h].n;
+        }
+    }
+    return 0;
+}
+
+static int decode_start(struct item *it, struct skv_error *err)
+{
+    struct decode *d = (struct decode *)it;
+    int rc = 0;
+    for (unsigned i = 0; i < d->n_rows && rc == 0; i++)
+        if (d->rows[i].n_far)
+            rc = start_section(&d->rows[i], err);
+    return rc;
+}
+
+static int decode_local(struct item *it, struct skv_error *err)
+{
+    struct decode *d = (struct decode *)it;
+    struct skv_context *c = it->c;
+    for (unsigned i = 0; i < d->n_rows; i++) {
+        struct row *r = &d->rows[i];
+        r->first_local = context_sealed_pages(c);
+        r->n_local = r->t / PAGE_TOKENS + 1 - r->first_local;
+        if (section_alloc(r, &r->local, r->n_local))
+            return skv_fail(err, -ENOMEM, "out of memory");
+        for (unsigned h = 0; h < d->y->n_kv_heads; h++)
+            for (uint64_t p = 0; p < r->n_local; p++) {
+                uint64_t page = r->first_local + p, visible = r->t + 1 - page * PAGE_TOKENS;
+                unsigned n = visible < PAGE_TOKENS ? (unsigned)visible : PAGE_TOKENS;
+                struct piece pc = piece_of(r, &r->local, h, p, context_held_page(c, it->layer, h, page), n);
+                if (add_piece(r, pc))
+                    return skv_fail(err, -ENOMEM, "out of memory");
+            }
+        compute_pieces(r);
+    }
+    return 0;
+}
+
+/* Folds pages [0, n) of one head's partials, in order. */
+static void fold(const struct decode *d, const struct partials *p, size_t n, float *M, float *L, float *O)
+{
+    const struct kernels *k = d->item.c->tier->k;
+    for (size_t i = 0; i < n; i++)
+        k->merge(d->g, d->y->d_v, M, L, O, p->m + i * d->g, p->l + i * d->g, p->o + i * d->g * d->y->d_v);
+}
+
+/* The share of the true total that the estimate puts into pages not read, mean over query heads. */
+static void count_missed(struct row *r, const float *M, const float *L)
+{
+    struct skv_stats *st = &r->d->item.c->stats;
+    unsigned g = r->d->g;
+    for (unsigned h = 0; h < r->d->y->n_kv_heads; h++) {
+        if (!r->choices[h].estimated)
+            continue;
+        for (unsigned j = 0; j < g; j++) {
+            double attended = (double)M[h * g + j] + log((double)L[h * g + j]);
+            double missed =
+                exp((double)r->choices[h].lse[j] - attended) * (1.0 - (double)r->choices[h].share[j]);
+            st->missed_mass += missed / (1.0 + missed);
+            st->missed_n += 1;
+        }
+    }
+}
+
+static int finish_row(struct row *r, struct skv_error *err)
+{
+    struct decode *d = r->d;
+    struct skv_stats *st = &d->item.c->stats;
+    unsigned g = d->g, n_kv = d->y->n_kv_heads, d_v = d->y->d_v;
+    size_t rows = (size_t)n_kv * g;
+    float *M = malloc(rows * (2 + d_v) * sizeof *M), *L = M ? M + rows : NULL, *O = M ? L + rows : NULL;
+    if (!M)
+        return skv_fail(err, -ENOMEM, "out of memory");
+    for (size_t i = 0; i < rows; i++)
+        M[i] = -INFINITY;
+    memset(L, 0, rows * (1 + d_v) * sizeof *L);
+
+    int rc = 0;
+    size_t n_sections = (r->n_far + SECTION - 1) / SECTION;
+    for (size_t i = 0; i < n_sections && rc == 0; i++) {
+        if (i + 1 < n_sections)
+            rc = start_section(r, err);
+        if (rc)
+            break;
+        uint64_t t0 = clock_ns();
+        compute_pieces(r);
+        st->attend_ns += clock_ns() - t0;
+        struct section *s = &r->sections[i % 2];
+        rc = end_section(r, s, err);
+        if (rc)
+            break;
+        t0 = clock_ns();
+        for (unsigned h = 0; h < n_kv; h++) {
+            size_t n = r->choices[h].n > s->from ? r->choices[h].n - s->from : 0;
+            fold(d, &s->heads[h], n < SECTION ? n : SECTION, M + h * g, L + h * g, O + (size_t)h * g * d_v);
+        }
+        st->attend_ns += clock_ns() - t0;
+    }
+    if (rc == 0) {
+        uint64_t t0 = clock_ns();
+        for (unsigned h = 0; h < n_kv; h++)
+            fold(d, &r->local.heads[h], r->n_local, M + h * g, L + h * g, O + (size_t)h * g * d_v);
+        for (size_t i = 0; i < rows; i++)
+            for (unsigned j = 0; j < d_v; j++)
+                r->out[i * d_v + j] = O[i * d_v + j] / L[i];
+        count_missed(r, M, L);
+        st->attend_ns += clock_ns() - t0;
+    }
+    free(M);
+    return rc;
+}
+
+static int decode_finish(struct item *it, struct skv_error *err)
+{
+    struct decode *d = (struct decode *)it;
+    int rc = 0;
+    for (unsigned i = 0; i < d->n_rows && rc == 0; i++)
+        rc = finish_row(&d->rows[i], err);
+    return rc;
+}
+
+static void section_free(struct row *r, struct section *s)
+{
+    end_section(r, s, NULL);
+    free(s->heads);
+    free(s->memory);
+}
+
+static void decode_free(struct item *it)
+{
+    struct decode *d = (struct decode *)it;
+    for (unsigned i = 0; d->rows && i < d->n_rows; i++) {
+        struct row *r = &d->rows[i];
+        section_free(r, &r->sections[0]);
+        section_free(r, &r->sections[1]);
+        section_free(r, &r->local);
+        for (unsigned h = 0; r->choices && h < d->y->n_kv_heads; h++)
+            choice_free(&r->choices[h]);
+        free(r->choices);
+        free(r->pieces);
+        free(r->q);
+    }
+    free(d->rows);
+    free(d);
+}
+
+static const struct item_ops decode_ops = {decode_choose, decode_start, decode_local, decode_finish,
+                                           decode_free};
+
+struct item *decode_item(struct skv_context *c, unsigned layer, const float *q, float *out)
+{
+    struct decode *d = calloc(1, sizeof *d);
+    if (!d)
+        return NULL;
+    const struct skv_layer *y = &c->shape->layers[layer];
+    d->item = (struct item){.ops = &decode_ops, .c = c, .layer = layer, .q = q, .out = out};
+    d->y = y;
+    d->g = y->n_heads / y->n_kv_heads;
+    d->page_bytes = layout_page_bytes(&c->shape->layouts[layer]);
+    d->k_bytes = (size_t)PAGE_TOKENS * y->d_k * (c->opts.dtype == SKV_F32 ? 4 : 2);
+    d->rows = calloc(c->pass_n, sizeof *d->rows);
+    if (!d->rows)
+        goto error;
+    for (; d->n_rows < c->pass_n; d->n_rows++) {
+        struct row *r = &d->rows[d->n_rows];
+        r->d = d;
+        r->t = c->pass_from + d->n_rows;
+        r->out = out + (size_t)d->n_rows * y->n_heads * y->d_v;
+        r->choices = calloc(y->n_kv_heads, sizeof *r->choices);
+        r->q = malloc((size_t)y->n_heads * y->d_k * sizeof *r->q);
+        if (!r->choices || !r->q) {
+            d->n_rows++;
+            goto error;
+        }
+        const float *from = q + (size_t)d->n_rows * y->n_heads * y->d_k;
+        for (size_t i = 0; i < (size_t)y->n_heads * y->d_k; i++)
+            r->q[i] = from[i] * y->scale;
+    }
+    return &d->item;
+error:
+    decode_free(&d->item);
+    return NULL;
+}

@@ -1,0 +1,187 @@
+/* internal.h: a context's parts, shared by the files of this folder only.
+ *
+ * Tokens of a context, oldest first:
+ *
+ *   [ sealed blocks: K/V on the tier, index in spans ][ local blocks: K/V here, unsealed ][ next token
+ *     0 … sealed - 1                                    sealed … ceil(len / 64) - 1
+ *
+ * A block is sealed when it lies seal_lag behind the head. Local blocks are always attended whole, so the
+ * boundary is a function of the length alone, and with it every bit of the result. */
+#ifndef CONTEXT_INTERNAL_H
+#define CONTEXT_INTERNAL_H
+
+#include "common/buf.h"
+#include "common/clock.h"
+#include "common/identity.h"
+#include "common/pool.h"
+#include "decoder/kernels/kernels.h"
+#include "decoder/scout/reps.h"
+#include "decoder/scoutkv.h"
+#include "decoder/tier/tier.h"
+
+#include <assert.h>
+
+enum {
+    SPAN_BLOCKS = 64,
+    SPAN_PAGES = SPAN_BLOCKS * BLOCK_PAGES,
+    SPAN_GROUPS = SPAN_PAGES / REPS_LANES,
+    SPAN_TOKENS = SPAN_BLOCKS * BLOCK_TOKENS,
+    MAX_LAYERS = 1024,
+};
+static_assert((int)SKV_BLOCK == (int)BLOCK_TOKENS && (int)SKV_PAGE == (int)PAGE_TOKENS, "one geometry");
+
+struct skv_tier {
+    struct tier *tier;
+    struct pool *pool;
+    const struct kernels *k;
+    uint64_t ns;
+};
+
+/* ---- shape.c: the model's shape and what follows from it; shared by forks ---- */
+
+struct shape {
+    unsigned refs;
+    unsigned n_layers;
+    struct skv_layer *layers;
+    struct block_layout *layouts; /* per layer */
+    size_t *span_at;              /* per layer: where its heads' index begins in a span's data */
+    size_t *head_bytes;           /* per layer: index bytes of one KV head in a span */
+    size_t span_bytes;            /* of a span's data */
+    size_t token_bytes;           /* K and V of one token, all layers */
+    size_t page_index_bytes; /* index bytes a page, all layers and heads: representative, norm, checksum */
+    size_t max_page_bytes;
+    uint8_t fingerprint[SKV_FINGERPRINT];
+};
+int shape_new(const struct skv_model *, enum skv_dtype, struct shape **out, struct skv_error *);
+struct shape *shape_ref(struct shape *);
+void shape_unref(struct shape *);
+
+/* ---- span.c: the index of up to 64 sealed blocks: representatives, norms, checksums, chain ---- */
+
+struct span {
+    unsigned refs; /* shared by forks; written only while there is one holder */
+    unsigned n_blocks;
+    uint8_t chain[SPAN_BLOCKS][CHAIN_BYTES];
+    uint8_t data[]; /* per layer and KV head: groups[32], norms[256] f32, checksums[256] u64 */
+};
+struct span *span_new(const struct shape *);
+struct span *span_ref(struct span *);
+void span_unref(struct span *);
+/* The same span with one holder: itself, or a copy (the reference on the old one is given up). NULL: no
+ * memory. */
+struct span *span_own(const struct shape *, struct span *);
+uint8_t *span_groups(const struct shape *, const struct span *, unsigned layer, unsigned head);
+float *span_norms(const struct shape *, const struct span *, unsigned layer, unsigned head);
+uint64_t *span_checksums(const struct shape *, const struct span *, unsigned layer, unsigned head);
+/* Forgets blocks from n on. */
+void span_truncate(const struct shape *, struct span *, unsigned n);
+
+/* ---- cache.c: fetched pages, least recently used goes first; protected ones are pinned ---- */
+
+struct cache;
+struct cache *cache_new(size_t page_bytes, uint64_t capacity_bytes);
+void cache_free(struct cache *);
+/* The page's bytes, or NULL; marks it used. Valid until the next cache_put. */
+const uint8_t *cache_get(struct cache *, unsigned layer, unsigned head, uint64_t page);
+/* Copies a page in. Pinned pages don't count against the capacity and stay. Failing is allowed: it's a cache.
+ */
+void cache_put(struct cache *, unsigned layer, unsigned head, uint64_t page, const uint8_t *bytes, size_t len,
+               bool pinned);
+void cache_drop_from(struct cache *, uint64_t page); /* forgets pages from this one on */
+uint64_t cache_bytes(const struct cache *);
+uint64_t cache_room(const struct cache *); /* capacity in pages */
+
+/* ---- context.c ---- */
+
+/* One block's K/V, per layer; a buf is shared with forks and with the tier's queue, and copied before a write
+ * then. */
+struct local_block {
+    struct buf **kv;
+};
+/* A sealed block whose PUTs are not all acknowledged: its bytes are still here, and read from here. */
+struct pending_block {
+    struct skv_context *ctx;
+    uint64_t block;
+    unsigned unanswered;
+    bool failed;
+    struct buf **kv;
+    struct pending_block *next;
+    struct pending_put *puts; /* per layer */
+};
+struct pending_put {
+    struct pending_block *block;
+    unsigned layer;
+};
+
+struct skv_context {
+    struct skv_tier *tier;
+    struct shape *shape;
+    struct skv_context_opts opts; /* pointers inside are NULL: what they named was copied or hashed */
+    uint8_t root[CHAIN_BYTES];
+
+    uint64_t len, sealed; /* tokens; blocks */
+    uint32_t *ids;        /* per token */
+    uint8_t *decoded;     /* per token: 1 if it came in a decode pass */
+    uint8_t *tags;        /* per token, 32 bytes; NULL while the engine gives ids */
+    uint64_t tokens_cap;
+
+    struct span **spans;
+    size_t n_spans, spans_cap;
+    struct local_block *local; /* local[i] is block sealed + i */
+    size_t n_local, local_cap;
+    struct pending_block *pending; /* oldest first */
+    struct skv_error put_error;    /* first PUT that failed; code 0 if none */
+
+    struct cache *cache;
+    struct skv_range *protect; /* in pages, sorted, disjoint */
+    size_t n_protect;
+    uint64_t *eligible; /* bitmap of sealed pages that are not protected */
+    size_t eligible_words;
+
+    uint64_t pass_from; /* first token of the last append */
+    uint32_t pass_n;
+    enum skv_mode mode;
+    uint8_t *layer_put; /* per layer: put in this pass */
+
+    struct skv_stats stats;
+};
+
+static inline uint64_t context_sealed_pages(const struct skv_context *c)
+{
+    return c->sealed * BLOCK_PAGES;
+}
+static inline struct span *context_span(const struct skv_context *c, uint64_t block)
+{
+    return c->spans[block / SPAN_BLOCKS];
+}
+static inline const uint8_t *context_chain(const struct skv_context *c, uint64_t block)
+{
+    return context_span(c, block)->chain[block % SPAN_BLOCKS];
+}
+bool context_page_protected(const struct skv_context *, uint64_t page);
+/* Bytes of a page that is local or pending, else NULL. */
+const uint8_t *context_held_page(const struct skv_context *, unsigned layer, unsigned head, uint64_t page);
+void context_block_key(const struct skv_context *, unsigned layer, uint64_t block, struct block_key *out);
+int context_grow_tokens(struct skv_context *, uint64_t n);
+/* Appends one empty local block. */
+int context_grow_local(struct skv_context *);
+void context_set_eligible(struct skv_context *);
+/* A context without tokens; recipe and options are checked and hashed. */
+int context_new(struct skv_tier *, struct shape *, const struct skv_context_opts *, struct skv_context **,
+                struct skv_error *);
+
+/* ---- seal.c ---- */
+
+/* Blocks that are sealed at this length. */
+uint64_t seal_target(const struct skv_context *, uint64_t len);
+/* Seals what lies seal_lag behind the head: index, checksums, PUT. */
+int seal_behind_head(struct skv_context *, struct skv_error *);
+/* Waits for acknowledgements; PUTs again what failed before. */
+int seal_flush(struct skv_context *, struct skv_error *);
+void seal_forget_pending(struct skv_context *);
+
+/* ---- attend.c and its two halves ---- */
+
+struct pass; /* one item of an attend under way */
+
+#endif

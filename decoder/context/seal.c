@@ -1,0 +1,283 @@
+/* seal.c: full blocks leave for the tier, and their index stays.
+ *
+ * Chain, checksums and representatives are computed from the bytes at rest (after rounding to the KV dtype),
+ * so that a block that comes back and is sealed again gets the same ones. A block's bytes stay here until
+ * every PUT of it is acknowledged: a step may select its pages before the node has them, and a PUT that
+ * failed can be repeated. */
+#include "decoder/context/internal.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+uint64_t seal_target(const struct skv_context *c, uint64_t len)
+{
+    return len > c->opts.seal_lag ? (len - c->opts.seal_lag) / BLOCK_TOKENS : 0;
+}
+
+static void pending_free(const struct shape *s, struct pending_block *p)
+{
+    for (unsigned l = 0; l < s->n_layers; l++)
+        buf_unref(p->kv[l]);
+    free(p->kv);
+    free(p->puts);
+    free(p);
+}
+
+void seal_forget_pending(struct skv_context *c)
+{
+    while (c->pending) {
+        struct pending_block *next = c->pending->next;
+        pending_free(c->shape, c->pending);
+        c->pending = next;
+    }
+}
+
+static void on_put(void *arg, int rc, const uint64_t *stored, size_t n_pages, const struct skv_error *err)
+{
+    struct pending_put *put = arg;
+    struct pending_block *p = put->block;
+    struct skv_context *c = p->ctx;
+    p->unanswered--;
+    if (rc) {
+        p->failed = true;
+        if (c->put_error.code == 0 && err)
+            c->put_error = *err;
+        if (c->put_error.code == 0)
+            skv_fail(&c->put_error, rc, "a block could not be stored");
+    } else if (stored) {
+        /* Another writer was first: its version stays, and is the one we ask for from now on. Forks that
+         * share the span must ask for it too, so it's written in place. */
+        struct span *sp = context_span(c, p->block);
+        unsigned n_heads = c->shape->layouts[put->layer].n_heads;
+        if (n_pages == (size_t)n_heads * BLOCK_PAGES)
+            for (unsigned h = 0; h < n_heads; h++)
+                memcpy(span_checksums(c->shape, sp, put->layer, h) + p->block % SPAN_BLOCKS * BLOCK_PAGES,
+                       stored + h * BLOCK_PAGES, BLOCK_PAGES * sizeof *stored);
+        c->stats.blocks_adopted++;
+    }
+    if (p->unanswered || p->failed)
+        return;
+    struct pending_block **at = &c->pending;
+    while (*at != p)
+        at = &(*at)->next;
+    *at = p->next;
+    pending_free(c->shape, p);
+}
+
+static int put_layer(struct skv_context *c, struct pending_block *p, unsigned layer, struct skv_error *err)
+{
+    const struct block_layout *lay = &c->shape->layouts[layer];
+    uint64_t checksums[1024 * BLOCK_PAGES]; /* shape_new allows 1024 KV heads */
+    for (unsigned h = 0; h < lay->n_heads; h++)
+        memcpy(checksums + h * BLOCK_PAGES,
+               span_checksums(c->shape, context_span(c, p->block), layer, h) +
+                   p->block % SPAN_BLOCKS * BLOCK_PAGES,
+               BLOCK_PAGES * sizeof *checksums);
+    struct block_key key;
+    context_block_key(c, layer, p->block, &key);
+    p->unanswered++;
+    int rc = tier_put(c->tier->tier, &key, lay, p->kv[layer], checksums,
+                      c->opts.durable ? TIER_ACK_DURABLE : TIER_ACK_RAM, on_put, &p->puts[layer], err);
+    if (rc) {
+        p->unanswered--;
+        p->failed = true;
+    }
+    return rc;
+}
+
+/* PUTs every layer. The block may be acknowledged, and freed, before this returns: hold it until the last is
+ * queued. */
+static int put_block(struct skv_context *c, struct pending_block *p, struct skv_error *err)
+{
+    int rc = 0;
+    p->failed = false;
+    p->unanswered++; /* ours */
+    for (unsigned l = 0; l < c->shape->n_layers && rc == 0; l++)
+        rc = put_layer(c, p, l, err);
+    if (--p->unanswered == 0 && !p->failed) {
+        p->unanswered = 1;
+        on_put(&p->puts[0], 0, NULL, 0, NULL);
+    }
+    return rc;
+}
+
+/* ---- index of one block ---- */
+
+struct index_job {
+    const struct skv_context *c;
+    struct span *span;
+    uint64_t block;
+    struct buf *const *kv;
+};
+
+/* chain_i = BLAKE2b(chain_{i-1}, ids or tags, decode recipe if a token was decoded) */
+static void chain_block(const struct skv_context *c, uint64_t block, const uint8_t *prev, uint8_t *out)
+{
+    uint64_t t0 = block * BLOCK_TOKENS;
+    bool any = memchr(c->decoded + t0, 1, BLOCK_TOKENS) != NULL;
+    struct identity id;
+    identity_begin(&id, "scoutkv block");
+    identity_add(&id, prev, CHAIN_BYTES);
+    if (c->tags)
+        identity_add(&id, c->tags + t0 * SKV_TAG, BLOCK_TOKENS * SKV_TAG);
+    else
+        identity_add(&id, c->ids + t0, BLOCK_TOKENS * sizeof *c->ids);
+    if (any) {
+        const struct skv_select *s = &c->opts.decode;
+        uint32_t mass;
+        memcpy(&mass, &s->mass, sizeof mass);
+        uint64_t fields[] = {s->policy, s->budget, s->unit, mass, c->opts.window};
+        identity_add(&id, fields, sizeof fields);
+        identity_add(&id, c->decoded + t0, BLOCK_TOKENS);
+    }
+    identity_end(&id, out);
+}
+
+static void index_layer(void *arg, unsigned layer)
+{
+    const struct index_job *j = arg;
+    const struct skv_context *c = j->c;
+    const struct kernels *k = c->tier->k;
+    const struct block_layout *lay = &c->shape->layouts[layer];
+    size_t page_bytes = layout_page_bytes(lay), group_bytes = reps_group_bytes(lay->d_k);
+    struct block_key key;
+    context_block_key(c, layer, j->block, &key);
+    float keys[PAGE_TOKENS * 1024]; /* d_k <= 1024 */
+    for (unsigned h = 0; h < lay->n_heads; h++) {
+        for (unsigned p = 0; p < BLOCK_PAGES; p++) {
+            const uint8_t *page = j->kv[layer]->data + (h * BLOCK_PAGES + p) * page_bytes;
+            unsigned at = (unsigned)(j->block % SPAN_BLOCKS * BLOCK_PAGES) + p;
+            if (lay->dtype == SKV_F16)
+                k->f16_to_f32((size_t)PAGE_TOKENS * lay->d_k, (const uint16_t *)page, keys);
+            else
+                memcpy(keys, page, (size_t)PAGE_TOKENS * lay->d_k * sizeof *keys);
+            span_checksums(c->shape, j->span, layer, h)[at] =
+                page_checksum(&key, lay->head0 + h, p, page, page_bytes);
+            reps_build(lay->d_k, keys,
+                       span_groups(c->shape, j->span, layer, h) + at / REPS_LANES * group_bytes,
+                       at % REPS_LANES);
+            float norm = 0.0f;
+            for (unsigned i = 0; i < PAGE_TOKENS; i++)
+                norm = fmaxf(norm, k->dot(lay->d_k, keys + i * lay->d_k, keys + i * lay->d_k));
+            span_norms(c->shape, j->span, layer, h)[at] = sqrtf(norm);
+        }
+    }
+}
+
+/* The span that takes the next sealed block, with one holder. */
+static struct span *open_span(struct skv_context *c)
+{
+    size_t i = c->sealed / SPAN_BLOCKS;
+    if (i < c->n_spans) {
+        struct span *own = span_own(c->shape, c->spans[i]);
+        if (own)
+            c->spans[i] = own;
+        return own;
+    }
+    if (c->n_spans == c->spans_cap) {
+        size_t cap = c->spans_cap * 2 + 16;
+        struct span **spans = realloc(c->spans, cap * sizeof(struct span *));
+        if (!spans)
+            return NULL;
+        c->spans = spans;
+        c->spans_cap = cap;
+    }
+    struct span *sp = span_new(c->shape);
+    if (sp)
+        c->spans[c->n_spans++] = sp;
+    return sp;
+}
+
+static void pin_protected(struct skv_context *c, uint64_t block, struct buf *const *kv)
+{
+    for (unsigned p = 0; p < BLOCK_PAGES; p++) {
+        if (!context_page_protected(c, block * BLOCK_PAGES + p))
+            continue;
+        for (unsigned l = 0; l < c->shape->n_layers; l++) {
+            size_t len = layout_page_bytes(&c->shape->layouts[l]);
+            for (unsigned h = 0; h < c->shape->layouts[l].n_heads; h++)
+                cache_put(c->cache, l, h, block * BLOCK_PAGES + p, kv[l]->data + (h * BLOCK_PAGES + p) * len,
+                          len, true);
+        }
+    }
+}
+
+static int seal_one(struct skv_context *c, struct skv_error *err)
+{
+    struct pending_block *p = calloc(1, sizeof *p);
+    struct pending_put *puts = calloc(c->shape->n_layers, sizeof *puts);
+    struct span *sp = open_span(c);
+    if (!p || !puts || !sp) {
+        free(p);
+        free(puts);
+        return skv_fail(err, -ENOMEM, "out of memory");
+    }
+    unsigned in_span = c->sealed % SPAN_BLOCKS;
+    const uint8_t *prev = c->sealed ? context_chain(c, c->sealed - 1) : c->root;
+    chain_block(c, c->sealed, prev, sp->chain[in_span]);
+    struct index_job job = {.c = c, .span = sp, .block = c->sealed, .kv = c->local[0].kv};
+    pool_run(c->tier->pool, c->shape->n_layers, index_layer, &job);
+    pin_protected(c, c->sealed, c->local[0].kv);
+
+    *p = (struct pending_block){.ctx = c, .block = c->sealed, .kv = c->local[0].kv, .puts = puts};
+    for (unsigned l = 0; l < c->shape->n_layers; l++)
+        puts[l] = (struct pending_put){.block = p, .layer = l};
+    struct pending_block **at = &c->pending;
+    while (*at)
+        at = &(*at)->next;
+    *at = p;
+    sp->n_blocks = in_span + 1;
+    c->sealed++;
+    c->n_local--;
+    memmove(c->local, c->local + 1, c->n_local * sizeof *c->local);
+    c->stats.blocks_sealed++;
+    return put_block(c, p, err);
+}
+
+static int put_failed(struct skv_context *c, struct skv_error *err)
+{
+    if (c->put_error.code == 0)
+        return 0;
+    return skv_fail(err, c->put_error.code, "%s", c->put_error.text);
+}
+
+int seal_behind_head(struct skv_context *c, struct skv_error *err)
+{
+    int rc = c->pending ? tier_pump(c->tier->tier, 0, err) : 0; /* lets go of what was acknowledged */
+    if (rc == 0)
+        rc = put_failed(c, err);
+    uint64_t target = seal_target(c, c->len);
+    bool sealed = c->sealed < target;
+    while (rc == 0 && c->sealed < target)
+        rc = seal_one(c, err);
+    if (sealed) {
+        context_set_eligible(c);
+        if (!c->eligible && rc == 0)
+            rc = skv_fail(err, -ENOMEM, "out of memory");
+    }
+    return rc;
+}
+
+int seal_flush(struct skv_context *c, struct skv_error *err)
+{
+    int rc = tier_flush(c->tier->tier, NULL); /* our own answers tell what failed */
+    for (struct pending_block *p = c->pending, *next; p; p = next) {
+        next = p->next;
+        if (p->failed && p->unanswered == 0) {
+            c->put_error.code = 0;
+            rc = put_block(c, p, err);
+            if (rc)
+                return rc;
+        }
+    }
+    if (c->pending) {
+        rc = tier_flush(c->tier->tier, err);
+        if (c->put_error.code)
+            return put_failed(c, err);
+        return rc;
+    }
+    c->put_error.code = 0;
+    return 0;
+}

@@ -1,0 +1,89 @@
+/* shape.c: checks the engine's description of its model once, and derives sizes from it. */
+#include "decoder/context/internal.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+static int check_layer(const struct skv_layer *l, unsigned i, struct skv_error *err)
+{
+    if (l->d_k == 0 || l->d_k % 8 || l->d_k > 1024 || l->d_v == 0 || l->d_v > 1024)
+        return skv_fail(err, -EINVAL,
+                        "layer %u: d_k %u, d_v %u: d_k must be a multiple of 8, both at most 1024", i, l->d_k,
+                        l->d_v);
+    if (l->n_kv_heads == 0 || l->n_kv_heads > 1024 || l->kv_head0 > 1024)
+        return skv_fail(err, -EINVAL, "layer %u: %u KV heads from %u on: 1 to 1024 are supported", i,
+                        l->n_kv_heads, l->kv_head0);
+    if (l->n_heads == 0 || l->n_heads % l->n_kv_heads || l->n_heads / l->n_kv_heads > 64)
+        return skv_fail(err, -EINVAL,
+                        "layer %u: %u query heads over %u KV heads: must divide, at most 64 each", i,
+                        l->n_heads, l->n_kv_heads);
+    if (!(l->scale > 0.0f) || l->scale > 1e6f)
+        return skv_fail(err, -EINVAL, "layer %u: scale %g: must be positive, usually 1/sqrt(d_k)", i,
+                        (double)l->scale);
+    return 0;
+}
+
+int shape_new(const struct skv_model *m, enum skv_dtype dtype, struct shape **out, struct skv_error *err)
+{
+    if (m->n_layers == 0 || m->n_layers > MAX_LAYERS)
+        return skv_fail(err, -EINVAL, "%u layers: 1 to %d are supported", m->n_layers, MAX_LAYERS);
+    if (dtype != SKV_F16 && dtype != SKV_F32)
+        return skv_fail(err, -EINVAL, "KV dtype %d is unknown: f16 or f32", dtype);
+    for (unsigned i = 0; i < m->n_layers; i++) {
+        int rc = check_layer(&m->layers[i], i, err);
+        if (rc)
+            return rc;
+    }
+    struct shape *s = calloc(1, sizeof *s);
+    if (!s)
+        return skv_fail(err, -ENOMEM, "out of memory");
+    s->refs = 1;
+    s->n_layers = m->n_layers;
+    s->layers = calloc(m->n_layers, sizeof *s->layers);
+    s->layouts = calloc(m->n_layers, sizeof *s->layouts);
+    s->span_at = calloc(m->n_layers, sizeof *s->span_at);
+    s->head_bytes = calloc(m->n_layers, sizeof *s->head_bytes);
+    if (!s->layers || !s->layouts || !s->span_at || !s->head_bytes) {
+        shape_unref(s);
+        return skv_fail(err, -ENOMEM, "out of memory");
+    }
+    memcpy(s->layers, m->layers, m->n_layers * sizeof *s->layers);
+    memcpy(s->fingerprint, m->fingerprint, sizeof s->fingerprint);
+    for (unsigned i = 0; i < s->n_layers; i++) {
+        const struct skv_layer *l = &s->layers[i];
+        s->layouts[i] = (struct block_layout){.dtype = (uint8_t)dtype,
+                                              .d_k = (uint16_t)l->d_k,
+                                              .d_v = (uint16_t)l->d_v,
+                                              .head0 = (uint16_t)l->kv_head0,
+                                              .n_heads = (uint16_t)l->n_kv_heads};
+        size_t page = layout_page_bytes(&s->layouts[i]);
+        size_t group = reps_group_bytes(l->d_k);
+        s->head_bytes[i] = SPAN_GROUPS * group + SPAN_PAGES * (sizeof(float) + sizeof(uint64_t));
+        s->span_at[i] = s->span_bytes;
+        s->span_bytes += l->n_kv_heads * s->head_bytes[i];
+        s->token_bytes += l->n_kv_heads * page / PAGE_TOKENS;
+        s->page_index_bytes += l->n_kv_heads * s->head_bytes[i] / SPAN_PAGES;
+        if (page > s->max_page_bytes)
+            s->max_page_bytes = page;
+    }
+    *out = s;
+    return 0;
+}
+
+struct shape *shape_ref(struct shape *s)
+{
+    s->refs++;
+    return s;
+}
+
+void shape_unref(struct shape *s)
+{
+    if (!s || --s->refs)
+        return;
+    free(s->layers);
+    free(s->layouts);
+    free(s->span_at);
+    free(s->head_bytes);
+    free(s);
+}

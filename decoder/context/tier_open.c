@@ -1,0 +1,71 @@
+/* tier_open.c: the handle that engines hold: a client of the nodes, compute threads, kernels. */
+#include "decoder/context/internal.h"
+
+#include <cblas.h>
+#include <errno.h>
+#include <sodium.h>
+#include <stdlib.h>
+
+int skv_tier_open(const struct skv_tier_opts *o, skv_tier **out, struct skv_error *err)
+{
+    int rc = kernels_check(err);
+    if (rc)
+        return rc;
+    if (sodium_init() < 0)
+        return skv_fail(err, -EIO, "libsodium could not start");
+    struct skv_tier *t = calloc(1, sizeof *t);
+    if (!t)
+        return skv_fail(err, -ENOMEM, "out of memory");
+    openblas_set_num_threads(
+        1); /* chunks are split over our own threads; two pools would fight for the cores */
+    t->k = kernels_get();
+    t->ns = o->ns;
+    t->pool = pool_new(o->threads);
+    if (!t->pool) {
+        rc = skv_fail(err, -ENOMEM, "out of memory");
+        goto error;
+    }
+    struct tier_opts to = {
+        .nodes = o->nodes, .cluster = o->cluster, .ns = o->ns, .ram = o->ram, .timeout_ms = o->timeout_ms};
+    rc = tier_open(&to, &t->tier, err);
+    if (rc)
+        goto error;
+    *out = t;
+    return 0;
+error:
+    skv_tier_close(t);
+    return rc;
+}
+
+void skv_tier_close(skv_tier *t)
+{
+    if (!t)
+        return;
+    if (t->tier)
+        tier_close(t->tier);
+    pool_free(t->pool);
+    free(t);
+}
+
+const char *skv_isa(void)
+{
+    return kernels_get()->name;
+}
+
+static const char *const policy_names[] = {
+    [SKV_CASCADE] = "cascade", [SKV_DENSE] = "dense", [SKV_WINDOW] = "window", [SKV_NORM_ONLY] = "norm-only"};
+
+const char *skv_policy_name(enum skv_policy p)
+{
+    return (unsigned)p < sizeof policy_names / sizeof *policy_names ? policy_names[p] : "unknown";
+}
+
+int skv_policy_parse(const char *name, enum skv_policy *out, struct skv_error *err)
+{
+    for (unsigned i = 0; i < sizeof policy_names / sizeof *policy_names; i++)
+        if (__builtin_strcmp(name, policy_names[i]) == 0) {
+            *out = (enum skv_policy)i;
+            return 0;
+        }
+    return skv_fail(err, -EINVAL, "policy \"%s\" is unknown: cascade, dense, window or norm-only", name);
+}

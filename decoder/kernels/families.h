@@ -1,0 +1,21 @@
+/* families.h: the tables that kernels.c chooses from, and what their files share. */
+#ifndef KERNELS_FAMILIES_H
+#define KERNELS_FAMILIES_H
+
+#include "decoder/kernels/kernels.h"
+
+enum {
+    PAGE_MAX_TOKENS = 16,
+    GROUP_MAX_ROWS = 64, /* query heads that share one KV head */
+    HEAD_MAX_DIMS = 1024,
+    SCOUT_MAX_VECS = 8, /* centre and outliers */
+};
+
+extern const struct kernels kernels_portable;
+#if defined(__x86_64__)
+extern const struct kernels kernels_avx2;
+void scout_group_avx2(unsigned g, unsigned d_k, unsigned n_vec, const uint8_t *group, const int8_t *q8,
+                      const float *qscale, const int32_t *qsum, const float *qsq, float *out);
+#endif
+
+#endif

@@ -1,0 +1,55 @@
+/* kernels.h: the pure functions that a step spends its time in, in one table per instruction-set family.
+ *
+ * No allocation, no state, no I/O. Each family is tested against the portable one. A row's bits depend on its
+ * own inputs only (batch-invariant): never on neighbours, alignment or thread count. Loads are unaligned. */
+#ifndef KERNELS_KERNELS_H
+#define KERNELS_KERNELS_H
+
+#include "common/error.h"
+#include <stddef.h>
+#include <stdint.h>
+
+enum { SCOUT_LANES = 8 }; /* pages scored side by side */
+
+struct kernels {
+    const char *name;
+
+    /* Partial attention of g query rows (one KV head's group) over n <= 16 tokens.
+     * q (g, d_k) already scaled; k (n, d_k), v (n, d_v) of dtype f16 / f32; out: m (g) maxima, l (g) sums of
+     * exp(s - m), o (g, d_v) sums of exp(s - m)·v. */
+    void (*page_f16)(unsigned g, unsigned n, unsigned d_k, unsigned d_v, const float *q, const uint16_t *k,
+                     const uint16_t *v, float *m, float *l, float *o);
+    void (*page_f32)(unsigned g, unsigned n, unsigned d_k, unsigned d_v, const float *q, const float *k,
+                     const float *v, float *m, float *l, float *o);
+
+    /* Folds one partial into a running one by log-sum-exp: (M, L, O) <- merge((M, L, O), (m, l, o)), for g
+     * rows. Start with M = -inf, L = 0, O = 0. The order of calls decides the bits. */
+    void (*merge)(unsigned g, unsigned d_v, float *M, float *L, float *O, const float *m, const float *l,
+                  const float *o);
+
+    /* Log-mass scores of one group of 8 pages (scout/reps.h has the layout) for g query rows.
+     * q8 (g, d_k) int8, qscale (g), qsum (g) = sum of q8, qsq (g) = |q|^2 of the scaled query; out (g, 8). */
+    void (*scout_group)(unsigned g, unsigned d_k, unsigned n_vec, const uint8_t *group, const int8_t *q8,
+                        const float *qscale, const int32_t *qsum, const float *qsq, float *out);
+
+    /* x[i] <- exp(x[i] - max), returns the sum (f64 accumulation in 8 fixed lanes). */
+    double (*exp_sum)(size_t n, float *x, float max);
+
+    /* Rows of exp: softmax numerators of a tile for prefill. s (rows, ld) holds scores; row i covers cols[i]
+     * columns; writes exp(s - m_i) in place (0 beyond cols), m (rows), l (rows). */
+    void (*softmax_tile)(unsigned rows, unsigned ld, unsigned width, const uint32_t *cols, float *s, float *m,
+                         float *l);
+
+    void (*f16_to_f32)(size_t n, const uint16_t *in, float *out);
+    void (*f32_to_f16)(size_t n, const float *in, uint16_t *out); /* round to nearest even */
+    float (*dot)(size_t n, const float *a, const float *b);
+};
+
+/* The family in use: the best that this CPU runs, or what SKV_ISA=portable|avx2 says. The first call
+ * decides (thread-safe). kernels_named: NULL when unknown or when this CPU can't run it. */
+const struct kernels *kernels_get(void);
+const struct kernels *kernels_named(const char *name);
+/* -EINVAL with a sentence when SKV_ISA names a family that is unknown or can't run here. */
+int kernels_check(struct skv_error *err);
+
+#endif

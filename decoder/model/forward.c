@@ -1,0 +1,345 @@
+/* forward.c: the forward pass; see forward.h.
+ *
+ * Per layer:  h = norm(x);  q, k, v = h·W (+ bias), turned;  x += attend(q)·Wo
+ *             h = norm(x);  x += (silu(h·Wgate) * (h·Wup))·Wdown
+ *
+ * Decode multiplies by rows and prefill by tiles (matmul.h). What is done token by token (norms, rotation,
+ * silu) is cut into parts of a fixed number of tokens; a token's arithmetic doesn't see its neighbours. */
+#include "decoder/model/forward.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+
+#include "common/clock.h"
+
+struct session {
+    const struct model *model;
+    skv_tier *tier;
+    skv_context *ctx;
+    struct pool *pool;
+    struct session_times times;
+    struct matmul_room room;
+
+    /* Scratch for passes of up to `capacity` tokens, carved out of one block. */
+    uint32_t capacity;
+    float *block;
+    float *x;         /* (n, dim): the residual stream */
+    float *h;         /* (n, max(dim, n_heads · d_v)): a normed x, or what attention gives */
+    float *q, *k, *v; /* (n, heads · head dim) */
+    float *gate, *up; /* (n, ff) */
+    float *angles;    /* (n, rope_pairs, 2) */
+};
+
+/* ---- scratch ---- */
+
+static int scratch_grow(struct session *s, uint32_t n, struct skv_error *err)
+{
+    if (n <= s->capacity)
+        return 0;
+    const struct model_params *p = &s->model->params;
+    size_t attended = (size_t)p->n_heads * p->d_v;
+    const struct {
+        float **to;
+        size_t floats; /* per token */
+    } parts[] = {
+        {&s->x, p->dim},
+        {&s->h, p->dim > attended ? p->dim : attended},
+        {&s->q, (size_t)p->n_heads * p->d_k},
+        {&s->k, (size_t)p->n_kv_heads * p->d_k},
+        {&s->v, (size_t)p->n_kv_heads * p->d_v},
+        {&s->gate, p->ff},
+        {&s->up, p->ff},
+        {&s->angles, 2 * (size_t)p->rope_pairs},
+    };
+    size_t total = 0, n_parts = sizeof parts / sizeof *parts;
+    for (size_t i = 0; i < n_parts; i++)
+        total += (parts[i].floats * n + 15) / 16 * 16;
+    free(s->block);
+    s->capacity = 0;
+    s->block = aligned_alloc(64, total * sizeof *s->block);
+    if (!s->block)
+        return skv_fail(err, -ENOMEM, "out of memory for a pass of %u tokens (%zu MiB): use a smaller chunk",
+                        n, total * sizeof *s->block >> 20);
+    size_t at = 0;
+    for (size_t i = 0; i < n_parts; i++) {
+        *parts[i].to = s->block + at;
+        at += (parts[i].floats * n + 15) / 16 * 16;
+    }
+    s->capacity = n;
+    return 0;
+}
+
+/* ---- token by token ---- */
+
+struct pass {
+    struct session *s;
+    enum skv_mode mode;
+    uint32_t n;
+    const uint32_t *ids;
+    const struct layer_weights *layer;
+    const float *norm;
+};
+
+enum { PART_TOKENS = 16 };
+
+static void each_part(struct pass *pass, void (*fn)(void *, unsigned))
+{
+    pool_run(pass->n > PART_TOKENS ? pass->s->pool : NULL, (pass->n + PART_TOKENS - 1) / PART_TOKENS, fn,
+             pass);
+}
+
+static uint32_t part_end(const struct pass *pass, unsigned part)
+{
+    uint32_t end = (part + 1) * PART_TOKENS;
+    return end < pass->n ? end : pass->n;
+}
+
+static void rms_norm(uint32_t n, float eps, const float *x, const float *weight, float *out)
+{
+    double lanes[8] = {0}, sum = 0; /* fixed lanes: vectors for the compiler, the same bits everywhere */
+    uint32_t whole = n / 8 * 8;
+    for (uint32_t i = 0; i < whole; i += 8)
+        for (uint32_t j = 0; j < 8; j++)
+            lanes[j] += (double)x[i + j] * (double)x[i + j];
+    for (uint32_t i = whole; i < n; i++)
+        sum += (double)x[i] * (double)x[i];
+    for (uint32_t j = 0; j < 8; j++)
+        sum += lanes[j];
+    float scale = (float)(1 / sqrt(sum / n + (double)eps));
+    for (uint32_t i = 0; i < n; i++)
+        out[i] = x[i] * scale * weight[i];
+}
+
+static void embed_part(void *arg, unsigned part)
+{
+    const struct pass *p = arg;
+    const struct model *m = p->s->model;
+    for (uint32_t t = part * PART_TOKENS; t < part_end(p, part); t++)
+        matrix_row(&m->embedding, p->ids[t], p->s->x + (size_t)t * m->params.dim);
+}
+
+static void norm_part(void *arg, unsigned part)
+{
+    const struct pass *p = arg;
+    const struct model_params *mp = &p->s->model->params;
+    for (uint32_t t = part * PART_TOKENS; t < part_end(p, part); t++)
+        rms_norm(mp->dim, mp->norm_eps, p->s->x + (size_t)t * mp->dim, p->norm,
+                 p->s->h + (size_t)t * mp->dim);
+}
+
+static void add_bias(uint32_t n, const float *bias, float *x)
+{
+    if (bias)
+        for (uint32_t i = 0; i < n; i++)
+            x[i] += bias[i];
+}
+
+static void turn_part(void *arg, unsigned part)
+{
+    const struct pass *p = arg;
+    const struct session *s = p->s;
+    const struct model_params *mp = &s->model->params;
+    const struct layer_weights *w = p->layer;
+    for (uint32_t t = part * PART_TOKENS; t < part_end(p, part); t++) {
+        float *q = s->q + (size_t)t * w->q.rows, *k = s->k + (size_t)t * w->k.rows;
+        const float *angles = s->angles + (size_t)t * 2 * mp->rope_pairs;
+        add_bias(w->q.rows, w->q_bias, q);
+        add_bias(w->k.rows, w->k_bias, k);
+        add_bias(w->v.rows, w->v_bias, s->v + (size_t)t * w->v.rows);
+        rope_apply(mp->rope_order, mp->n_heads, mp->d_k, mp->rope_pairs, angles, q);
+        rope_apply(mp->rope_order, mp->n_kv_heads, mp->d_k, mp->rope_pairs, angles, k);
+    }
+}
+
+static void silu_part(void *arg, unsigned part)
+{
+    const struct pass *p = arg;
+    size_t ff = p->s->model->params.ff;
+    float *gate = p->s->gate;
+    const float *up = p->s->up;
+    for (size_t i = part * PART_TOKENS * ff; i < part_end(p, part) * ff; i++)
+        gate[i] = gate[i] / (1 + expf(-gate[i])) * up[i];
+}
+
+/* ---- layers ---- */
+
+static int multiply(struct pass *p, const struct matmul *w, size_t n_w, const float *x, bool add,
+                    struct skv_error *err)
+{
+    struct session *s = p->s;
+    if (p->mode == SKV_DECODE) {
+        matmul_rows(s->pool, w, n_w, p->n, x, add);
+        return 0;
+    }
+    if (matmul_tiles(s->pool, &s->room, w, n_w, p->n, x, add) != 0)
+        return skv_fail(err, -ENOMEM, "out of memory for tiles of weights");
+    return 0;
+}
+
+static int attend(struct session *s, uint32_t layer, struct skv_error *err)
+{
+    const struct skv_attend_item item = {.ctx = s->ctx, .q = s->q, .out = s->h};
+    skv_attend *attend;
+    int rc = skv_attend_begin(s->tier, layer, &item, 1, &attend, err);
+    return rc ? rc : skv_attend_finish(attend, err);
+}
+
+static int attention_block(struct pass *p, uint32_t layer, bool only_store, struct skv_error *err)
+{
+    struct session *s = p->s;
+    const struct layer_weights *w = p->layer = &s->model->layers[layer];
+    p->norm = w->attn_norm;
+    each_part(p, norm_part);
+    const struct matmul qkv[] = {{&w->q, s->q}, {&w->k, s->k}, {&w->v, s->v}};
+    int rc = multiply(p, qkv, 3, s->h, false, err);
+    if (rc)
+        return rc;
+    each_part(p, turn_part);
+
+    uint64_t begin = clock_ns();
+    rc = skv_put(s->ctx, layer, s->k, s->v, err);
+    if (rc == 0 && !only_store)
+        rc = attend(s, layer, err);
+    s->times.attention_ns += clock_ns() - begin;
+    if (rc || only_store)
+        return rc;
+    return multiply(p, &(struct matmul){&w->o, s->x}, 1, s->h, true, err);
+}
+
+static int feed_forward_block(struct pass *p, struct skv_error *err)
+{
+    struct session *s = p->s;
+    const struct layer_weights *w = p->layer;
+    p->norm = w->ffn_norm;
+    each_part(p, norm_part);
+    const struct matmul both[] = {{&w->gate, s->gate}, {&w->up, s->up}};
+    int rc = multiply(p, both, 2, s->h, false, err);
+    if (rc)
+        return rc;
+    each_part(p, silu_part);
+    return multiply(p, &(struct matmul){&w->down, s->x}, 1, s->gate, true, err);
+}
+
+static int output_block(struct pass *p, float *logits, bool all, struct skv_error *err)
+{
+    struct session *s = p->s;
+    const struct model *m = s->model;
+    const struct matmul out = {&m->output, logits};
+    p->norm = m->output_norm;
+    if (all) {
+        each_part(p, norm_part);
+        return multiply(p, &out, 1, s->h, false, err);
+    }
+    rms_norm(m->params.dim, m->params.norm_eps, s->x + (size_t)(p->n - 1) * m->params.dim, p->norm, s->h);
+    matmul_rows(s->pool, &out, 1, 1, s->h, false);
+    return 0;
+}
+
+static int forward(struct pass *p, uint64_t position, float *logits, bool all, struct skv_error *err)
+{
+    struct session *s = p->s;
+    const struct model *m = s->model;
+    uint32_t n_layers = m->params.n_layers;
+    each_part(p, embed_part);
+    rope_table(s->pool, position, p->n, m->params.rope_pairs, m->rope_freq, s->angles);
+    for (uint32_t layer = 0; layer < n_layers; layer++) {
+        bool only_store = !logits && layer == n_layers - 1;
+        int rc = attention_block(p, layer, only_store, err);
+        if (rc == 0 && !only_store)
+            rc = feed_forward_block(p, err);
+        if (rc)
+            return rc;
+    }
+    return logits ? output_block(p, logits, all, err) : 0;
+}
+
+/* ---- the session ---- */
+
+int session_open(const struct model *model, skv_tier *tier, skv_context *ctx, unsigned threads,
+                 struct session **out, struct skv_error *err)
+{
+    struct session *s = calloc(1, sizeof *s);
+    if (!s || !(s->pool = pool_new(threads))) {
+        free(s);
+        return skv_fail(err, -ENOMEM, "out of memory for a session");
+    }
+    s->model = model;
+    s->tier = tier;
+    s->ctx = ctx;
+    *out = s;
+    return 0;
+}
+
+void session_close(struct session *s)
+{
+    if (!s)
+        return;
+    pool_free(s->pool);
+    matmul_room_free(&s->room);
+    free(s->block);
+    free(s);
+}
+
+void session_use(struct session *s, skv_context *ctx)
+{
+    s->ctx = ctx;
+}
+
+skv_context *session_context(const struct session *s)
+{
+    return s->ctx;
+}
+
+int session_eval(struct session *s, enum skv_mode mode, const uint32_t *ids, uint32_t n, float *logits,
+                 bool all_positions, struct skv_error *err)
+{
+    uint64_t begin = clock_ns(), position = skv_length(s->ctx);
+    assert(n >= 1);
+    for (uint32_t i = 0; i < n; i++)
+        if (ids[i] >= s->model->params.vocab)
+            return skv_fail(err, -EINVAL, "token id %u is outside the model's vocabulary of %u", ids[i],
+                            s->model->params.vocab);
+    int rc = scratch_grow(s, n, err);
+    if (rc == 0)
+        rc = skv_append(s->ctx, mode, n, ids, NULL, err);
+    if (rc)
+        return rc;
+    struct pass pass = {.s = s, .mode = mode, .n = n, .ids = ids};
+    rc = forward(&pass, position, logits, all_positions, err);
+    if (rc)
+        skv_truncate(s->ctx, position, NULL); /* err keeps the first reason */
+    s->times.passes++;
+    s->times.tokens += n;
+    s->times.total_ns += clock_ns() - begin;
+    return rc;
+}
+
+int session_prefill(struct session *s, const uint32_t *ids, size_t n, uint32_t chunk,
+                    session_progress *progress, void *arg, float *logits, struct skv_error *err)
+{
+    assert(chunk >= 1);
+    for (size_t done = 0; done < n;) {
+        uint32_t room = chunk - (uint32_t)(skv_length(s->ctx) % chunk);
+        uint32_t take = n - done < room ? (uint32_t)(n - done) : room;
+        bool last = done + take == n;
+        int rc = session_eval(s, SKV_PREFILL, ids + done, take, last ? logits : NULL, false, err);
+        if (rc)
+            return rc;
+        done += take;
+        if (progress && (rc = progress(arg, done, n)) != 0)
+            return rc;
+    }
+    return 0;
+}
+
+struct session_times session_times(const struct session *s)
+{
+    return s->times;
+}
+
+void session_times_reset(struct session *s)
+{
+    s->times = (struct session_times){0};
+}

@@ -1,0 +1,52 @@
+/* forward.h: tokens in, logits out: a model evaluated over a context whose KV lies on the tier.
+ *
+ * A session is the model's side of a pass: it computes q, k and v, hands k and v to the context (scoutkv.h),
+ * asks it to attend, and does the rest. It owns its threads and its scratch memory, borrows model, tier and
+ * context, and belongs to one thread at a time. Passes over any context of the same model may go through one
+ * session.
+ *
+ * Bits. SKV_DECODE: a token's logits don't depend on how many tokens the pass has, nor on threads.
+ * SKV_PREFILL: they don't depend on threads, but on where passes begin and end; session_prefill cuts at
+ * absolute positions. */
+#ifndef DECODER_MODEL_FORWARD_H
+#define DECODER_MODEL_FORWARD_H
+
+#include "decoder/model/model.h"
+
+struct session_times {
+    uint64_t passes, tokens;
+    uint64_t total_ns,
+        attention_ns; /* attention: all that happens inside skv_ calls (its stats split it further) */
+};
+
+struct session;
+
+/* threads: the caller's included; 0: all cores. OpenBLAS must use one thread a call, as skv_tier_open sees
+ * to: ours do the splitting. */
+int session_open(const struct model *, skv_tier *, skv_context *, unsigned threads, struct session **out,
+                 struct skv_error *err);
+void session_close(struct session *); /* NULL is allowed; closes neither model, tier nor context */
+
+/* Goes on with another context of the same tier and model (a fork, say). */
+void session_use(struct session *, skv_context *);
+skv_context *session_context(const struct session *);
+
+/* One pass over n tokens, appended to the context. logits may be NULL; else it receives (vocab) after the
+ * last token, or (n, vocab) with all_positions. On failure the context is as long as before and the pass may
+ * be repeated. Without logits the last layer only stores its keys and values: nobody would read what it
+ * attends to. */
+int session_eval(struct session *, enum skv_mode, const uint32_t *ids, uint32_t n, float *logits,
+                 bool all_positions, struct skv_error *err);
+
+/* SKV_PREFILL over n tokens in passes that end at multiples of chunk (positions in the context), so that a
+ * prefill stopped and resumed at such a multiple has the bits of a straight one. logits (vocab, after the
+ * last token) may be NULL. progress (may be NULL) is called after each pass; what it returns, if not 0, ends
+ * the prefill and is returned, and the context keeps what is done. */
+typedef int session_progress(void *arg, size_t done, size_t total);
+int session_prefill(struct session *, const uint32_t *ids, size_t n, uint32_t chunk,
+                    session_progress *progress, void *arg, float *logits, struct skv_error *err);
+
+struct session_times session_times(const struct session *);
+void session_times_reset(struct session *);
+
+#endif

@@ -1,0 +1,161 @@
+/* matmul.c: see matmul.h. */
+#include "decoder/model/matmul.h"
+
+#include <assert.h>
+#include <cblas.h>
+#include <errno.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+
+#include "decoder/model/quant.h"
+
+enum {
+    MAX_W = 3,                /* matrices of one call: q, k, v */
+    PART_WEIGHTS = 1 << 16,   /* a part of matmul_rows: some 10 µs of work */
+    SERIAL_WEIGHTS = 1 << 19, /* below this, waking a thread costs more than it saves */
+    TILE_FLOATS = 1 << 18,    /* a tile of spread weights: 1 MiB, half of a usual L2 */
+    TILE_TOKENS = 128,        /* where W is f32 already, tokens are split too */
+    TILE_ROWS = 256,
+};
+
+void matrix_row(const struct matrix *w, uint32_t row, float *out)
+{
+    assert(row < w->rows);
+    quant_ops(w->type)->to_f32(w->cols, w->data + row * w->row_bytes, out);
+}
+
+/* ---- by rows ---- */
+
+struct rows_job {
+    const struct matmul *w;
+    size_t n_w;
+    uint32_t n;
+    const float *x;
+    bool add;
+    uint32_t part_rows[MAX_W];
+    unsigned first_part[MAX_W];
+};
+
+static void rows_part(void *arg, unsigned part)
+{
+    const struct rows_job *job = arg;
+    size_t i = job->n_w - 1;
+    while (job->first_part[i] > part)
+        i--;
+    const struct matrix *w = job->w[i].w;
+    const struct quant_ops *ops = quant_ops(w->type);
+    uint32_t from = (part - job->first_part[i]) * job->part_rows[i];
+    uint32_t to = from + job->part_rows[i] < w->rows ? from + job->part_rows[i] : w->rows;
+    for (uint32_t r = from; r < to; r++)
+        for (uint32_t t = 0; t < job->n; t++) {
+            float y = ops->dot(w->cols, w->data + r * w->row_bytes, job->x + (size_t)t * w->cols);
+            float *out = &job->w[i].y[(size_t)t * w->rows + r];
+            *out = job->add ? *out + y : y;
+        }
+}
+
+void matmul_rows(struct pool *pool, const struct matmul *w, size_t n_w, uint32_t n, const float *x, bool add)
+{
+    assert(n_w >= 1 && n_w <= MAX_W);
+    struct rows_job job = {.w = w, .n_w = n_w, .n = n, .x = x, .add = add};
+    unsigned parts = 0;
+    uint64_t weights = 0;
+    for (size_t i = 0; i < n_w; i++) {
+        const struct matrix *m = w[i].w;
+        uint32_t rows = PART_WEIGHTS / m->cols;
+        job.part_rows[i] = rows ? rows : 1;
+        job.first_part[i] = parts;
+        parts += (m->rows + job.part_rows[i] - 1) / job.part_rows[i];
+        weights += (uint64_t)m->rows * m->cols;
+    }
+    pool_run(weights * n < SERIAL_WEIGHTS ? NULL : pool, parts, rows_part, &job);
+}
+
+/* ---- by tiles ---- */
+
+struct tiles_job {
+    const struct matmul *w;
+    size_t n_w;
+    uint32_t n;
+    const float *x;
+    bool add;
+    uint32_t tile_rows[MAX_W], tile_tokens[MAX_W];
+    unsigned first_tile[MAX_W], n_tiles;
+    atomic_uint next;
+    struct matmul_room *room;
+};
+
+static unsigned ceil_div(uint32_t a, uint32_t b)
+{
+    return (a + b - 1) / b;
+}
+
+static void one_tile(const struct tiles_job *job, unsigned tile, float *room)
+{
+    size_t i = job->n_w - 1;
+    while (job->first_tile[i] > tile)
+        i--;
+    const struct matrix *w = job->w[i].w;
+    unsigned across = ceil_div(w->rows, job->tile_rows[i]);
+    uint32_t row = (tile - job->first_tile[i]) % across * job->tile_rows[i];
+    uint32_t token = (tile - job->first_tile[i]) / across * job->tile_tokens[i];
+    uint32_t rows = w->rows - row < job->tile_rows[i] ? w->rows - row : job->tile_rows[i];
+    uint32_t tokens = job->n - token < job->tile_tokens[i] ? job->n - token : job->tile_tokens[i];
+    const float *f32 = w->f32 ? w->f32 + (size_t)row * w->cols : room;
+    if (!w->f32)
+        for (uint32_t r = 0; r < rows; r++)
+            matrix_row(w, row + r, room + (size_t)r * w->cols);
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)tokens, (int)rows, (int)w->cols, 1.0f,
+                job->x + (size_t)token * w->cols, (int)w->cols, f32, (int)w->cols, job->add ? 1.0f : 0.0f,
+                job->w[i].y + (size_t)token * w->rows + row, (int)w->rows);
+}
+
+/* A part is a thread with a tile's room of its own; tiles are taken as they come. */
+static void tiles_part(void *arg, unsigned part)
+{
+    struct tiles_job *job = arg;
+    for (unsigned tile; (tile = atomic_fetch_add(&job->next, 1)) < job->n_tiles;)
+        one_tile(job, tile, job->room->tiles + part * job->room->tile_floats);
+}
+
+static int room_grow(struct matmul_room *room, unsigned n, size_t tile_floats)
+{
+    if (room->n >= n && room->tile_floats >= tile_floats)
+        return 0;
+    matmul_room_free(room);
+    room->tiles = malloc(n * tile_floats * sizeof *room->tiles);
+    if (!room->tiles)
+        return -ENOMEM;
+    room->n = n;
+    room->tile_floats = tile_floats;
+    return 0;
+}
+
+void matmul_room_free(struct matmul_room *room)
+{
+    free(room->tiles);
+    *room = (struct matmul_room){0};
+}
+
+int matmul_tiles(struct pool *pool, struct matmul_room *room, const struct matmul *w, size_t n_w, uint32_t n,
+                 const float *x, bool add)
+{
+    assert(n_w >= 1 && n_w <= MAX_W);
+    struct tiles_job job = {.w = w, .n_w = n_w, .n = n, .x = x, .add = add, .room = room};
+    size_t largest = 1;
+    for (size_t i = 0; i < n_w; i++) {
+        const struct matrix *m = w[i].w;
+        uint32_t fitting = TILE_FLOATS / m->cols;
+        job.tile_rows[i] = m->f32 ? TILE_ROWS : fitting < 16 ? 16 : fitting > TILE_ROWS ? TILE_ROWS : fitting;
+        job.tile_tokens[i] = m->f32 ? TILE_TOKENS : n;
+        job.first_tile[i] = job.n_tiles;
+        job.n_tiles += ceil_div(m->rows, job.tile_rows[i]) * ceil_div(n, job.tile_tokens[i]);
+        if (!m->f32 && (size_t)job.tile_rows[i] * m->cols > largest)
+            largest = (size_t)job.tile_rows[i] * m->cols;
+    }
+    unsigned threads = pool_threads(pool);
+    int rc = room_grow(room, threads, largest);
+    if (rc == 0)
+        pool_run(pool, threads, tiles_part, &job);
+    return rc;
+}

@@ -1,0 +1,152 @@
+/* quant.c: the portable family and the choice of one; see quant.h. */
+#include "decoder/model/quant.h"
+
+#include <assert.h>
+
+#include "decoder/kernels/kernels.h"
+
+/* Each format gives 32 weights at a time: group i of a row. */
+
+static inline void f32_group(const uint8_t *row, size_t i, float w[32])
+{
+    memcpy(w, row + i * 128, 128);
+}
+
+static inline void f16_group(const uint8_t *row, size_t i, float w[32])
+{
+    for (unsigned j = 0; j < 32; j++)
+        w[j] = quant_f16(row + i * 64 + 2 * j);
+}
+
+static inline void bf16_group(const uint8_t *row, size_t i, float w[32])
+{
+    for (unsigned j = 0; j < 32; j++) {
+        uint16_t h;
+        memcpy(&h, row + i * 64 + 2 * j, sizeof h);
+        uint32_t bits = (uint32_t)h << 16;
+        memcpy(&w[j], &bits, sizeof bits);
+    }
+}
+
+static inline void q8_0_group(const uint8_t *row, size_t i, float w[32])
+{
+    const uint8_t *b = row + i * Q8_0_BYTES;
+    float d = quant_f16(b);
+    for (unsigned j = 0; j < 32; j++)
+        w[j] = d * (float)(int8_t)b[2 + j];
+}
+
+static inline void q4_0_group(const uint8_t *row, size_t i, float w[32])
+{
+    const uint8_t *b = row + i * Q4_0_BYTES;
+    float d = quant_f16(b);
+    for (unsigned j = 0; j < 16; j++) {
+        w[j] = d * (float)((b[2 + j] & 15) - 8);
+        w[16 + j] = d * (float)((b[2 + j] >> 4) - 8);
+    }
+}
+
+/* Sub-blocks 2s and 2s+1 are the low and high nibbles of the same 32 bytes. */
+static inline void q4_k_group(const uint8_t *row, size_t i, float w[32])
+{
+    const uint8_t *b = row + i / 8 * Q4_K_BYTES;
+    unsigned sub = i % 8, shift = sub % 2 * 4;
+    const uint8_t *q = b + 16 + sub / 2 * 32;
+    uint8_t scale, min;
+    q4_k_scale(b + 4, sub, &scale, &min);
+    float d = quant_f16(b) * scale, m = quant_f16(b + 2) * min;
+    for (unsigned j = 0; j < 32; j++)
+        w[j] = d * (float)(q[j] >> shift & 15) - m;
+}
+
+/* A half of 128 weights is four groups: group k has its low nibbles in bytes 32·(k mod 2)… of the half's
+ * low[64] (low nibble for k < 2, else high), its high two bits at bit 2k of the half's high[32], and a scale
+ * per 16 weights. */
+static inline void q6_k_group(const uint8_t *row, size_t i, float w[32])
+{
+    const uint8_t *b = row + i / 8 * Q6_K_BYTES;
+    unsigned half = i % 8 / 4, k = i % 4, shift = k / 2 * 4;
+    const uint8_t *low = b + 64 * half + 32 * (k % 2), *high = b + 128 + 32 * half;
+    const uint8_t *scale = b + 192 + 8 * half + 2 * k;
+    float d = quant_f16(b + 208);
+    for (unsigned j = 0; j < 32; j++) {
+        int q = (low[j] >> shift & 15) | (high[j] >> 2 * k & 3) << 4;
+        w[j] = d * (float)(int8_t)scale[j / 16] * (float)(q - 32);
+    }
+}
+
+static inline void add_group(const float w[32], const float *x, float acc[32])
+{
+    for (unsigned j = 0; j < 32; j++)
+        acc[j] += w[j] * x[j];
+}
+
+/* The same tree as in the AVX2 family: four vectors of eight lanes, then halves. */
+static inline float add_lanes(float acc[32])
+{
+    for (unsigned j = 0; j < 8; j++)
+        acc[j] = (acc[j] + acc[8 + j]) + (acc[16 + j] + acc[24 + j]);
+    for (unsigned j = 0; j < 4; j++)
+        acc[j] += acc[4 + j];
+    return (acc[0] + acc[2]) + (acc[1] + acc[3]);
+}
+
+/* ELEMENT is the size of one weight where rows may end inside a group of 32 (F32, F16, BF16), else 0. */
+#define FAMILY(NAME, ELEMENT)                                                             \
+    static void NAME##_to_f32(size_t n, const void *row, float *out)                      \
+    {                                                                                     \
+        for (size_t i = 0; i < n / 32; i++)                                               \
+            NAME##_group(row, i, out + 32 * i);                                           \
+        if (ELEMENT && n % 32) {                                                          \
+            uint8_t tail[128] = {0};                                                      \
+            float w[32];                                                                  \
+            memcpy(tail, (const uint8_t *)row + n / 32 * 32 * ELEMENT, n % 32 * ELEMENT); \
+            NAME##_group(tail, 0, w);                                                     \
+            memcpy(out + n / 32 * 32, w, n % 32 * sizeof *w);                             \
+        }                                                                                 \
+    }                                                                                     \
+    static float NAME##_dot(size_t n, const void *row, const float *x)                    \
+    {                                                                                     \
+        float w[32], acc[32] = {0};                                                       \
+        for (size_t i = 0; i < n / 32; i++) {                                             \
+            NAME##_group(row, i, w);                                                      \
+            add_group(w, x + 32 * i, acc);                                                \
+        }                                                                                 \
+        if (ELEMENT && n % 32) {                                                          \
+            uint8_t tail[128] = {0};                                                      \
+            float xs[32] = {0};                                                           \
+            memcpy(tail, (const uint8_t *)row + n / 32 * 32 * ELEMENT, n % 32 * ELEMENT); \
+            memcpy(xs, x + n / 32 * 32, n % 32 * sizeof *xs);                             \
+            NAME##_group(tail, 0, w);                                                     \
+            add_group(w, xs, acc);                                                        \
+        }                                                                                 \
+        return add_lanes(acc);                                                            \
+    }
+FAMILY(f32, 4)
+FAMILY(f16, 2)
+FAMILY(bf16, 2)
+FAMILY(q8_0, 0)
+FAMILY(q4_0, 0)
+FAMILY(q4_k, 0)
+FAMILY(q6_k, 0)
+
+const struct quant_ops quant_portable[QUANT_TYPES] = {
+    [GGML_F32] = {f32_to_f32, f32_dot},    [GGML_F16] = {f16_to_f32, f16_dot},
+    [GGML_BF16] = {bf16_to_f32, bf16_dot}, [GGML_Q8_0] = {q8_0_to_f32, q8_0_dot},
+    [GGML_Q4_0] = {q4_0_to_f32, q4_0_dot}, [GGML_Q4_K] = {q4_k_to_f32, q4_k_dot},
+    [GGML_Q6_K] = {q6_k_to_f32, q6_k_dot},
+};
+
+const struct quant_ops *quant_ops_named(const char *family, uint32_t type)
+{
+    assert(ggml_type_supported(type));
+    const struct kernels *kernels = kernels_named(family);
+    if (!kernels)
+        return NULL;
+    return strcmp(kernels->name, "portable") == 0 ? &quant_portable[type] : &quant_avx2[type];
+}
+
+const struct quant_ops *quant_ops(uint32_t type)
+{
+    return quant_ops_named(kernels_get()->name, type);
+}

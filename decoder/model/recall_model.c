@@ -1,0 +1,464 @@
+/* recall_model.c: constructs the weights of the recall model and writes them as GGUF.
+ *
+ * Design: the residual stream is cut into fields (enum field), each with one meaning. Every weight matrix is
+ * zero but for a few diagonals that move one field to another, so each part below reads as a sentence:
+ * layer 0's heads copy the fields of the last three tokens, its feed-forward passes a name's code where the
+ * surrounding flags form a fact or a question, layer 1's heads match those codes and copy the number found.
+ *
+ * All embeddings have one norm (a balancing field sees to it), and what the layers add is small beside it:
+ * RMS norm divides by nearly one everywhere, and weights can be read as if it were not there. */
+#include "decoder/model/recall_model.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "decoder/model/gguf_write.h"
+#include "decoder/model/recall_vocab.h"
+
+enum { DIM = 256, HEAD_DIM = 64, N_HEADS = 4, N_KV = 2, N_LAYERS = 2, N_PAIRS = HEAD_DIM / 2 };
+enum { FF_PLAIN = 128, FF_HARD = 256 };
+enum { CODE = 26 }; /* dims of a code; they turn least: the last 13 RoPE pairs, 0.08 rad over 2^20 at most */
+enum { FAST_PAIRS = 12, N_PREV = 3 };
+
+enum flag { FLAG_OTHER, FLAG_IS, FLAG_NAME, FLAG_HEAD, FLAG_TAIL, N_FLAGS };
+enum { COPIED = CODE + N_FLAGS };
+
+enum field {                                 /* first dim of */
+             CUR = 0,                        /* this token's code and flags */
+             PREV = CUR + COPIED,            /* those of the token 1, 2 and 3 places back */
+             FIRST = PREV + N_PREV * COPIED, /* at a value's first half: the name's code */
+             SECOND = FIRST + CODE,          /* at its second half: the name's code */
+             ASK = SECOND + CODE,            /* at "<name> is": the name's code */
+             FILL = ASK + CODE,              /* --hard: a random code elsewhere, beside FIRST */
+             NEXT = FILL + CODE,             /* what is to be said: the code of the next token */
+             ONE = NEXT + CODE,              /* 1 */
+             BALANCE = ONE + 1,              /* makes all embeddings equally long */
+};
+_Static_assert(BALANCE + 1 == DIM, "the fields fill the residual stream");
+
+static const double rope_base = 1e12;
+static const float sharp_k = 4, sharp_q = 88;  /* layer 0: 44 a pair, one place off costs 25 nats */
+static const float match_k = 8, match_q = 128; /* layer 1: the right key scores 128 · cos(codes) */
+static const float gate = 80;                  /* a frame lacking one flag passes e^-40 of its content */
+static const float recalled = 2, habit = 2;    /* weight in NEXT of what was found, and of usual successors */
+static const float logit = 16;
+static const float apart = 0.6f; /* largest cosine between two names, or between two outputs */
+
+struct layer {
+    float *q, *k, *v, *o;    /* [N_HEADS or N_KV × HEAD_DIM][DIM]; o: [DIM][N_HEADS × HEAD_DIM] */
+    float *gate, *up, *down; /* [ff][DIM]; down: [DIM][ff] */
+};
+
+struct model {
+    uint32_t ff;
+    struct recall_vocab vocab;
+    float (*code)[CODE]; /* [vocab] what a token shows to others: names, numbers; --hard: all */
+    float (*out)[CODE];  /* [vocab] what NEXT must hold for it to be said; zero if it never is */
+    float *embed, *output, *norm;
+    struct layer layer[N_LAYERS];
+    float *weights; /* all of layer[], one allocation */
+};
+
+/* ---- codes ---- */
+
+static double dot(const float *a, const float *b, size_t n)
+{
+    double s = 0;
+    for (size_t i = 0; i < n; i++)
+        s += (double)a[i] * b[i];
+    return s;
+}
+
+static unsigned quarter_begin(unsigned i)
+{
+    return i * CODE / 4;
+}
+
+/* A random code of norm 1, each quarter of norm ½ (so that --hard can build codes from quarters). A sum of
+ * twelve uniform numbers is normal enough, and the same on every machine. */
+static void draw_code(uint64_t *rng, float *c)
+{
+    for (unsigned i = 0; i < 4; i++) {
+        unsigned b = quarter_begin(i), n = quarter_begin(i + 1) - b;
+        for (unsigned d = b; d < b + n; d++) {
+            double s = -6;
+            for (int j = 0; j < 12; j++)
+                s += recall_unit(rng);
+            c[d] = (float)s;
+        }
+        float scale = (float)(0.5 / sqrt(dot(c + b, c + b, n)));
+        for (unsigned d = b; d < b + n; d++)
+            c[d] *= scale;
+    }
+}
+
+/* Appends to set (of *n) a code that keeps its distance from those in it. */
+static const float *draw_apart(uint64_t *rng, float (*set)[CODE], size_t *n)
+{
+    float *c = set[*n];
+    size_t i;
+    do {
+        draw_code(rng, c);
+        for (i = 0; i < *n && dot(c, set[i], CODE) <= apart; i++)
+            ;
+    } while (i < *n);
+    ++*n;
+    return c;
+}
+
+static bool is_said(const struct recall_vocab *v, size_t id)
+{
+    enum recall_role r = v->pieces[id].role;
+    return id == RECALL_ID_EOS || (r != RECALL_OTHER && r != RECALL_NAME && r != RECALL_IS);
+}
+
+static int draw_codes(struct model *m, const struct recall_opts *o)
+{
+    uint64_t rng = o->seed;
+    size_t n_names = 0, n_out = 0;
+    float(*names)[CODE] = calloc(m->vocab.n, sizeof *names);
+    float(*outs)[CODE] = calloc(m->vocab.n, sizeof *outs);
+    if (!names || !outs) {
+        free(names);
+        free(outs);
+        return -ENOMEM;
+    }
+    for (size_t id = 0; id < m->vocab.n; id++) {
+        enum recall_role role = m->vocab.pieces[id].role;
+        if (is_said(&m->vocab, id))
+            memcpy(m->out[id], draw_apart(&rng, outs, &n_out), sizeof *m->out);
+        if (role == RECALL_NAME)
+            memcpy(m->code[id], draw_apart(&rng, names, &n_names), sizeof *m->code);
+        else if (role == RECALL_HEAD || role == RECALL_TAIL)
+            memcpy(m->code[id], m->out[id], sizeof *m->code);
+        else if (o->hard)
+            draw_code(&rng, m->code[id]);
+    }
+    free(names);
+    free(outs);
+    return 0;
+}
+
+/* ---- embedding and output ---- */
+
+static enum flag flag_of(enum recall_role r)
+{
+    switch (r) {
+    case RECALL_IS:
+        return FLAG_IS;
+    case RECALL_NAME:
+        return FLAG_NAME;
+    case RECALL_HEAD:
+        return FLAG_HEAD;
+    case RECALL_TAIL:
+        return FLAG_TAIL;
+    default:
+        return FLAG_OTHER;
+    }
+}
+
+/* The token that usually follows id, or UNK if none: running text is given some sense, a sentence starts
+ * after BOS, a value ends in a full stop, and that ends the answer. */
+static size_t successor(const struct recall_vocab *v, size_t id, uint64_t *rng)
+{
+    static const char after[] = "SA OD DA AN NV VD IP PD RV CD FP"; /* pairs of classes */
+    const struct recall_piece *p = &v->pieces[id];
+    if (p->role == RECALL_STOP)
+        return RECALL_ID_EOS;
+    char want = 0;
+    if (p->role == RECALL_WORD) {
+        for (const char *pair = after; *pair && !want; pair += pair[2] ? 3 : 2)
+            want = pair[0] == p->word_class ? pair[1] : 0;
+    } else if (id == RECALL_ID_BOS || id == RECALL_ID_EOS) {
+        want = RECALL_START;
+    } else if (p->role != RECALL_TAIL) {
+        return RECALL_ID_UNK;
+    }
+    size_t start = recall_below(rng, (uint32_t)v->n);
+    for (size_t i = 0; i < v->n; i++) {
+        size_t next = (start + i) % v->n;
+        const struct recall_piece *q = &v->pieces[next];
+        if (want ? q->role == RECALL_WORD && q->word_class == want : q->role == RECALL_STOP)
+            return next;
+    }
+    assert(!"every class has words");
+    return RECALL_ID_UNK;
+}
+
+static void make_embedding(struct model *m, uint64_t seed)
+{
+    uint64_t rng = ~seed;
+    for (size_t id = 0; id < m->vocab.n; id++) {
+        float *e = m->embed + id * DIM, *out = m->output + id * DIM;
+        const float *next = m->out[successor(&m->vocab, id, &rng)];
+        memcpy(e + CUR, m->code[id], sizeof *m->code);
+        e[CUR + CODE + flag_of(m->vocab.pieces[id].role)] = 1;
+        e[ONE] = 1;
+        for (unsigned d = 0; d < CODE; d++) {
+            e[NEXT + d] = habit * next[d];
+            out[NEXT + d] = logit * m->out[id][d];
+        }
+        e[BALANCE] = (float)sqrt(DIM - dot(e, e, DIM)); /* RMS 1 */
+    }
+}
+
+/* ---- layer 0: what came before ---- */
+
+/* Keys say only where they are (a constant in the pairs that turn fastest), values what they are. A query is
+ * the key's vector turned back by `back` places, so it meets itself exactly there. */
+static void make_previous_heads(struct layer *l)
+{
+    static const unsigned back[N_HEADS] = {1, 2, 3, 3}; /* the third is shared by two heads */
+    for (unsigned h = 0; h < N_KV; h++) {
+        for (unsigned p = 0; p < FAST_PAIRS; p++)
+            l->k[(h * HEAD_DIM + 2 * p) * DIM + ONE] = sharp_k;
+        for (unsigned d = 0; d < COPIED; d++)
+            l->v[(h * HEAD_DIM + d) * DIM + CUR + d] = 1;
+    }
+    for (unsigned h = 0; h < N_HEADS; h++) {
+        for (unsigned p = 0; p < FAST_PAIRS; p++) {
+            double angle = back[h] * pow(rope_base, -(double)p / N_PAIRS);
+            float *q = l->q + (h * HEAD_DIM + 2 * p) * DIM + ONE;
+            q[0] = sharp_q * (float)cos(angle);
+            q[DIM] = -sharp_q * (float)sin(angle);
+        }
+        for (unsigned d = 0; d < COPIED; d++)
+            l->o[(PREV + (back[h] - 1) * COPIED + d) * DIM + h * HEAD_DIM + d] = back[h] == 3 ? 0.5f : 1;
+    }
+}
+
+/* ---- feed-forward 0: frames ---- */
+
+struct frame {
+    unsigned needed; /* flags of these dims, all of them */
+    unsigned flags[N_PREV + 1];
+    unsigned name; /* where the name's code is then */
+    unsigned to;   /* where it shall go */
+};
+
+#define FLAG_AT(back, flag) ((back)*COPIED + CODE + (flag)) /* CUR, PREV …: `back` places ago */
+#define CODE_AT(back) ((back)*COPIED)
+static const struct frame frames[] = {
+    {3, {FLAG_AT(2, FLAG_NAME), FLAG_AT(1, FLAG_IS), FLAG_AT(0, FLAG_HEAD)}, CODE_AT(2), FIRST},
+    {4,
+     {FLAG_AT(3, FLAG_NAME), FLAG_AT(2, FLAG_IS), FLAG_AT(1, FLAG_HEAD), FLAG_AT(0, FLAG_TAIL)},
+     CODE_AT(3),
+     SECOND},
+    {2, {FLAG_AT(1, FLAG_NAME), FLAG_AT(0, FLAG_IS)}, CODE_AT(1), ASK},
+};
+
+/* One hidden unit: gate = scale · (flags present − threshold), up = dim `from`, added to `to`. */
+static void add_unit(struct model *m, uint32_t *unit, const struct frame *f, float scale, float threshold,
+                     unsigned from, unsigned to, float weight)
+{
+    struct layer *l = &m->layer[0];
+    assert(*unit < m->ff);
+    float *g = l->gate + *unit * DIM;
+    for (unsigned i = 0; i < f->needed; i++)
+        g[f->flags[i]] = scale;
+    g[ONE] = -scale * threshold;
+    l->up[*unit * DIM + from] = 1;
+    l->down[to * m->ff + *unit] = weight;
+    ++*unit;
+}
+
+/* --hard: where frame f is not complete, a code made of a quarter of each of the last four tokens' codes:
+ * its norm is a name's, its direction hardly ever returns. With u flags missing, min(u, 1) is the difference
+ * of two gates. `turn` makes the two KV heads' codes differ. */
+static void add_fill(struct model *m, uint32_t *unit, const struct frame *f, unsigned to, unsigned turn)
+{
+    for (unsigned i = 0; i < 4; i++) {
+        for (unsigned d = quarter_begin(i); d < quarter_begin(i + 1); d++) {
+            unsigned from = CODE_AT((i + turn) % 4) + d;
+            add_unit(m, unit, f, -gate, (float)f->needed, from, to + d, 1 / gate);
+            add_unit(m, unit, f, -gate, (float)f->needed - 1, from, to + d, -1 / gate);
+        }
+    }
+}
+
+static void make_frames(struct model *m, bool hard)
+{
+    uint32_t unit = 0;
+    for (size_t i = 0; i < sizeof frames / sizeof *frames; i++) {
+        const struct frame *f = &frames[i];
+        for (unsigned d = 0; d < CODE; d++)
+            add_unit(m, &unit, f, gate, (float)f->needed - 0.5f, f->name + d, f->to + d, 2 / gate);
+    }
+    if (hard) {
+        add_fill(m, &unit, &frames[0], FILL, 0);
+        add_fill(m, &unit, &frames[1], SECOND, 2);
+    }
+}
+
+/* ---- layer 1: matching ---- */
+
+/* KV head 0 leads from "<name> is" to the value's first half, KV head 1 from there to the second. */
+static void make_matching_heads(struct layer *l)
+{
+    for (unsigned d = 0; d < CODE; d++) {
+        unsigned row = HEAD_DIM - CODE + d; /* the slowest pairs */
+        l->k[row * DIM + FIRST + d] = match_k;
+        l->k[row * DIM + FILL + d] = match_k;
+        l->k[(HEAD_DIM + row) * DIM + SECOND + d] = match_k;
+        for (unsigned h = 0; h < N_HEADS; h++) {
+            l->q[(h * HEAD_DIM + row) * DIM + (h < 2 ? ASK : FIRST) + d] = match_q;
+            l->o[(NEXT + d) * DIM + h * HEAD_DIM + d] = recalled / 2;
+        }
+        for (unsigned h = 0; h < N_KV; h++)
+            l->v[(h * HEAD_DIM + d) * DIM + CUR + d] = 1;
+    }
+}
+
+/* ---- the file ---- */
+
+static int allocate(struct model *m)
+{
+    size_t n = m->vocab.n, attn = (size_t)HEAD_DIM * DIM, mlp = (size_t)m->ff * DIM;
+    size_t per_layer = attn * (2 * N_HEADS + 2 * N_KV) + 3 * mlp;
+    m->code = calloc(n, sizeof *m->code);
+    m->out = calloc(n, sizeof *m->out);
+    m->embed = calloc(n * DIM, sizeof(float));
+    m->output = calloc(n * DIM, sizeof(float));
+    m->norm = calloc(DIM, sizeof(float));
+    m->weights = calloc(per_layer * N_LAYERS, sizeof(float));
+    if (!m->code || !m->out || !m->embed || !m->output || !m->norm || !m->weights)
+        return -ENOMEM;
+    for (unsigned d = 0; d < DIM; d++)
+        m->norm[d] = 1;
+    for (unsigned i = 0; i < N_LAYERS; i++) {
+        struct layer *l = &m->layer[i];
+        l->q = m->weights + i * per_layer;
+        l->k = l->q + attn * N_HEADS;
+        l->v = l->k + attn * N_KV;
+        l->o = l->v + attn * N_KV;
+        l->gate = l->o + attn * N_HEADS;
+        l->up = l->gate + mlp;
+        l->down = l->up + mlp;
+    }
+    return 0;
+}
+
+static void free_model(struct model *m)
+{
+    recall_vocab_free(&m->vocab);
+    free(m->code);
+    free(m->out);
+    free(m->embed);
+    free(m->output);
+    free(m->norm);
+    free(m->weights);
+}
+
+static void put_metadata(struct gguf_writer *w, const struct model *m, bool hard)
+{
+    gguf_put_string(w, "general.architecture", "llama");
+    gguf_put_string(w, "general.name", hard ? "scoutkv recall (hard)" : "scoutkv recall");
+    gguf_put_u32(w, "general.file_type", 0); /* all F32 */
+    gguf_put_u32(w, "llama.vocab_size", (uint32_t)m->vocab.n);
+    gguf_put_u32(w, "llama.context_length", 1u << 21);
+    gguf_put_u32(w, "llama.embedding_length", DIM);
+    gguf_put_u32(w, "llama.block_count", N_LAYERS);
+    gguf_put_u32(w, "llama.feed_forward_length", m->ff);
+    gguf_put_u32(w, "llama.attention.head_count", N_HEADS);
+    gguf_put_u32(w, "llama.attention.head_count_kv", N_KV);
+    gguf_put_f32(w, "llama.attention.layer_norm_rms_epsilon", 1e-6f);
+    gguf_put_u32(w, "llama.rope.dimension_count", HEAD_DIM);
+    gguf_put_f32(w, "llama.rope.freq_base", (float)rope_base);
+}
+
+static int put_tokenizer(struct gguf_writer *w, const struct recall_vocab *v)
+{
+    struct gguf_str *text = malloc(v->n * sizeof *text);
+    float *score = malloc(v->n * sizeof *score);
+    int32_t *type = malloc(v->n * sizeof *type);
+    int rc = text && score && type ? 0 : -ENOMEM;
+    for (size_t i = 0; rc == 0 && i < v->n; i++) {
+        text[i] = (struct gguf_str){v->pieces[i].text, strlen(v->pieces[i].text)};
+        score[i] = v->pieces[i].score;
+        type[i] = v->pieces[i].type;
+    }
+    if (rc == 0) {
+        gguf_put_string(w, "tokenizer.ggml.model", "llama");
+        gguf_put_string_array(w, "tokenizer.ggml.tokens", v->n, text);
+        gguf_put_array(w, "tokenizer.ggml.scores", GGUF_F32, v->n, score);
+        gguf_put_array(w, "tokenizer.ggml.token_type", GGUF_I32, v->n, type);
+        gguf_put_u32(w, "tokenizer.ggml.unknown_token_id", RECALL_ID_UNK);
+        gguf_put_u32(w, "tokenizer.ggml.bos_token_id", RECALL_ID_BOS);
+        gguf_put_u32(w, "tokenizer.ggml.eos_token_id", RECALL_ID_EOS);
+        gguf_put_bool(w, "tokenizer.ggml.add_bos_token", true);
+        gguf_put_bool(w, "tokenizer.ggml.add_eos_token", false);
+        gguf_put_bool(w, "tokenizer.ggml.add_space_prefix", true);
+    }
+    free(text);
+    free(score);
+    free(type);
+    return rc;
+}
+
+static void put_matrix(struct gguf_writer *w, const char *name, uint64_t rows, uint64_t cols,
+                       const float *data)
+{
+    gguf_put_tensor(w, name, rows > 1 ? 2 : 1, (uint64_t[]){cols, rows}, GGML_F32, data);
+}
+
+static void put_tensors(struct gguf_writer *w, const struct model *m)
+{
+    put_matrix(w, "token_embd.weight", m->vocab.n, DIM, m->embed);
+    for (unsigned i = 0; i < N_LAYERS; i++) {
+        const struct layer *l = &m->layer[i];
+        const struct {
+            const char *name;
+            uint64_t rows, cols;
+            const float *data;
+        } t[] = {
+            {"attn_norm", 1, DIM, m->norm},
+            {"attn_q", N_HEADS * HEAD_DIM, DIM, l->q},
+            {"attn_k", N_KV * HEAD_DIM, DIM, l->k},
+            {"attn_v", N_KV * HEAD_DIM, DIM, l->v},
+            {"attn_output", DIM, N_HEADS * HEAD_DIM, l->o},
+            {"ffn_norm", 1, DIM, m->norm},
+            {"ffn_gate", m->ff, DIM, l->gate},
+            {"ffn_up", m->ff, DIM, l->up},
+            {"ffn_down", DIM, m->ff, l->down},
+        };
+        for (size_t j = 0; j < sizeof t / sizeof *t; j++) {
+            char name[64];
+            snprintf(name, sizeof name, "blk.%u.%s.weight", i, t[j].name);
+            put_matrix(w, name, t[j].rows, t[j].cols, t[j].data);
+        }
+    }
+    put_matrix(w, "output_norm.weight", 1, DIM, m->norm);
+    put_matrix(w, "output.weight", m->vocab.n, DIM, m->output);
+}
+
+int recall_model_write(const char *path, const struct recall_opts *o, struct skv_error *err)
+{
+    struct model m = {.ff = o->hard ? FF_HARD : FF_PLAIN};
+    struct gguf_writer *w = gguf_writer_new();
+    int rc = w ? recall_vocab_make(&m.vocab) : -ENOMEM;
+    if (rc == 0)
+        rc = allocate(&m);
+    if (rc == 0)
+        rc = draw_codes(&m, o);
+    if (rc == 0)
+        rc = put_tokenizer(w, &m.vocab);
+    if (rc < 0) {
+        skv_fail(err, rc, "no memory to construct the recall model");
+        goto cleanup;
+    }
+    make_embedding(&m, o->seed);
+    make_previous_heads(&m.layer[0]);
+    make_frames(&m, o->hard);
+    make_matching_heads(&m.layer[1]);
+    put_metadata(w, &m, o->hard);
+    put_tensors(w, &m);
+    rc = gguf_writer_save(w, path, err);
+cleanup:
+    gguf_writer_free(w);
+    free_model(&m);
+    return rc;
+}

@@ -1,0 +1,108 @@
+/* scout.c: scoring. Choosing is in top.c.
+ *
+ * A query row becomes int8 with one scale: rounding adds noise of |q|/127 per dim, far below that of 4-bit
+ * keys. */
+#include "decoder/scout/scout.h"
+#include "decoder/kernels/kernels.h"
+#include "decoder/scout/reps.h"
+
+#include <assert.h>
+#include <math.h>
+#include <stdbool.h>
+#include <string.h>
+
+enum { MAX_DIMS = 1024, ROWS_AT_ONCE = 16 };
+
+_Static_assert((int)SCOUT_LANES == (int)REPS_LANES, "a kernel scores what a group holds");
+
+/* Query rows as scout_group wants them. */
+struct queries {
+    int8_t q8[ROWS_AT_ONCE * MAX_DIMS]; /* (rows, d_k) */
+    float scale[ROWS_AT_ONCE];
+    int32_t sum[ROWS_AT_ONCE]; /* of q8 */
+    float square[ROWS_AT_ONCE];
+};
+
+static void quantise_row(unsigned d_k, const float *q, struct queries *out, unsigned row)
+{
+    float largest = 0.0f, square = 0.0f;
+    for (unsigned i = 0; i < d_k; i++) {
+        largest = fabsf(q[i]) > largest ? fabsf(q[i]) : largest;
+        square += q[i] * q[i];
+    }
+    float scale = largest / 127.0f;
+    /* a row without length (or, from a broken model, without a finite one) scores every page alike */
+    bool usable = isnormal(scale) && isfinite(square);
+    int32_t sum = 0;
+    for (unsigned i = 0; i < d_k; i++) {
+        int code = usable ? (int)lrintf(q[i] / scale) : 0;
+        out->q8[(size_t)row * d_k + i] = (int8_t)code;
+        sum += code;
+    }
+    out->scale[row] = usable ? scale : 0.0f;
+    out->sum[row] = sum;
+    out->square[row] = usable ? square : 0.0f;
+}
+
+static void score_rows(const struct scout_head *h, size_t n_pages, unsigned g, const float *q, float *out,
+                       size_t ld)
+{
+    const struct kernels *k = kernels_get();
+    const size_t group_bytes = reps_group_bytes(h->d_k);
+    struct queries queries;
+    for (unsigned r = 0; r < g; r++)
+        quantise_row(h->d_k, q + (size_t)r * h->d_k, &queries, r);
+    float lanes[ROWS_AT_ONCE][SCOUT_LANES];
+    for (size_t page = 0; page < n_pages; page += SCOUT_LANES) {
+        size_t in_piece = page % h->pages_per_piece;
+        const uint8_t *group = h->groups[page / h->pages_per_piece] + in_piece / SCOUT_LANES * group_bytes;
+        k->scout_group(g, h->d_k, REPS_VECS, group, queries.q8, queries.scale, queries.sum, queries.square,
+                       lanes[0]);
+        for (unsigned r = 0; r < g; r++)
+            memcpy(out + r * ld + page, lanes[r], sizeof lanes[r]);
+    }
+    for (unsigned r = 0; r < g; r++)
+        for (size_t page = n_pages; page % SCOUT_LANES; page++)
+            out[r * ld + page] = -INFINITY;
+}
+
+void scout_score(const struct scout_head *h, size_t n_pages, unsigned g, const float *q, float *out,
+                 size_t ld)
+{
+    assert(h->d_k % 8 == 0 && h->d_k <= MAX_DIMS && h->pages_per_piece % SCOUT_LANES == 0);
+    assert(ld >= (n_pages + SCOUT_LANES - 1) / SCOUT_LANES * SCOUT_LANES);
+    for (unsigned r = 0; r < g; r += ROWS_AT_ONCE) {
+        unsigned rows = g - r < ROWS_AT_ONCE ? g - r : ROWS_AT_ONCE;
+        score_rows(h, n_pages, rows, q + (size_t)r * h->d_k, out + r * ld, ld);
+    }
+}
+
+static float row_max(size_t n, const float *x)
+{
+    float lanes[8];
+    for (unsigned j = 0; j < 8; j++)
+        lanes[j] = -INFINITY;
+    size_t i = 0;
+    for (; i + 8 <= n; i += 8)
+        for (unsigned j = 0; j < 8; j++)
+            lanes[j] = x[i + j] > lanes[j] ? x[i + j] : lanes[j];
+    for (; i < n; i++)
+        lanes[0] = x[i] > lanes[0] ? x[i] : lanes[0];
+    for (unsigned j = 1; j < 8; j++)
+        lanes[0] = lanes[j] > lanes[0] ? lanes[j] : lanes[0];
+    return lanes[0];
+}
+
+void scout_aggregate(size_t n_pages, unsigned g, float *logmass, size_t ld, float *lse, float *score)
+{
+    const struct kernels *k = kernels_get();
+    memset(score, 0, n_pages * sizeof *score);
+    for (unsigned r = 0; r < g; r++, logmass += ld) {
+        float max = row_max(n_pages, logmass);
+        double sum = k->exp_sum(n_pages, logmass, max);
+        lse[r] = sum > 0 ? max + (float)log(sum) : -INFINITY;
+        float share = sum > 0 ? (float)(1.0 / sum) : 0.0f;
+        for (size_t i = 0; i < n_pages; i++)
+            score[i] += logmass[i] * share;
+    }
+}

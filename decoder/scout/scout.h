@@ -1,0 +1,38 @@
+/* scout.h: from a query to the pages worth reading: scoring over representatives and choosing.
+ *
+ * Pure: takes arrays, gives arrays. Pages are numbered from the context's start. */
+#ifndef SCOUT_SCOUT_H
+#define SCOUT_SCOUT_H
+
+#include "common/pool.h"
+#include <stdint.h>
+#include <stddef.h>
+
+/* Representatives of one KV head lie in pieces (a context's spans): piece i covers pages
+ * [i·pages_per_piece, …), n_pages in all. */
+struct scout_head {
+    const uint8_t *const *groups; /* per piece: its groups of 8 pages (reps.h) */
+    const float *const *norms;    /* per piece: largest key norm of each page */
+    unsigned pages_per_piece;     /* a multiple of 8 */
+    unsigned d_k;
+};
+
+/* Log-mass scores (natural log, comparable with true log sum exp of scaled scores) of pages [0, n_pages) for
+ * g scaled query rows q (g, d_k): out (g, ld), ld >= n_pages rounded up to 8; lanes without page get
+ * -INFINITY. */
+void scout_score(const struct scout_head *, size_t n_pages, unsigned g, const float *q, float *out,
+                 size_t ld);
+
+/* Combines g rows of log masses into one score per page: sum of softmaxes over pages.
+ * logmass (g, ld) is overwritten with exp(logmass - max); lse (g) receives each row's log of total mass.
+ * score (n_pages). */
+void scout_aggregate(size_t n_pages, unsigned g, float *logmass, size_t ld, float *lse, float *score);
+
+/* The k units of largest score; unit = 1, 2 or 4 pages, scored by their sum, aligned from page 0. eligible:
+ * bitmap of pages that may be chosen (a unit needs one eligible page), NULL = all. mass > 0: stops once the
+ * chosen hold that share of the total score. Ties go to the lower page. Writes chosen *eligible* pages in
+ * rising order; returns how many (<= k·unit). scratch: n_pages u32. */
+size_t scout_top(size_t n_pages, const float *score, const uint64_t *eligible, size_t k, unsigned unit,
+                 float mass, uint32_t *scratch, uint32_t *pages);
+
+#endif

@@ -1,0 +1,198 @@
+/* scoutkv.h: attention over contexts whose KV cache lives on memory nodes.
+ *
+ * An engine brings its own q, k and v. For every forward pass over n new tokens of a context:
+ *
+ *     skv_append(ctx, mode, n, ids, NULL, &err);            // n new positions
+ *     for each layer l:
+ *         skv_put(ctx, l, k, v, &err);                       // their keys (RoPE applied) and values
+ *         skv_attend_begin(tier, l, items, n_items, &a, &err);
+ *         …                                                  // compute what doesn't need the result
+ *         skv_attend_finish(a, &err);                        // items[].out is filled
+ *
+ * Tokens come in passes of one (decode: each query picks its own pages) or many (prefill: the pass picks
+ * pages together). What was sealed (full blocks of 64 tokens, seal_lag behind the head) is on the tier and
+ * only its scout representatives stay; the newest tokens stay local.
+ *
+ * Threads: a tier and all its contexts belong to one thread at a time. There is no global state; nothing here
+ * installs signal handlers, exits, or changes malloc. Functions return 0 or -errno (common/error.h) and fill
+ * *err, which may be NULL. After a failed attend the context is intact: call skv_truncate to the length
+ * before the pass and repeat it. Floats are IEEE f32 in host memory, row-major, shapes written (outer, …,
+ * inner).
+ *
+ * Bits: with one kernel family (SKV_ISA=portable|avx2 pins it), the same calls give the same bits on any
+ * number of nodes, embedded or remote. Decode doesn't depend on the thread count; prefill and the model's
+ * matrices may. */
+#ifndef SCOUTKV_H
+#define SCOUTKV_H
+
+#include "common/error.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define SKV_API __attribute__((visibility("default")))
+
+enum { SKV_PAGE = 16, SKV_BLOCK = 64, SKV_FINGERPRINT = 32, SKV_TAG = 32 };
+
+typedef struct skv_tier skv_tier;       /* a client of the memory nodes, and the compute threads */
+typedef struct skv_context skv_context; /* the KV state of one token sequence */
+typedef struct skv_attend skv_attend;   /* attention under way */
+
+enum skv_dtype { SKV_F16 = 1, SKV_F32 = 2 };
+
+/* ---- the model's shape ---- */
+
+struct skv_layer {
+    uint32_t d_k, d_v; /* dims of a key and of a value; d_k a multiple of 8 */
+    uint32_t
+        n_heads; /* query heads held here; a multiple of n_kv_heads (GQA: they share KV heads in order) */
+    uint32_t n_kv_heads; /* KV heads held here */
+    uint32_t kv_head0;   /* the first of them in the whole model (tensor parallel), else 0 */
+    float scale;         /* of q·k before softmax, usually 1/sqrt(d_k) */
+};
+
+struct skv_model {
+    uint32_t n_layers;
+    const struct skv_layer *layers;       /* copied */
+    uint8_t fingerprint[SKV_FINGERPRINT]; /* names the weights; equal models must have equal ones */
+};
+
+/* ---- the tier ---- */
+
+struct skv_tier_opts {
+    const char *nodes;   /* "host:port[*weight],…"; NULL: a node inside this process */
+    const char *cluster; /* NULL: "default" */
+    uint64_t ns;         /* namespace (tenant) */
+    uint64_t ram;        /* of the node inside; 0: 4 GiB */
+    uint32_t timeout_ms; /* of each request; 0: 5000 */
+    uint32_t threads;    /* for scout and attention, the caller's included; 0: all cores */
+};
+
+SKV_API int skv_tier_open(const struct skv_tier_opts *, skv_tier **out, struct skv_error *err);
+SKV_API void skv_tier_close(skv_tier *); /* after its contexts */
+
+/* ---- policies ---- */
+
+enum skv_policy {
+    SKV_CASCADE,   /* the scout: pages of the largest estimated attention mass */
+    SKV_DENSE,     /* every page */
+    SKV_WINDOW,    /* nothing besides window and protected */
+    SKV_NORM_ONLY, /* pages that hold the largest key norms, whatever the query: a control */
+};
+SKV_API const char *skv_policy_name(enum skv_policy);
+SKV_API int skv_policy_parse(const char *name, enum skv_policy *out, struct skv_error *err);
+
+struct skv_select {
+    enum skv_policy policy;
+    uint32_t budget; /* tokens per KV head and layer and pass, besides window and protected */
+    uint32_t unit;   /* tokens selected together: 16, 32 or 64 */
+    float mass; /* stop early once the selected are estimated to hold this share of what is far; 0: use the
+                   budget */
+};
+
+struct skv_range {
+    uint64_t from, to; /* token positions [from, to); widened to whole pages */
+};
+
+struct skv_context_opts {
+    struct skv_select decode;  /* passes of SKV_DECODE */
+    struct skv_select prefill; /* passes of SKV_PREFILL */
+    uint32_t window;           /* newest tokens kept local and always attended, besides the unsealed tail */
+    uint32_t
+        seal_lag;   /* tokens between the head and what may be sealed; at least the window; 0: the window */
+    uint32_t sinks; /* first tokens, always attended */
+    const struct skv_range *protect; /* always attended; copied */
+    size_t n_protect;
+    uint64_t cache_bytes; /* of fetched pages */
+    enum skv_dtype dtype; /* of K and V at rest */
+    bool durable;         /* sealed blocks are acknowledged from disk */
+    const uint8_t *salt;  /* 32 bytes that make keys unguessable, or NULL */
+    const char *recipe; /* what else changes the bits of K and V (prefill chunk, RoPE overrides …), or NULL */
+};
+/* Defaults: cascade, budget 2048, unit 16; window 1024, 16 sinks, cache 64 MiB, f16, ack from RAM. */
+SKV_API void skv_context_defaults(struct skv_context_opts *);
+
+/* ---- contexts ---- */
+
+SKV_API int skv_context_open(skv_tier *, const struct skv_model *, const struct skv_context_opts *,
+                             skv_context **out, struct skv_error *err);
+SKV_API void skv_context_close(skv_context *);
+/* A second context of the same tokens; sealed blocks are shared, the cache starts empty. */
+SKV_API int skv_context_fork(skv_context *, skv_context **out, struct skv_error *err);
+/* Changes how later decode passes select; the cache is emptied and resized. */
+SKV_API int skv_context_configure(skv_context *, const struct skv_select *decode, uint64_t cache_bytes,
+                                  struct skv_error *err);
+/* Forgets tokens from n on. Blocks that were sealed but lie within seal_lag of n come back from the tier. */
+SKV_API int skv_truncate(skv_context *, uint64_t n, struct skv_error *err);
+/* Stores everything that is needed to go on (waits for what is on its way). name: 1 to 200 bytes. A snapshot
+ * outlives the process as far as the memory nodes do. */
+SKV_API int skv_context_snapshot(skv_context *, const char *name, struct skv_error *err);
+/* The context of that snapshot. Model and options must be those it was made with (-EINVAL says what differs);
+ * -ENOENT when there is none of that name. */
+SKV_API int skv_context_reopen(skv_tier *, const struct skv_model *, const struct skv_context_opts *,
+                               const char *name, skv_context **out, struct skv_error *err);
+/* Waits until every sealed block is acknowledged. */
+SKV_API int skv_flush(skv_context *, struct skv_error *err);
+
+SKV_API uint64_t skv_length(const skv_context *);
+/* Ids of tokens [from, from+n) as appended (0 where tags were given). */
+SKV_API int skv_tokens(const skv_context *, uint64_t from, size_t n, uint32_t *ids);
+
+/* ---- a pass ---- */
+
+enum skv_mode {
+    SKV_PREFILL, /* n tokens choose pages together, from a few pooled queries */
+    SKV_DECODE, /* each token chooses its own pages; several (speculation) are computed as if one by one: bits
+                 * don't depend on n as long as no block is sealed between them */
+};
+
+/* Opens n new positions. ids (n) name them for the block's identity; engines without ids pass NULL and a
+ * 32-byte tag per block that begins or ends in these tokens is derived from `tags` (n, SKV_TAG). Every layer
+ * must then be put once. */
+SKV_API int skv_append(skv_context *, enum skv_mode, uint32_t n, const uint32_t *ids, const uint8_t *tags,
+                       struct skv_error *err);
+/* k (n, n_kv_heads, d_k), v (n, n_kv_heads, d_v) of the positions of the last append. */
+SKV_API int skv_put(skv_context *, uint32_t layer, const float *k, const float *v, struct skv_error *err);
+
+struct skv_attend_item {
+    skv_context *ctx;
+    const float *q; /* (n, n_heads, d_k), n of the last append; RoPE applied, not scaled; kept until finish */
+    float *out;     /* (n, n_heads, d_v), written by finish */
+};
+/* Scouts, asks the nodes for the pages not held, and computes what is local meanwhile. The contexts of one
+ * batch differ. */
+SKV_API int skv_attend_begin(skv_tier *, uint32_t layer, const struct skv_attend_item *, size_t n_items,
+                             skv_attend **out, struct skv_error *err);
+/* Waits for the pages and merges. Frees the handle, also on failure. -ENODATA: pages lost; -EBADMSG: no copy
+ * passes its checksum; -EHOSTUNREACH: a node is gone. */
+SKV_API int skv_attend_finish(skv_attend *, struct skv_error *err);
+
+/* ---- figures ---- */
+
+struct skv_stats {
+    uint64_t passes, tokens;               /* of attention (one layer each pass) summed over layers / n */
+    uint64_t scout_ns, wait_ns, attend_ns; /* time in scout, waiting for pages, attention */
+    uint64_t scout_bytes;                  /* representatives read by the scout */
+    uint64_t pages_wanted, pages_held;     /* selected pages; of these in the cache or pinned */
+    uint64_t pages_fetched, bytes_fetched;
+    double missed_mass, missed_n; /* sum of the estimated missed share, and how many were estimated */
+    uint64_t window_bytes, representative_bytes, cache_bytes; /* held now: window and tail, representatives
+                                                               * with checksums, cached and protected pages */
+    uint64_t context_bytes;                                   /* K and V of the whole context */
+    uint64_t blocks_sealed, blocks_adopted;                   /* adopted: another writer's bits stay */
+};
+SKV_API void skv_context_stats(const skv_context *, struct skv_stats *);
+/* Zeroes the running sums (not what is held). */
+SKV_API void skv_context_stats_reset(skv_context *);
+/* Name of the kernel family in use: "portable", "avx2". */
+SKV_API const char *skv_isa(void);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

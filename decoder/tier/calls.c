@@ -1,0 +1,429 @@
+/* calls.c: the requests that wait for their answers: HAVE, HINT, DROP, PIN, UNPIN, objects, STATS.
+ *
+ * A block normally lies on its first node in rank, but may lie further down (its node was away when it was written),
+ * and readers walk the rank order. So: HAVE asks on until a node says yes; DROP, PIN and UNPIN go to every node,
+ * each of which acts on what it holds; HINT, which is only advice, goes to the first live node. */
+#include "decoder/tier/tier_internal.h"
+
+#include "common/clock.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { CALL_KEYS = 4096, NAME_MAX_BYTES = 255 }; /* keys in one request: about 200 KiB of header */
+
+/* ---- requests about many keys ---- */
+
+/* One such operation under way. */
+struct keys_op {
+    struct tier *t;
+    struct tier_wait wait;
+    Scoutkv__Header__BodyCase kind;
+    const struct block_key *keys;
+    const float *keep;   /* HINT */
+    const char *owner;   /* PIN, UNPIN */
+    uint32_t ttl_ms;     /* PIN */
+    bool *present;       /* HAVE */
+    uint64_t acted;      /* keys acted on, as the nodes say */
+};
+
+/* One request of it: keys[index[0..n)]. */
+struct keys_part {
+    struct keys_op *op;
+    size_t n;
+    uint32_t index[];
+};
+
+static void part_answered(void *arg, int rc, const struct message *m, const struct skv_error *err)
+{
+    struct keys_part *p = arg;
+    struct keys_op *op = p->op;
+    struct skv_error own;
+    if (rc == 0 && op->kind == SCOUTKV__HEADER__BODY_HAVE) {
+        const ProtobufCBinaryData *present = &m->header->have_ack->present;
+        if (present->len != p->n) {
+            rc = skv_fail(&own, -EPROTO, "a memory node answered HAVE for %zu keys with %zu", p->n, present->len);
+            err = &own;
+        } else {
+            for (size_t i = 0; i < p->n; i++)
+                op->present[p->index[i]] |= present->data[i] != 0;
+        }
+    } else if (rc == 0) {
+        op->acted += m->header->done->count;
+    }
+    tier_wait_answered(&op->wait, rc, err);
+    free(p);
+}
+
+/* Points the body of h at the keys; the bodies share their shape but not their type. */
+static int part_send(struct keys_part *p, unsigned node, Scoutkv__Key *key, Scoutkv__Key **key_at, float *keep)
+{
+    struct keys_op *op = p->op;
+    for (size_t i = 0; i < p->n; i++) {
+        const struct block_key *k = &op->keys[p->index[i]];
+        key[i] = (Scoutkv__Key)SCOUTKV__KEY__INIT;
+        key[i].chain = (ProtobufCBinaryData){CHAIN_BYTES, (uint8_t *)k->chain};
+        key[i].layer = k->layer;
+        key_at[i] = &key[i];
+        if (op->keep)
+            keep[i] = op->keep[p->index[i]];
+    }
+    Scoutkv__Have have = SCOUTKV__HAVE__INIT;
+    Scoutkv__Hint hint = SCOUTKV__HINT__INIT;
+    Scoutkv__Drop drop = SCOUTKV__DROP__INIT;
+    Scoutkv__Pin pin = SCOUTKV__PIN__INIT;
+    Scoutkv__Unpin unpin = SCOUTKV__UNPIN__INIT;
+    have.n_keys = hint.n_keys = drop.n_keys = pin.n_keys = unpin.n_keys = p->n;
+    have.keys = hint.keys = drop.keys = pin.keys = unpin.keys = key_at;
+    hint.n_keep = op->keep ? p->n : 0;
+    hint.keep = keep;
+    pin.owner = unpin.owner = (char *)op->owner;
+    pin.ttl_ms = op->ttl_ms;
+    Scoutkv__Header h = SCOUTKV__HEADER__INIT;
+    h.body_case = op->kind;
+    switch (op->kind) {
+    case SCOUTKV__HEADER__BODY_HAVE:
+        h.have = &have;
+        break;
+    case SCOUTKV__HEADER__BODY_HINT:
+        h.hint = &hint;
+        break;
+    case SCOUTKV__HEADER__BODY_DROP:
+        h.drop = &drop;
+        break;
+    case SCOUTKV__HEADER__BODY_PIN:
+        h.pin = &pin;
+        break;
+    default:
+        assert(op->kind == SCOUTKV__HEADER__BODY_UNPIN);
+        h.unpin = &unpin;
+    }
+    struct skv_error err;
+    op->wait.open++;
+    int rc = client_call(tier_client(op->t), node, false, &h, (struct view){0},
+                         op->kind == SCOUTKV__HEADER__BODY_HAVE ? SCOUTKV__HEADER__BODY_HAVE_ACK : SCOUTKV__HEADER__BODY_DONE,
+                         part_answered, p, clock_ns(), &err);
+    if (rc)
+        part_answered(p, rc, NULL, &err);
+    return rc;
+}
+
+/* Sends keys[index[0..n)] to one node, in as many requests as they need. Failures are noted in op->wait. */
+static void op_send(struct keys_op *op, unsigned node, const uint32_t *index, size_t n)
+{
+    size_t most = n < CALL_KEYS ? n : CALL_KEYS;
+    Scoutkv__Key *key = malloc((most + 1) * (sizeof *key + sizeof(Scoutkv__Key *) + sizeof(float)));
+    Scoutkv__Key **key_at = (Scoutkv__Key **)(key + most + 1);
+    float *keep = (float *)(key_at + most + 1);
+    size_t at = 0;
+    do { /* once also for no keys: UNPIN of all */
+        size_t part_n = n - at < CALL_KEYS ? n - at : CALL_KEYS;
+        struct keys_part *p = key ? malloc(sizeof *p + part_n * sizeof *p->index) : NULL;
+        if (!p) {
+            skv_fail(&op->wait.failure, -ENOMEM, "out of memory");
+            break;
+        }
+        p->op = op;
+        p->n = part_n;
+        if (part_n)
+            memcpy(p->index, index + at, part_n * sizeof *index);
+        at += part_n;
+        if (part_send(p, node, key, key_at, keep))
+            break;
+    } while (at < n);
+    free(key);
+}
+
+static int check_keys(struct tier *t, const struct block_key *keys, size_t n, struct skv_error *err)
+{
+    if (n > UINT32_MAX)
+        return skv_fail(err, -EINVAL, "too many keys");
+    for (size_t i = 0; i < n; i++)
+        if (keys[i].ns != tier_ns(t))
+            return skv_fail(err, -EINVAL, "key %zu is of namespace %llu, but the tier was opened for %llu", i,
+                            (unsigned long long)keys[i].ns, (unsigned long long)tier_ns(t));
+    return 0;
+}
+
+/* The `place`-th live node in rank for a key, or -1 when there are fewer. */
+static int live_in_rank(struct tier *t, const struct block_key *key, unsigned place)
+{
+    uint8_t order[PLACEMENT_MAX_NODES];
+    struct client *c = tier_client(t);
+    placement_rank(client_map(c), key_hash(key), order);
+    for (unsigned i = 0; i < client_n_nodes(c); i++)
+        if (client_node_up(c, order[i]) && place-- == 0)
+            return order[i];
+    return -1;
+}
+
+/* Sends each key that is not present (or all, if present is NULL) to its `place`-th live node and waits. */
+static int op_round(struct keys_op *op, size_t n, unsigned place, uint32_t *index, int16_t *node_of, struct skv_error *err)
+{
+    unsigned n_nodes = client_n_nodes(tier_client(op->t));
+    for (size_t i = 0; i < n; i++)
+        node_of[i] = op->present && op->present[i] ? -1 : (int16_t)live_in_rank(op->t, &op->keys[i], place);
+    for (unsigned node = 0; node < n_nodes; node++) {
+        size_t m = 0;
+        for (size_t i = 0; i < n; i++)
+            if (node_of[i] == (int)node)
+                index[m++] = (uint32_t)i;
+        if (m)
+            op_send(op, node, index, m);
+    }
+    return tier_wait_all(op->t, &op->wait, err);
+}
+
+/* Sends all keys to every node and waits; a node that is gone fails it. */
+static int op_broadcast(struct keys_op *op, size_t n, struct skv_error *err)
+{
+    uint32_t *index = malloc((n + 1) * sizeof *index);
+    if (!index)
+        return skv_fail(err, -ENOMEM, "out of memory");
+    for (size_t i = 0; i < n; i++)
+        index[i] = (uint32_t)i;
+    for (unsigned node = 0; node < client_n_nodes(tier_client(op->t)); node++)
+        op_send(op, node, index, n);
+    free(index);
+    return tier_wait_all(op->t, &op->wait, err);
+}
+
+int tier_have(struct tier *t, const struct block_key *keys, size_t n, bool *present, struct skv_error *err)
+{
+    struct keys_op op = {.t = t, .kind = SCOUTKV__HEADER__BODY_HAVE, .keys = keys, .present = present};
+    struct client *c = tier_client(t);
+    int rc = check_keys(t, keys, n, err);
+    memset(present, 0, n * sizeof *present);
+    if (rc || n == 0)
+        return rc;
+    uint32_t *index = malloc(n * (sizeof *index + sizeof(int16_t)));
+    if (!index)
+        return skv_fail(err, -ENOMEM, "out of memory");
+    for (unsigned place = 0; rc == 0 && place < client_n_nodes(c); place++)
+        rc = op_round(&op, n, place, index, (int16_t *)(index + n), err);
+    free(index);
+    /* "No" may be said only when every node was asked. */
+    for (unsigned node = 0; rc == 0 && node < client_n_nodes(c); node++)
+        if (!client_node_up(c, node) && memchr(present, false, n))
+            rc = client_node_down(c, node, err);
+    return rc;
+}
+
+int tier_hint(struct tier *t, const struct block_key *keys, const float *keep, size_t n, struct skv_error *err)
+{
+    struct keys_op op = {.t = t, .kind = SCOUTKV__HEADER__BODY_HINT, .keys = keys, .keep = keep};
+    int rc = check_keys(t, keys, n, err);
+    if (rc || n == 0)
+        return rc;
+    uint32_t *index = malloc(n * (sizeof *index + sizeof(int16_t)));
+    if (!index)
+        return skv_fail(err, -ENOMEM, "out of memory");
+    rc = op_round(&op, n, 0, index, (int16_t *)(index + n), err);
+    free(index);
+    return rc;
+}
+
+int tier_drop(struct tier *t, const struct block_key *keys, size_t n, struct skv_error *err)
+{
+    struct keys_op op = {.t = t, .kind = SCOUTKV__HEADER__BODY_DROP, .keys = keys};
+    int rc = check_keys(t, keys, n, err);
+    return rc || n == 0 ? rc : op_broadcast(&op, n, err);
+}
+
+static int check_name(const char *what, const char *name, struct skv_error *err)
+{
+    size_t len = name ? strlen(name) : 0;
+    if (len >= 1 && len <= NAME_MAX_BYTES)
+        return 0;
+    return skv_fail(err, -EINVAL, "the name of %s must have 1 to %d bytes, not %zu", what, NAME_MAX_BYTES, len);
+}
+
+int tier_pin(struct tier *t, const char *owner, const struct block_key *keys, size_t n, uint32_t ttl_ms, struct skv_error *err)
+{
+    struct keys_op op = {.t = t, .kind = SCOUTKV__HEADER__BODY_PIN, .keys = keys, .owner = owner, .ttl_ms = ttl_ms};
+    int rc = check_keys(t, keys, n, err);
+    if (rc || (rc = check_name("a lease's owner", owner, err)) || n == 0)
+        return rc;
+    rc = op_broadcast(&op, n, err);
+    if (rc == 0 && op.acted < n)
+        rc = skv_fail(err, -ENODATA, "only %llu of the %zu blocks to pin for \"%s\" are on the memory nodes",
+                      (unsigned long long)op.acted, n, owner);
+    return rc;
+}
+
+int tier_unpin(struct tier *t, const char *owner, const struct block_key *keys, size_t n, struct skv_error *err)
+{
+    struct keys_op op = {.t = t, .kind = SCOUTKV__HEADER__BODY_UNPIN, .keys = keys, .owner = owner};
+    int rc = check_keys(t, keys, n, err);
+    return rc || (rc = check_name("a lease's owner", owner, err)) ? rc : op_broadcast(&op, n, err);
+}
+
+/* ---- objects ---- */
+
+static Scoutkv__ObjectKind object_kind(enum tier_object kind)
+{
+    return kind == TIER_MANIFEST ? SCOUTKV__OBJECT_KIND__MANIFEST : SCOUTKV__OBJECT_KIND__SIDECAR;
+}
+
+static void object_stored(void *arg, int rc, const struct message *m, const struct skv_error *err)
+{
+    (void)m;
+    tier_wait_answered(arg, rc, err);
+}
+
+int tier_object_put(struct tier *t, enum tier_object kind, const char *name, const void *bytes, size_t len,
+                    struct skv_error *err)
+{
+    struct client *c = tier_client(t);
+    struct tier_wait wait = {.open = 1};
+    uint8_t order[PLACEMENT_MAX_NODES];
+    int rc = check_name("an object", name, err);
+    if (rc)
+        return rc;
+    if (len > PROTO_MAX_OBJECT)
+        return skv_fail(err, -EMSGSIZE, "object \"%s\" has %zu bytes; at most %d are stored under one name", name, len,
+                        PROTO_MAX_OBJECT);
+    struct buf *copy = buf_copy(bytes, len);
+    if (!copy)
+        return skv_fail(err, -ENOMEM, "out of memory");
+    placement_rank(client_map(c), name_hash(kind, name), order);
+    unsigned i = 0;
+    while (i + 1 < client_n_nodes(c) && !client_node_up(c, order[i]))
+        i++;
+    Scoutkv__ObjectPut put = SCOUTKV__OBJECT_PUT__INIT;
+    put.kind = object_kind(kind);
+    put.name = (char *)name;
+    put.checksum = object_checksum(put.kind, name, bytes, len);
+    Scoutkv__Header h = SCOUTKV__HEADER__INIT;
+    h.body_case = SCOUTKV__HEADER__BODY_OBJECT_PUT;
+    h.object_put = &put;
+    rc = client_call(c, order[i], true, &h, (struct view){copy->data, len, copy}, SCOUTKV__HEADER__BODY_DONE, object_stored,
+                     &wait, clock_ns(), err);
+    if (rc == 0)
+        rc = tier_wait_all(t, &wait, err);
+    buf_unref(copy);
+    return rc;
+}
+
+struct object_read {
+    struct tier_wait wait;
+    Scoutkv__ObjectKind kind;
+    const char *name;
+    struct buf *found;
+};
+
+static void object_answered(void *arg, int rc, const struct message *m, const struct skv_error *err)
+{
+    struct object_read *r = arg;
+    struct skv_error own;
+    if (rc == 0 && m->header->object->found) {
+        if (object_checksum(r->kind, r->name, m->payload.data, m->payload.len) != m->header->object->checksum)
+            rc = skv_fail(&own, -EBADMSG, "object \"%s\" failed its checksum", r->name);
+        else if (!(r->found = buf_copy(m->payload.data, m->payload.len)))
+            rc = skv_fail(&own, -ENOMEM, "out of memory");
+        if (rc)
+            err = &own;
+    }
+    tier_wait_answered(&r->wait, rc, err);
+}
+
+int tier_object_get(struct tier *t, enum tier_object kind, const char *name, struct buf **out, struct skv_error *err)
+{
+    struct client *c = tier_client(t);
+    struct skv_error failure = {0}, one;
+    uint8_t order[PLACEMENT_MAX_NODES];
+    int rc = check_name("an object", name, err);
+    if (rc)
+        return rc;
+    struct object_read r = {.kind = object_kind(kind), .name = name};
+    Scoutkv__ObjectGet get = SCOUTKV__OBJECT_GET__INIT;
+    get.kind = r.kind;
+    get.name = (char *)name;
+    Scoutkv__Header h = SCOUTKV__HEADER__INIT;
+    h.body_case = SCOUTKV__HEADER__BODY_OBJECT_GET;
+    h.object_get = &get;
+    placement_rank(client_map(c), name_hash(kind, name), order);
+    for (unsigned i = 0; i < client_n_nodes(c) && !r.found; i++) {
+        r.wait = (struct tier_wait){.open = 1};
+        rc = client_call(c, order[i], false, &h, (struct view){0}, SCOUTKV__HEADER__BODY_OBJECT, object_answered, &r,
+                         clock_ns(), &one);
+        if (rc == 0)
+            rc = tier_wait_all(t, &r.wait, &one);
+        if (rc && !failure.code)
+            failure = one;
+    }
+    if (r.found) {
+        *out = r.found;
+        return 0;
+    }
+    if (failure.code)
+        return skv_fail(err, failure.code, "%s", failure.text);
+    return skv_fail(err, -ENOENT, "no memory node holds an object named \"%s\"", name);
+}
+
+/* ---- STATS ---- */
+
+struct stats_read {
+    struct tier_wait wait;
+    struct tier_counter *all;
+    size_t n;
+};
+struct stats_node {
+    struct stats_read *read;
+    const char *id;
+};
+
+static void stats_answered(void *arg, int rc, const struct message *m, const struct skv_error *err)
+{
+    struct stats_node *node = arg;
+    struct stats_read *r = node->read;
+    struct skv_error own;
+    if (rc == 0) {
+        const Scoutkv__StatsAck *a = m->header->stats_ack;
+        struct tier_counter *all = realloc(r->all, (r->n + a->n_counters + 1) * sizeof *all);
+        if (!all) {
+            rc = skv_fail(&own, -ENOMEM, "out of memory");
+            err = &own;
+        } else {
+            r->all = all;
+            for (size_t i = 0; i < a->n_counters; i++) {
+                struct tier_counter *to = &all[r->n++];
+                snprintf(to->node, sizeof to->node, "%s", node->id);
+                snprintf(to->name, sizeof to->name, "%s", a->counters[i]->name);
+                to->value = a->counters[i]->value;
+            }
+        }
+    }
+    tier_wait_answered(&r->wait, rc, err);
+}
+
+int tier_stats(struct tier *t, struct tier_counter **out, size_t *n, struct skv_error *err)
+{
+    struct client *c = tier_client(t);
+    struct stats_read r = {0};
+    struct stats_node nodes[PLACEMENT_MAX_NODES];
+    struct skv_error own;
+    Scoutkv__Stats stats = SCOUTKV__STATS__INIT;
+    Scoutkv__Header h = SCOUTKV__HEADER__INIT;
+    h.body_case = SCOUTKV__HEADER__BODY_STATS;
+    h.stats = &stats;
+    for (unsigned i = 0; i < client_n_nodes(c); i++) {
+        nodes[i] = (struct stats_node){&r, client_node_id(c, i)};
+        r.wait.open++;
+        int rc = client_call(c, i, false, &h, (struct view){0}, SCOUTKV__HEADER__BODY_STATS_ACK, stats_answered, &nodes[i],
+                             clock_ns(), &own);
+        if (rc)
+            tier_wait_answered(&r.wait, rc, &own);
+    }
+    int rc = tier_wait_all(t, &r.wait, err);
+    if (rc) {
+        free(r.all);
+        return rc;
+    }
+    *out = r.all;
+    *n = r.n;
+    return 0;
+}

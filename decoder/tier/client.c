@@ -1,0 +1,597 @@
+/* client.c: nodes, lanes, requests, HELLO, deadlines and plain calls; see client.h. */
+#include "decoder/tier/client_internal.h"
+
+#include "common/clock.h"
+
+#include <assert.h>
+#include <ctype.h>
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* A lane that was silent for this long says HELLO again first: nodes forget those who are silent for an hour. */
+static const uint64_t IDLE_NS = 600 * NS_PER_S;
+/* A node that was lost is greeted again after this long: it may be refusing each HELLO at once. */
+static const uint64_t RETRY_NS = 250 * NS_PER_MS;
+
+/* ---- making and freeing ---- */
+
+struct client *client_new(const struct client_opts *o, uint64_t now)
+{
+    assert(o->n_nodes >= 1 && o->n_nodes <= PLACEMENT_MAX_NODES && o->lanes >= 1);
+    struct client *c = calloc(1, sizeof *c);
+    if (!c)
+        return NULL;
+    c->opts = *o;
+    c->next_deadline = NO_DEADLINE;
+    c->n_lanes = (unsigned)o->n_nodes * (1 + o->lanes);
+    c->lanes = calloc(c->n_lanes, sizeof *c->lanes);
+    if (!c->lanes) {
+        client_free(c);
+        return NULL;
+    }
+    for (unsigned i = 0; i < o->n_nodes; i++) {
+        c->nodes[i].addr = o->nodes[i];
+        c->nodes[i].greet_deadline = now + o->timeout_ns;
+    }
+    for (unsigned i = 0; i < c->n_lanes; i++) {
+        c->lanes[i].node = i / (1 + o->lanes);
+        c->lanes[i].bulk = i % (1 + o->lanes) == 0;
+    }
+    return c;
+}
+
+void client_free(struct client *c)
+{
+    if (!c)
+        return;
+    for (uint32_t i = 0; i < c->n_slots; i++) {
+        if (c->slots[i]->kind == REQUEST_PUT)
+            put_free(c->slots[i]->put);
+        outgoing_clear(&c->slots[i]->message);
+        free(c->slots[i]->pages);
+        free(c->slots[i]);
+    }
+    for (unsigned i = 0; i < c->opts.n_nodes; i++)
+        for (struct put *p = c->nodes[i].puts, *next; p; p = next) {
+            next = p->next;
+            put_free(p);
+        }
+    free(c->slots);
+    free(c->free_slots);
+    free(c->lanes);
+    free(c->get.masks);
+    free(c);
+}
+
+void outgoing_clear(struct outgoing *o)
+{
+    buf_unref(o->header);
+    buf_unref(o->payload.owner);
+    *o = (struct outgoing){0};
+}
+
+/* ---- requests ---- */
+
+static bool slot_add(struct client *c)
+{
+    if (c->n_slots == c->cap_slots) {
+        uint32_t cap = c->cap_slots ? c->cap_slots * 2 : 64;
+        if (cap > UINT16_MAX + 1)
+            return false;
+        struct request **slots = realloc(c->slots, cap * sizeof *slots);
+        if (!slots)
+            return false;
+        c->slots = slots;
+        uint32_t *spare = realloc(c->free_slots, cap * sizeof *spare);
+        if (!spare)
+            return false;
+        c->free_slots = spare;
+        c->cap_slots = cap;
+    }
+    if (!(c->slots[c->n_slots] = calloc(1, sizeof **c->slots)))
+        return false;
+    c->free_slots[c->n_free++] = c->n_slots++;
+    return true;
+}
+
+struct request *request_new(struct client *c, enum request_kind kind, unsigned lane, uint64_t deadline)
+{
+    if (c->n_free == 0 && !slot_add(c))
+        return NULL;
+    uint32_t slot = c->free_slots[c->n_free - 1];
+    struct request *r = c->slots[slot];
+    if (kind == REQUEST_GET && !r->pages && !(r->pages = malloc(GET_PAGES * sizeof *r->pages)))
+        return NULL;
+    c->n_free--;
+    r->id = ++c->serial << 16 | slot;
+    r->kind = kind;
+    r->lane = lane;
+    r->deadline = deadline;
+    if (deadline < c->next_deadline)
+        c->next_deadline = deadline;
+    return r;
+}
+
+void request_free(struct client *c, struct request *r)
+{
+    assert(r->kind != REQUEST_FREE);
+    struct lane *l = &c->lanes[r->lane];
+    if (r->kind == REQUEST_GET && l->gets) { /* not of a lane that was lost: it starts anew */
+        l->gets--;
+        l->asked -= r->n_left * r->page_bytes;
+    }
+    outgoing_clear(&r->message);
+    r->kind = REQUEST_FREE;
+    c->free_slots[c->n_free++] = r->id & UINT16_MAX;
+}
+
+static struct request *request_find(struct client *c, uint64_t id, unsigned lane)
+{
+    uint32_t slot = id & UINT16_MAX;
+    if (slot >= c->n_slots)
+        return NULL;
+    struct request *r = c->slots[slot];
+    return r->kind != REQUEST_FREE && r->id == id && r->lane == lane ? r : NULL;
+}
+
+/* ---- nodes ---- */
+
+const char *node_name(const struct client_node *n, char buf[384])
+{
+    if (n->id[0])
+        snprintf(buf, 384, "memory node %s (%s)", n->id, n->addr.label);
+    else
+        snprintf(buf, 384, "the memory node at %s", n->addr.label);
+    return buf;
+}
+
+/* Ends a request that its node will not answer. */
+static void request_lost(struct client *c, struct request *r, const struct skv_error *why)
+{
+    struct put *put = r->put;
+    client_reply_fn *reply = r->reply;
+    void *arg = r->arg;
+    switch (r->kind) {
+    case REQUEST_GET:
+        get_failed(c, r, why);
+        request_free(c, r);
+        break;
+    case REQUEST_PUT:
+        request_free(c, r);
+        put_failed(c, put, -EHOSTUNREACH, why);
+        break;
+    case REQUEST_CALL:
+        request_free(c, r);
+        reply(arg, -EHOSTUNREACH, NULL, why);
+        break;
+    default:
+        request_free(c, r);
+    }
+}
+
+void node_lost(struct client *c, unsigned node, uint64_t now, int code, const char *fmt, ...)
+{
+    struct client_node *n = &c->nodes[node];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(n->why.text, sizeof n->why.text, fmt, ap);
+    va_end(ap);
+    n->why.code = -EHOSTUNREACH;
+    n->rc = code;
+    n->up = false;
+    n->retry_at = now + RETRY_NS;
+    n->greet_deadline = n->retry_at + c->opts.timeout_ns;
+    unsigned first = node * (1 + c->opts.lanes), end = first + 1 + c->opts.lanes;
+    for (unsigned l = first; l < end; l++)
+        c->lanes[l] = (struct lane){.node = node, .bulk = c->lanes[l].bulk, .reset = true};
+    struct skv_error why = n->why;
+    for (uint32_t i = 0; i < c->n_slots; i++) { /* callbacks may add slots meanwhile, but none for this node */
+        struct request *r = c->slots[i];
+        if (r->kind != REQUEST_FREE && r->lane >= first && r->lane < end)
+            request_lost(c, r, &why);
+    }
+    put_node_lost(c, node);
+    get_node_lost(c, node);
+}
+
+void node_broke_protocol(struct client *c, unsigned node, uint64_t now, const char *what)
+{
+    char name[384];
+    c->totals.malformed++;
+    node_lost(c, node, now, -EHOSTUNREACH, "%s answers nonsense (%s): use the same release on both ends",
+              node_name(&c->nodes[node], name), what);
+}
+
+void client_lane_lost(struct client *c, unsigned lane, const char *why, uint64_t now)
+{
+    struct lane *l = &c->lanes[lane];
+    char name[384];
+    if (!c->nodes[l->node].up) { /* still greeting: say HELLO again on the next connection, until the deadline */
+        l->hello_sent = l->greeted = false;
+        return;
+    }
+    node_lost(c, l->node, now, -EHOSTUNREACH, "%s was lost: %s; is scoutkv-memnode still running there?",
+              node_name(&c->nodes[l->node], name), why);
+}
+
+bool client_take_reset(struct client *c, unsigned lane)
+{
+    bool reset = c->lanes[lane].reset;
+    c->lanes[lane].reset = false;
+    return reset;
+}
+
+int client_ready(const struct client *c, struct skv_error *err)
+{
+    if (c->map.n)
+        return 1;
+    for (unsigned i = 0; i < c->opts.n_nodes; i++)
+        if (c->nodes[i].rc)
+            return skv_fail(err, c->nodes[i].rc, "%s", c->nodes[i].why.text);
+    return 0;
+}
+
+unsigned client_n_nodes(const struct client *c)
+{
+    return (unsigned)c->opts.n_nodes;
+}
+
+unsigned client_n_lanes(const struct client *c)
+{
+    return c->n_lanes;
+}
+
+const struct cluster_map *client_map(const struct client *c)
+{
+    return &c->map;
+}
+
+bool client_node_up(const struct client *c, unsigned node)
+{
+    return c->nodes[node].up;
+}
+
+const char *client_node_id(const struct client *c, unsigned node)
+{
+    return c->nodes[node].id;
+}
+
+int client_node_down(const struct client *c, unsigned node, struct skv_error *err)
+{
+    return skv_fail(err, -EHOSTUNREACH, "%s", c->nodes[node].why.text);
+}
+
+const struct client_totals *client_totals(const struct client *c)
+{
+    return &c->totals;
+}
+
+/* ---- HELLO ---- */
+
+static bool hello_next(struct client *c, unsigned lane, uint64_t now, struct outgoing *out)
+{
+    struct lane *l = &c->lanes[lane];
+    if (l->hello_sent || now < c->nodes[l->node].retry_at)
+        return false;
+    for (uint32_t i = 0; i < c->n_slots; i++) /* one that went down with an earlier connection */
+        if (c->slots[i]->kind == REQUEST_HELLO && c->slots[i]->lane == lane)
+            request_free(c, c->slots[i]);
+    struct request *r = request_new(c, REQUEST_HELLO, lane, NO_DEADLINE); /* greet_deadline is for all lanes */
+    if (!r)
+        return false;
+    Scoutkv__Hello hello = SCOUTKV__HELLO__INIT;
+    hello.version_min = PROTO_VERSION_MIN;
+    hello.version_max = PROTO_VERSION_MAX;
+    hello.cluster = (char *)c->opts.cluster;
+    hello.namespace_ = c->opts.ns;
+    hello.client = (char *)c->opts.name;
+    hello.bulk = l->bulk;
+    Scoutkv__Header h = SCOUTKV__HEADER__INIT;
+    h.version = PROTO_VERSION_MIN;
+    h.id = r->id;
+    h.body_case = SCOUTKV__HEADER__BODY_HELLO;
+    h.hello = &hello;
+    *out = (struct outgoing){.header = header_pack(&h)};
+    if (!out->header) {
+        request_free(c, r);
+        return false;
+    }
+    l->hello_sent = true;
+    return true;
+}
+
+static bool id_valid(const char *id)
+{
+    size_t len = strlen(id);
+    for (size_t i = 0; i < len; i++)
+        if (!isgraph((unsigned char)id[i]))
+            return false;
+    return len >= 1 && len <= NODE_ID_MAX;
+}
+
+/* Notes who answered. False when it is not one that can be used; the node is then lost. */
+static bool hello_identify(struct client *c, unsigned node, const Scoutkv__HelloAck *a, uint64_t now)
+{
+    struct client_node *n = &c->nodes[node];
+    if (!id_valid(a->node) || a->incarnation.len != sizeof n->incarnation || a->max_header < MIN_HEADER ||
+        a->version < PROTO_VERSION_MIN || a->version > PROTO_VERSION_MAX) {
+        node_broke_protocol(c, node, now, "its HELLO answer has no usable name, version or limits");
+        return false;
+    }
+    if (n->id[0] && strcmp(n->id, a->node) != 0) {
+        node_lost(c, node, now, -EHOSTUNREACH, "memory node %s was at %s, but now \"%s\" answers there: open the tier anew",
+                  n->id, n->addr.label, a->node);
+        return false;
+    }
+    for (unsigned i = 0; i < c->opts.n_nodes; i++)
+        if (i != node && strcmp(c->nodes[i].id, a->node) == 0) {
+            node_lost(c, node, now, -EINVAL,
+                      "%s and %s both answer as memory node \"%s\": give each node once, and each its own --id",
+                      c->nodes[i].addr.label, n->addr.label, a->node);
+            return false;
+        }
+    strcpy(n->id, a->node);
+    memcpy(n->incarnation, a->incarnation.data, sizeof n->incarnation);
+    n->version = a->version;
+    n->max_header = a->max_header < PROTO_MAX_HEADER ? a->max_header : PROTO_MAX_HEADER;
+    n->max_block = a->max_block < PROTO_MAX_PAYLOAD ? a->max_block : PROTO_MAX_PAYLOAD;
+    return true;
+}
+
+static void hello_answered(struct client *c, struct request *r, const struct message *m, uint64_t now)
+{
+    unsigned lane = r->lane, node = c->lanes[lane].node;
+    struct client_node *n = &c->nodes[node];
+    if (m->header->body_case == SCOUTKV__HEADER__BODY_REFUSED) {
+        struct skv_error err;
+        int rc = refusal(n, m->header->refused, &err);
+        c->totals.tier.refused++;
+        node_lost(c, node, now, rc, "%s", err.text);
+        return;
+    }
+    if (m->header->body_case != SCOUTKV__HEADER__BODY_HELLO_ACK) {
+        node_broke_protocol(c, node, now, "no HELLO answer to a HELLO");
+        return;
+    }
+    if (!hello_identify(c, node, m->header->hello_ack, now))
+        return;
+    request_free(c, r);
+    struct lane *l = &c->lanes[lane];
+    l->greeted = true;
+    l->credit = l->credit_limit = l->bulk ? m->header->hello_ack->put_credit : 0;
+    bool all = true;
+    for (unsigned i = 0; i < c->n_lanes; i++)
+        all &= c->lanes[i].node != node || c->lanes[i].greeted;
+    if (!all)
+        return;
+    n->up = true;
+    n->rc = 0;
+    for (unsigned i = 0; i < c->opts.n_nodes; i++)
+        all &= c->nodes[i].up;
+    if (all && c->map.n == 0)
+        for (unsigned i = 0; i < c->opts.n_nodes; i++)
+            cluster_map_add(&c->map, c->nodes[i].id, c->nodes[i].addr.weight);
+}
+
+/* ---- calls ---- */
+
+int client_call(struct client *c, unsigned node, bool bulk, Scoutkv__Header *header, struct view payload,
+                Scoutkv__Header__BodyCase expect, client_reply_fn *reply, void *arg, uint64_t now,
+                struct skv_error *err)
+{
+    struct client_node *n = &c->nodes[node];
+    if (!n->up)
+        return client_node_down(c, node, err);
+    unsigned lane = node * (1 + c->opts.lanes) + (bulk ? 0 : 1);
+    struct request *r = request_new(c, REQUEST_CALL, lane, now + c->opts.timeout_ns);
+    if (!r)
+        return skv_fail(err, -ENOMEM, "out of memory");
+    header->version = n->version;
+    header->id = r->id;
+    r->message.header = header_pack(header);
+    if (!r->message.header || r->message.header->len > n->max_header) {
+        int rc = r->message.header ? -EMSGSIZE : -ENOMEM;
+        request_free(c, r);
+        return skv_fail(err, rc, "%s", rc == -ENOMEM ? "out of memory" : "the request is larger than the memory node takes");
+    }
+    r->message.payload = payload;
+    if (payload.owner)
+        buf_ref(payload.owner);
+    r->expect = expect;
+    r->reply = reply;
+    r->arg = arg;
+    r->next = NULL;
+    struct lane *l = &c->lanes[lane];
+    *(l->calls ? &l->calls_end->next : &l->calls) = r;
+    l->calls_end = r;
+    return 0;
+}
+
+static bool call_next(struct lane *l, struct outgoing *out)
+{
+    struct request *r = l->calls;
+    if (!r)
+        return false;
+    l->calls = r->next;
+    *out = r->message;
+    r->message = (struct outgoing){0};
+    return true;
+}
+
+static void call_answered(struct client *c, struct request *r, const struct message *m, uint64_t now)
+{
+    client_reply_fn *reply = r->reply;
+    void *arg = r->arg;
+    unsigned node = c->lanes[r->lane].node;
+    if (m->header->body_case == r->expect) {
+        request_free(c, r);
+        reply(arg, 0, m, NULL);
+    } else if (m->header->body_case == SCOUTKV__HEADER__BODY_REFUSED) {
+        struct skv_error err;
+        int rc = refusal(&c->nodes[node], m->header->refused, &err);
+        c->totals.tier.refused++;
+        request_free(c, r);
+        reply(arg, rc, NULL, &err);
+    } else {
+        node_broke_protocol(c, node, now, "a reply of another kind than asked for");
+    }
+}
+
+/* ---- messages and time ---- */
+
+int refusal(const struct client_node *n, const Scoutkv__Refused *r, struct skv_error *err)
+{
+    static const struct {
+        int code;
+        const char *what;
+    } reasons[] = {
+        [SCOUTKV__REFUSED__REASON__MALFORMED] = {-EPROTO, "cannot read the request"},
+        [SCOUTKV__REFUSED__REASON__VERSION] = {-EPROTONOSUPPORT, "speaks another version of the protocol"},
+        [SCOUTKV__REFUSED__REASON__CLUSTER] = {-EHOSTUNREACH, "belongs to another cluster"},
+        [SCOUTKV__REFUSED__REASON__NAMESPACE] = {-EACCES, "does not serve this namespace"},
+        [SCOUTKV__REFUSED__REASON__FULL] = {-ENOSPC, "is full"},
+        [SCOUTKV__REFUSED__REASON__NOT_DURABLE] = {-ENOTSUP, "has no disk"},
+        [SCOUTKV__REFUSED__REASON__CHECKSUM] = {-EBADMSG, "got bytes that fail their checksums"},
+        [SCOUTKV__REFUSED__REASON__TOO_LARGE] = {-EMSGSIZE, "finds the request too large"},
+        [SCOUTKV__REFUSED__REASON__LEASED] = {-EBUSY, "keeps blocks that are leased"},
+        [SCOUTKV__REFUSED__REASON__CONFLICT] = {-ESTALE, "has another revision"},
+        [SCOUTKV__REFUSED__REASON__CREDIT] = {-EPROTO, "was sent more than it granted"},
+        [SCOUTKV__REFUSED__REASON__NO_HELLO] = {-EPROTO, "does not know this client any more"},
+    };
+    unsigned reason = (unsigned)r->reason;
+    bool known = reason < sizeof reasons / sizeof *reasons;
+    char name[384], text[200];
+    size_t len = 0; /* the node's words are a stranger's: printable characters only */
+    for (const char *p = r->text; *p && len < sizeof text - 1; p++)
+        text[len++] = iscntrl((unsigned char)*p) ? '?' : *p;
+    text[len] = 0;
+    return skv_fail(err, known ? reasons[reason].code : -EPROTO, "%s %s%s%s", node_name(n, name),
+                    known ? reasons[reason].what : "refuses", len ? ": " : "", text);
+}
+
+static void dispatch(struct client *c, unsigned lane, const struct message *m, uint64_t now)
+{
+    const Scoutkv__Header *h = m->header;
+    unsigned node = c->lanes[lane].node;
+    struct request *r = request_find(c, h->id, lane);
+    bool refused = h->body_case == SCOUTKV__HEADER__BODY_REFUSED;
+    if (refused && ((!r && h->id == 0) || h->refused->reason == SCOUTKV__REFUSED__REASON__NO_HELLO)) {
+        struct skv_error err; /* the node could not even read the request's number, or forgot this lane */
+        refusal(&c->nodes[node], h->refused, &err);
+        c->totals.tier.refused++;
+        node_lost(c, node, now, -EHOSTUNREACH, "%s", err.text);
+        return;
+    }
+    if (!r || r->message.header) { /* given up already, or not even sent */
+        c->totals.late++;
+        return;
+    }
+    switch (r->kind) {
+    case REQUEST_HELLO:
+        hello_answered(c, r, m, now);
+        break;
+    case REQUEST_GET:
+        get_answered(c, r, m, now);
+        break;
+    case REQUEST_PUT:
+        put_answered(c, r, m, now);
+        break;
+    case REQUEST_CALL:
+        call_answered(c, r, m, now);
+        break;
+    case REQUEST_FREE:
+        assert(false);
+    }
+}
+
+void client_receive(struct client *c, unsigned lane, const void *frame0, size_t len0, unsigned n_frames,
+                    struct view payload, uint64_t now)
+{
+    struct message m;
+    struct skv_error err;
+    uint64_t id;
+    char name[384];
+    unsigned node = c->lanes[lane].node;
+    if (c->lanes[lane].reset) { /* from the connection that is to be replaced */
+        c->totals.late++;
+        return;
+    }
+    int rc = message_parse(&m, frame0, len0, n_frames, payload, &id, &err);
+    if (rc) {
+        c->totals.malformed++;
+        node_lost(c, node, now, rc == -EPROTONOSUPPORT ? rc : -EHOSTUNREACH, "%s sent what cannot be read: %.300s",
+                  node_name(&c->nodes[node], name), err.text);
+        return;
+    }
+    dispatch(c, lane, &m, now);
+    message_clear(&m);
+}
+
+bool client_next(struct client *c, unsigned lane, uint64_t now, struct outgoing *out)
+{
+    struct lane *l = &c->lanes[lane];
+    if (l->reset)
+        return false;
+    if (l->greeted && now - l->last_sent > IDLE_NS) {
+        l->greeted = l->hello_sent = false;
+        c->nodes[l->node].greet_deadline = now + c->opts.timeout_ns;
+    }
+    bool sent;
+    if (!l->greeted)
+        sent = hello_next(c, lane, now, out);
+    else if (call_next(l, out))
+        sent = true;
+    else
+        sent = l->bulk ? put_next(c, lane, now, out) : get_next(c, lane, now, out);
+    if (sent)
+        l->last_sent = now;
+    return sent;
+}
+
+/* Nodes whose lanes were not all greeted in time. */
+static void tick_greetings(struct client *c, uint64_t now)
+{
+    for (unsigned i = 0; i < c->n_lanes; i++) {
+        unsigned node = c->lanes[i].node;
+        if (c->lanes[i].greeted || now < c->nodes[node].greet_deadline)
+            continue;
+        node_lost(c, node, now, -EHOSTUNREACH,
+                  "no memory node answers at %s within %u ms: is scoutkv-memnode running there?",
+                  c->nodes[node].addr.label, (unsigned)(c->opts.timeout_ns / NS_PER_MS));
+    }
+}
+
+static void tick_deadlines(struct client *c, uint64_t now)
+{
+    bool late[PLACEMENT_MAX_NODES] = {false};
+    uint64_t next = NO_DEADLINE;
+    char name[384];
+    for (uint32_t i = 0; i < c->n_slots; i++) {
+        struct request *r = c->slots[i];
+        if (r->kind == REQUEST_FREE)
+            continue;
+        if (r->deadline <= now) {
+            late[c->lanes[r->lane].node] = true;
+            c->totals.tier.timeouts++;
+        } else if (r->deadline < next) {
+            next = r->deadline;
+        }
+    }
+    c->next_deadline = next;
+    for (unsigned i = 0; i < c->opts.n_nodes; i++)
+        if (late[i])
+            node_lost(c, i, now, -EHOSTUNREACH, "%s did not answer within %u ms", node_name(&c->nodes[i], name),
+                      (unsigned)(c->opts.timeout_ns / NS_PER_MS));
+}
+
+void client_tick(struct client *c, uint64_t now)
+{
+    tick_greetings(c, now);
+    if (now >= c->next_deadline)
+        tick_deadlines(c, now);
+    if (c->n_doomed)
+        get_deliver_doomed(c);
+}

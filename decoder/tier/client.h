@@ -1,0 +1,104 @@
+/* client.h: the logic of a client of the memory nodes, without I/O.
+ *
+ * A plain state machine. In: messages, the loss of a lane, a tick with the time. Out: messages, pulled by the
+ * shell one at a time when a lane can take them, and callbacks. No zmq, no clock, no threads: tier.c binds it to
+ * DEALER sockets, tests to scripted replies and to a node core under a fake network.
+ *
+ * Lanes are numbered node * (1 + GET lanes) + i; i = 0 is the node's bulk lane (PUTs and objects), so that
+ * no GET waits behind them.
+ *
+ * A node is up once every lane of it has been greeted. It is down from the moment a request misses its deadline, a
+ * lane is lost or something unreadable comes from it: what was on its way fails, pages go on to the next node in rank,
+ * every lane is reset and says HELLO again, and the node is taken back when it answers under its old id.
+ *
+ * Callbacks may begin PUTs, fetches and calls, but must not free a fetch or wait. */
+#ifndef TIER_CLIENT_H
+#define TIER_CLIENT_H
+
+#include "decoder/tier/placement.h"
+#include "decoder/tier/tier.h"
+#include "proto/message.h"
+
+struct client;
+
+struct client_opts {
+    const struct node_addr *nodes; /* copied */
+    size_t n_nodes;                /* 1..PLACEMENT_MAX_NODES */
+    const char *cluster;           /* kept by the caller */
+    const char *name;              /* for the nodes' logs; kept by the caller */
+    uint64_t ns;
+    uint64_t timeout_ns; /* of each request */
+    uint64_t get_window; /* payload bytes asked for and not yet received, per GET lane */
+    uint32_t lanes;      /* GET lanes per node, at least 1 */
+};
+
+struct client *client_new(const struct client_opts *, uint64_t now); /* NULL when out of memory */
+void client_free(struct client *);                                  /* calls nobody back */
+
+/* ---- in ---- */
+
+/* The frames of one message; payload is referenced only during the call. */
+void client_receive(struct client *, unsigned lane, const void *frame0, size_t len0, unsigned n_frames,
+                    struct view payload, uint64_t now);
+/* The connection under a lane broke (why: "the connection was closed"). What was in flight will not be answered. */
+void client_lane_lost(struct client *, unsigned lane, const char *why, uint64_t now);
+/* Acts on deadlines and hands out pages that cannot be had. To be called after all that has come was received. */
+void client_tick(struct client *, uint64_t now);
+
+/* ---- out ---- */
+
+struct outgoing {
+    struct buf *header; /* one reference, the taker's */
+    struct view payload; /* owner (if any): one reference, the taker's */
+};
+void outgoing_clear(struct outgoing *);
+
+/* The next message for this lane; deadlines run from here. False: nothing to send now. */
+bool client_next(struct client *, unsigned lane, uint64_t now, struct outgoing *out);
+/* True (once) when the lane's connection must be replaced by a fresh one, so that neither end mistakes what is old. */
+bool client_take_reset(struct client *, unsigned lane);
+
+/* ---- state ---- */
+
+/* 1: every node has been up; 0: not yet; else the -errno and sentence of the first node that cannot be used. */
+int client_ready(const struct client *, struct skv_error *);
+unsigned client_n_nodes(const struct client *);
+unsigned client_n_lanes(const struct client *);
+const struct cluster_map *client_map(const struct client *); /* once ready */
+bool client_node_up(const struct client *, unsigned node);
+const char *client_node_id(const struct client *, unsigned node);
+/* Says why a node is down: -EHOSTUNREACH. */
+int client_node_down(const struct client *, unsigned node, struct skv_error *);
+
+struct client_totals {
+    struct tier_totals tier;
+    uint64_t late;      /* replies to requests that were already answered or given up */
+    uint64_t malformed; /* messages that could not be read or made no sense */
+};
+const struct client_totals *client_totals(const struct client *);
+
+/* ---- requests ---- */
+
+/* Places a PUT on the first live node in rank. Takes a reference on payload, copies the rest. */
+int client_put(struct client *, const struct block_key *, const struct block_layout *, struct buf *payload,
+               const uint64_t *checksums, enum tier_ack, tier_put_fn *done, void *arg, struct skv_error *);
+uint64_t client_put_backlog(const struct client *); /* payload bytes not yet handed to client_next */
+size_t client_puts_open(const struct client *);     /* PUTs not yet answered */
+/* The first failure of a PUT since this was last asked. */
+int client_put_failure(struct client *, struct skv_error *);
+
+/* See tier_fetch_begin. */
+int client_fetch_begin(struct client *, const struct block_layout *, const struct tier_want *wants, size_t n,
+                       tier_page_fn *on_page, void *arg, struct tier_fetch **out, struct skv_error *);
+bool client_fetch_done(const struct tier_fetch *);
+/* Frees it and returns the first page's failure. If it is not done, what still comes is thrown away. */
+int client_fetch_free(struct client *, struct tier_fetch *, struct skv_error *);
+
+/* Any other request to one node. header->version and id are filled in; it is packed during the call. reply is called
+ * once: rc 0 with a message whose body is `expect`; or an -errno with err (a refusal, the node's loss). */
+typedef void client_reply_fn(void *arg, int rc, const struct message *reply, const struct skv_error *err);
+int client_call(struct client *, unsigned node, bool bulk, Scoutkv__Header *header, struct view payload,
+                Scoutkv__Header__BodyCase expect, client_reply_fn *reply, void *arg, uint64_t now,
+                struct skv_error *);
+
+#endif

@@ -1,0 +1,118 @@
+/* placement.c: see placement.h. A node's score is -weight / ln(u), u uniform in (0, 1) from the two hashes: the
+ * logarithmic method, whose winner is node i with probability weight_i / sum of weights. */
+#include "decoder/tier/placement.h"
+
+#define XXH_INLINE_ALL
+#include <assert.h>
+#include <ctype.h>
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <xxhash.h>
+
+/* ---- the list of addresses ---- */
+
+static const double MAX_WEIGHT = 1e6;
+
+/* Splits one entry [at, at+len) into host, port and weight. NULL, or what is wrong with it. */
+static const char *parse_entry(const char *at, size_t len, struct node_addr *a)
+{
+    char text[sizeof a->label + 32];
+    if (len >= sizeof text)
+        return "it is too long";
+    memcpy(text, at, len);
+    text[len] = 0;
+    a->weight = 1;
+    char *star = strchr(text, '*'), *end;
+    if (star) {
+        *star = 0;
+        a->weight = strtod(star + 1, &end);
+        if (!isdigit((unsigned char)star[1]) || *end || !(a->weight > 0) || !(a->weight <= MAX_WEIGHT))
+            return "the weight after '*' must be a number above 0";
+    }
+    char *colon = strrchr(text, ':');
+    if (!colon || colon == text)
+        return "it has no host:port";
+    unsigned long port = strtoul(colon + 1, &end, 10);
+    if (!isdigit((unsigned char)colon[1]) || *end || port < 1 || port > 65535)
+        return "the port must be a number from 1 to 65535";
+    *colon = 0;
+    bool bracketed = text[0] == '[' && colon[-1] == ']';
+    if (!bracketed && strchr(text, ':'))
+        return "an IPv6 address must stand in brackets, as in [::1]:7401";
+    if (strlen(text) >= sizeof a->host)
+        return "the host name is too long";
+    for (const char *p = text; *p; p++)
+        if (!isalnum((unsigned char)*p) && !strchr(bracketed ? "[]:.%" : ".-_", *p))
+            return "the host name holds a character that no host name has";
+    a->port = (uint16_t)port;
+    strcpy(a->host, text);
+    snprintf(a->label, sizeof a->label, "%s:%u", a->host, a->port);
+    return NULL;
+}
+
+int node_list_parse(const char *text, struct node_addr *out, size_t *n, struct skv_error *err)
+{
+    size_t count = 0;
+    for (const char *at = text;; count++) {
+        size_t len = strcspn(at, ",");
+        if (count == PLACEMENT_MAX_NODES)
+            return skv_fail(err, -EINVAL, "--nodes names more than %d memory nodes", PLACEMENT_MAX_NODES);
+        const char *wrong = len ? parse_entry(at, len, &out[count]) : "it is empty";
+        if (wrong)
+            return skv_fail(err, -EINVAL,
+                            "--nodes entry %zu \"%.*s\" is not host:port[*weight]: %s; example: 10.0.0.1:7401,10.0.0.2:7401*2",
+                            count + 1, (int)(len < 80 ? len : 80), at, wrong);
+        for (size_t i = 0; i < count; i++)
+            if (strcmp(out[i].label, out[count].label) == 0)
+                return skv_fail(err, -EINVAL, "--nodes names %s twice: give each memory node once", out[i].label);
+        if (!at[len])
+            break;
+        at += len + 1;
+    }
+    *n = count + 1;
+    return 0;
+}
+
+/* ---- rendezvous hashing ---- */
+
+void cluster_map_add(struct cluster_map *m, const char *id, double weight)
+{
+    assert(m->n < PLACEMENT_MAX_NODES && weight > 0);
+    m->nodes[m->n].id_hash = XXH3_64bits(id, strlen(id));
+    m->nodes[m->n++].weight = weight;
+    m->epoch++;
+}
+
+static double score(const struct cluster_map *m, unsigned node, uint64_t hash)
+{
+    uint64_t pair[2] = {m->nodes[node].id_hash, hash};
+    uint64_t h = XXH3_64bits(pair, sizeof pair);
+    double u = ((double)(h >> 11) + 0.5) * 0x1p-53; /* never 0 or 1 */
+    return -m->nodes[node].weight / log(u);
+}
+
+/* Equal scores (a matter of 2^-53) go to the lower id hash, so that the order of the list never shows. */
+static bool before(const struct cluster_map *m, double sa, unsigned a, double sb, unsigned b)
+{
+    return sa > sb || (sa == sb && m->nodes[a].id_hash < m->nodes[b].id_hash);
+}
+
+void placement_rank(const struct cluster_map *m, uint64_t hash, uint8_t *order)
+{
+    double s[PLACEMENT_MAX_NODES];
+    for (unsigned i = 0; i < m->n; i++) {
+        s[i] = score(m, i, hash);
+        unsigned at = i; /* insertion sort: a few nodes, or rarely many */
+        for (; at > 0 && before(m, s[i], i, s[order[at - 1]], order[at - 1]); at--)
+            order[at] = order[at - 1];
+        order[at] = (uint8_t)i;
+    }
+}
+
+uint64_t name_hash(unsigned kind, const char *name)
+{
+    return XXH3_64bits_withSeed(name, strlen(name), kind + 1);
+}

@@ -1,0 +1,48 @@
+/* placement.h: which node holds what.
+ *
+ * Rendezvous (highest-random-weight) hashing: every node draws a score from (its id, the thing's hash) and
+ * its weight, and the order of the scores is the order in which nodes are asked. Adding or removing a node moves only
+ * what it gains or loses; a node of weight 2 holds twice what one of weight 1 holds. The id that a node
+ * gives in HELLO enters, not its address or its place in the list, so that both may change. */
+#ifndef TIER_PLACEMENT_H
+#define TIER_PLACEMENT_H
+
+#include "common/error.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum { PLACEMENT_MAX_NODES = 64 };
+
+/* One entry of --nodes. */
+struct node_addr {
+    char host[256];
+    uint16_t port;
+    double weight;
+    char label[264]; /* "host:port", for people and for zmq */
+};
+
+/* Parses "host:port[*weight],…" ("[::1]:7401" for IPv6; weight 1 by default) into out[PLACEMENT_MAX_NODES].
+ * -EINVAL with a sentence when the text is no such list or names an address twice. */
+int node_list_parse(const char *text, struct node_addr *out, size_t *n, struct skv_error *err);
+
+/* The cluster map: nodes under numbers 0..n-1 that the caller gives. */
+struct cluster_map {
+    uint64_t epoch; /* rises with every change of the map */
+    unsigned n;
+    struct {
+        uint64_t id_hash;
+        double weight;
+    } nodes[PLACEMENT_MAX_NODES];
+};
+
+/* Adds node number map->n; there must be room. */
+void cluster_map_add(struct cluster_map *, const char *id, double weight);
+
+/* All nodes in rank order for a thing of this hash (key_hash, name_hash), first in rank first: order[map->n]. */
+void placement_rank(const struct cluster_map *, uint64_t hash, uint8_t *order);
+
+uint64_t name_hash(unsigned kind, const char *name); /* of an object, for placement */
+
+#endif

@@ -1,0 +1,337 @@
+/* tier.c: the shell around the client core: one zmq DEALER per lane, the clock, waiting, and the embedded node.
+ *
+ * A pump first receives all that has come, then sends, then looks at deadlines: a caller that computed for longer
+ * than a deadline finds its answers, not timeouts. A lane that libzmq reports as disconnected is lost at once; one whose
+ * node is merely silent, by the deadline. */
+#include "decoder/tier/tier_internal.h"
+
+#include "common/clock.h"
+#include "common/zmqx.h"
+#include "memnode/server.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    MAX_LANES = 256,     /* what one poll takes */
+    SLICE_MS = 20,       /* between looks at deadlines and connections */
+    PUT_BACKLOG = 8 << 20, /* bytes queued here beyond the nodes' credit, before tier_put waits */
+};
+static const char EMBEDDED[] = "inproc://memnode";
+
+struct tier_lane {
+    struct zmqx_socket *socket;
+    struct outgoing pending; /* taken from the core; the socket would not take it yet */
+    uint64_t disconnected;   /* as last seen in the socket's events */
+    int failed;              /* -errno of a socket call, to be handled by the next pump */
+};
+
+struct tier {
+    void *zmq;
+    struct server *server; /* the embedded node, or NULL */
+    struct client *client;
+    char *cluster;
+    uint64_t ns;
+    struct node_addr *nodes; /* [PLACEMENT_MAX_NODES] */
+    unsigned lanes_per_node, n_lanes;
+    struct tier_lane *lanes;
+    bool pumping;
+};
+
+struct client *tier_client(struct tier *t)
+{
+    return t->client;
+}
+
+uint64_t tier_ns(const struct tier *t)
+{
+    return t->ns;
+}
+
+/* ---- lanes ---- */
+
+static int lane_open(struct tier *t, unsigned lane, struct skv_error *err)
+{
+    char endpoint[ZMQX_ENDPOINT];
+    int rc = zmqx_endpoint_parse(t->server ? EMBEDDED : t->nodes[lane / t->lanes_per_node].label, endpoint, err);
+    if (rc == 0)
+        rc = zmqx_dealer(t->zmq, endpoint, PROTO_MAX_PAYLOAD, &t->lanes[lane].socket, err);
+    t->lanes[lane].disconnected = 0;
+    return rc;
+}
+
+static void lane_close(struct tier_lane *l)
+{
+    outgoing_clear(&l->pending);
+    zmqx_close(l->socket);
+    l->socket = NULL;
+    l->failed = 0;
+}
+
+/* Sends what the core has and the socket takes; calls nobody back. True if something went out. */
+static bool lane_send(struct tier *t, unsigned lane, uint64_t now)
+{
+    struct tier_lane *l = &t->lanes[lane];
+    bool moved = false;
+    while (l->socket && !l->failed && (l->pending.header || client_next(t->client, lane, now, &l->pending))) {
+        int rc = zmqx_send(l->socket, NULL, l->pending.header, &l->pending.payload);
+        if (rc) {
+            l->failed = rc == -EAGAIN ? 0 : rc;
+            break;
+        }
+        outgoing_clear(&l->pending);
+        moved = true;
+    }
+    return moved;
+}
+
+static bool lane_receive(struct tier *t, unsigned lane, uint64_t now)
+{
+    struct tier_lane *l = &t->lanes[lane];
+    struct zmqx_message m;
+    bool moved = false;
+    int rc = -EAGAIN;
+    while (l->socket && (rc = zmqx_recv(l->socket, &m)) == 0) {
+        client_receive(t->client, lane, m.header.data, m.header.len, m.n_frames, m.payload, now);
+        zmqx_message_clear(&m);
+        lane_send(t, lane, now); /* the room that this answer made is asked for at once */
+        moved = true;
+    }
+    if (rc != -EAGAIN)
+        l->failed = rc;
+    return moved;
+}
+
+/* Tells the core of a broken connection and replaces those that it wants replaced. */
+static void lane_check(struct tier *t, unsigned lane, uint64_t now)
+{
+    struct tier_lane *l = &t->lanes[lane];
+    if (l->socket) {
+        uint64_t disconnected = zmqx_events(l->socket).disconnected;
+        if (l->failed || disconnected != l->disconnected) {
+            outgoing_clear(&l->pending);
+            client_lane_lost(t->client, lane, l->failed ? strerror(-l->failed) : "the connection was closed", now);
+        }
+        l->disconnected = disconnected;
+        l->failed = 0;
+    }
+    if (client_take_reset(t->client, lane))
+        lane_close(l);
+    if (!l->socket)
+        lane_open(t, lane, NULL); /* if this fails, the next pump tries again, and the node's deadline runs */
+}
+
+/* ---- pumping ---- */
+
+static bool pump_once(struct tier *t)
+{
+    bool moved = false;
+    uint64_t now = clock_ns();
+    for (unsigned i = 0; i < t->n_lanes; i++)
+        moved |= lane_receive(t, i, now);
+    if (!moved) /* connections are looked at only when there is nothing better to do */
+        for (unsigned i = 0; i < t->n_lanes; i++)
+            lane_check(t, i, now);
+    for (unsigned i = 0; i < t->n_lanes; i++)
+        moved |= lane_send(t, i, now);
+    client_tick(t->client, now);
+    return moved;
+}
+
+static int wait_for_lanes(struct tier *t, int timeout_ms)
+{
+    struct zmqx_poll_item items[MAX_LANES];
+    unsigned n = 0;
+    for (unsigned i = 0; i < t->n_lanes; i++)
+        if (t->lanes[i].socket)
+            items[n++] = (struct zmqx_poll_item){.socket = t->lanes[i].socket,
+                                                 .want_write = t->lanes[i].pending.header != NULL};
+    return zmqx_poll(items, n, timeout_ms);
+}
+
+int tier_pump(struct tier *t, int timeout_ms, struct skv_error *err)
+{
+    assert(!t->pumping); /* a callback waited */
+    t->pumping = true;
+    int rc = 0;
+    uint64_t now = clock_ns(), end = now + (uint64_t)timeout_ms * NS_PER_MS;
+    while (!pump_once(t) && timeout_ms > 0 && (now = clock_ns()) < end) {
+        uint64_t left_ms = (end - now + NS_PER_MS - 1) / NS_PER_MS;
+        rc = wait_for_lanes(t, left_ms < SLICE_MS ? (int)left_ms : SLICE_MS);
+        if (rc < 0) {
+            skv_fail(err, rc, "cannot wait for the memory nodes: %s", strerror(-rc));
+            break;
+        }
+    }
+    t->pumping = false;
+    return rc < 0 ? rc : 0;
+}
+
+void tier_wait_answered(struct tier_wait *w, int rc, const struct skv_error *err)
+{
+    w->open--;
+    if (rc && !w->failure.code)
+        w->failure = *err;
+}
+
+int tier_wait_all(struct tier *t, struct tier_wait *w, struct skv_error *err)
+{
+    while (w->open)
+        tier_pump(t, SLICE_MS, NULL);
+    if (w->failure.code && err)
+        *err = w->failure;
+    return w->failure.code;
+}
+
+/* ---- open and close ---- */
+
+static int start_embedded(struct tier *t, const struct tier_opts *o, struct skv_error *err)
+{
+    struct node_opts node = {.id = "embedded", .cluster = t->cluster, .ram = o->ram};
+    strcpy(t->nodes[0].label, "inside this process");
+    t->nodes[0].weight = 1;
+    t->server = server_start(t->zmq, EMBEDDED, &node, err);
+    return t->server ? 0 : err->code;
+}
+
+static int start_lanes(struct tier *t, const struct tier_opts *o, size_t n_nodes, struct skv_error *err)
+{
+    uint32_t get_lanes = o->lanes ? o->lanes : 1;
+    if (get_lanes >= MAX_LANES || n_nodes * (1 + get_lanes) > MAX_LANES)
+        return skv_fail(err, -EINVAL, "%u GET lanes to each of %zu nodes are too many: at most %d lanes in all", get_lanes,
+                        n_nodes, MAX_LANES);
+    struct client_opts opts = {.nodes = t->nodes,
+                               .n_nodes = n_nodes,
+                               .cluster = t->cluster,
+                               .name = "scoutkv",
+                               .ns = o->ns,
+                               .timeout_ns = (o->timeout_ms ? o->timeout_ms : 5000) * NS_PER_MS,
+                               .get_window = o->get_window ? o->get_window : 8 << 20,
+                               .lanes = get_lanes};
+    t->client = client_new(&opts, clock_ns());
+    t->lanes = t->client ? calloc(client_n_lanes(t->client), sizeof *t->lanes) : NULL;
+    if (!t->lanes)
+        return skv_fail(err, -ENOMEM, "out of memory");
+    t->lanes_per_node = 1 + get_lanes;
+    t->n_lanes = client_n_lanes(t->client);
+    for (unsigned i = 0; i < t->n_lanes; i++) {
+        int rc = lane_open(t, i, err);
+        if (rc)
+            return rc;
+    }
+    return 0;
+}
+
+int tier_open(const struct tier_opts *o, struct tier **out, struct skv_error *err)
+{
+    struct skv_error own;
+    size_t n_nodes = 1;
+    int rc;
+    if (!err)
+        err = &own;
+    struct tier *t = calloc(1, sizeof *t);
+    if (!t)
+        return skv_fail(err, -ENOMEM, "out of memory");
+    t->ns = o->ns;
+    t->nodes = calloc(PLACEMENT_MAX_NODES, sizeof *t->nodes);
+    t->cluster = strdup(o->cluster ? o->cluster : "default");
+    if (!t->nodes || !t->cluster) {
+        rc = skv_fail(err, -ENOMEM, "out of memory");
+        goto error;
+    }
+    if (o->nodes && (rc = node_list_parse(o->nodes, t->nodes, &n_nodes, err)))
+        goto error;
+    if (!(t->zmq = zmqx_ctx_new(1, err))) {
+        rc = err->code;
+        goto error;
+    }
+    if (!o->nodes && (rc = start_embedded(t, o, err)))
+        goto error;
+    if ((rc = start_lanes(t, o, n_nodes, err)))
+        goto error;
+    while ((rc = client_ready(t->client, err)) == 0)
+        tier_pump(t, SLICE_MS, NULL);
+    if (rc < 0)
+        goto error;
+    *out = t;
+    return 0;
+error:
+    tier_close(t);
+    return rc;
+}
+
+void tier_close(struct tier *t)
+{
+    if (!t)
+        return;
+    for (unsigned i = 0; i < t->n_lanes; i++)
+        lane_close(&t->lanes[i]);
+    server_stop(t->server);
+    client_free(t->client);
+    zmqx_ctx_free(t->zmq);
+    free(t->lanes);
+    free(t->nodes);
+    free(t->cluster);
+    free(t);
+}
+
+/* ---- writing and reading ---- */
+
+static void send_all(struct tier *t)
+{
+    uint64_t now = clock_ns();
+    for (unsigned i = 0; i < t->n_lanes; i++)
+        lane_send(t, i, now);
+}
+
+int tier_put(struct tier *t, const struct block_key *key, const struct block_layout *l, struct buf *payload,
+             const uint64_t *checksums, enum tier_ack ack, tier_put_fn *done, void *arg, struct skv_error *err)
+{
+    int rc = client_put(t->client, key, l, payload, checksums, ack, done, arg, err);
+    if (rc)
+        return rc;
+    send_all(t);
+    while (client_put_backlog(t->client) > PUT_BACKLOG && !t->pumping)
+        tier_pump(t, SLICE_MS, NULL);
+    return 0;
+}
+
+int tier_flush(struct tier *t, struct skv_error *err)
+{
+    while (client_puts_open(t->client))
+        tier_pump(t, SLICE_MS, NULL);
+    return client_put_failure(t->client, err);
+}
+
+int tier_fetch_begin(struct tier *t, const struct block_layout *l, const struct tier_want *wants, size_t n,
+                     tier_page_fn *on_page, void *arg, struct tier_fetch **out, struct skv_error *err)
+{
+    int rc = client_fetch_begin(t->client, l, wants, n, on_page, arg, out, err);
+    if (rc == 0)
+        send_all(t);
+    return rc;
+}
+
+bool tier_fetch_done(const struct tier_fetch *f)
+{
+    return client_fetch_done(f);
+}
+
+int tier_fetch_end(struct tier *t, struct tier_fetch *f, struct skv_error *err)
+{
+    while (!client_fetch_done(f))
+        tier_pump(t, SLICE_MS, NULL);
+    return client_fetch_free(t->client, f, err);
+}
+
+void tier_get_totals(const struct tier *t, struct tier_totals *out)
+{
+    *out = client_totals(t->client)->tier;
+}
+
+unsigned tier_n_nodes(const struct tier *t)
+{
+    return client_n_nodes(t->client);
+}

@@ -1,0 +1,112 @@
+/* tier.h: the client of the memory nodes, as the context sees it.
+ *
+ * One tier belongs to one thread, which owns its sockets; there are no locks. Calls that "begin" only queue;
+ * messages move when tier_pump or a waiting call runs (zmq's own threads move bytes meanwhile). With
+ * nodes == NULL the same memory node core runs inside this process, behind inproc://, and is reached through
+ * the same code. */
+#ifndef TIER_TIER_H
+#define TIER_TIER_H
+
+#include "common/buf.h"
+#include "common/error.h"
+#include "common/identity.h"
+
+#include <stdbool.h>
+
+struct tier;
+
+struct tier_opts {
+    const char *nodes;   /* "host:port[*weight],…"; NULL: embedded */
+    const char *cluster; /* cluster name, NULL = "default" */
+    uint64_t ns;         /* namespace of all keys */
+    uint64_t ram;        /* embedded node's budget in bytes; 0 = 4 GiB */
+    uint32_t timeout_ms; /* deadline of each request; 0 = 5000 */
+    uint64_t get_window; /* payload bytes asked for and not yet received, per lane; 0 = 8 MiB */
+    uint32_t lanes;      /* GET lanes per node; 0 = 1 (a bulk lane for PUTs comes on top) */
+};
+
+/* Connects and says HELLO to every node. -EHOSTUNREACH names the node that does not answer,
+ * -EPROTONOSUPPORT the one that speaks another version. */
+int tier_open(const struct tier_opts *, struct tier **out, struct skv_error *);
+void tier_close(struct tier *); /* drops what is still queued; tier_flush first to keep it */
+
+/* ---- writing ---- */
+
+enum tier_ack { TIER_ACK_RAM, TIER_ACK_DURABLE };
+
+/* Called from within tier calls, once per PUT. rc 0: the block is on the tier. If the tier already held the
+ * key with other bytes, stored[] (n_pages, payload order) are the checksums of the version that stays (else
+ * NULL): the writer must adopt them. */
+typedef void tier_put_fn(void *arg, int rc, const uint64_t *stored, size_t n_pages,
+                         const struct skv_error *err);
+
+/* Queues a PUT of a sealed block (payload: layout_block_bytes; takes a reference; checksums are copied).
+ * Blocks (pumping) while the node's credit and a bounded local queue are used up. */
+int tier_put(struct tier *, const struct block_key *, const struct block_layout *, struct buf *payload,
+             const uint64_t *checksums, enum tier_ack, tier_put_fn *done, void *arg, struct skv_error *);
+/* Waits until every PUT so far is answered; the first failure, if any, is returned (and told once). */
+int tier_flush(struct tier *, struct skv_error *);
+
+/* ---- reading pages ---- */
+
+/* One page wanted. Wants of one block must be neighbours in the array, heads and pages rising (payload
+ * order). */
+struct tier_want {
+    const struct block_key *key; /* kept by the caller until the fetch ends */
+    uint16_t head;               /* slice index in the block, 0..n_heads-1 (not absolute) */
+    uint8_t page;                /* 0..3 */
+    uint64_t checksum;           /* the version wanted */
+};
+
+/* Called once for each wanted page, in order of arrival, from within tier calls. The bytes have passed their
+ * checksum. They are valid during the call only, 1-aligned. rc: 0, -ENODATA (no node has it), -EBADMSG (every
+ * copy failed its checksum), -EHOSTUNREACH (its nodes are gone or late); then bytes is NULL. */
+typedef void tier_page_fn(void *arg, size_t want, int rc, const uint8_t *bytes);
+
+struct tier_fetch;
+/* Asks every node at once for what it holds of wants[0..n) (all of one layout; the array is kept by the
+ * caller until the fetch has ended). Several fetches may be under way. */
+int tier_fetch_begin(struct tier *, const struct block_layout *, const struct tier_want *wants, size_t n,
+                     tier_page_fn *on_page, void *arg, struct tier_fetch **out, struct skv_error *);
+/* True when every page was answered. */
+bool tier_fetch_done(const struct tier_fetch *);
+/* Pumps until done, then frees the fetch. 0 or the first page's failure with its sentence. */
+int tier_fetch_end(struct tier *, struct tier_fetch *, struct skv_error *);
+
+/* Moves what can move without waiting (timeout_ms 0) or waits up to timeout_ms for something to. */
+int tier_pump(struct tier *, int timeout_ms, struct skv_error *);
+
+/* ---- the rest, each waits for its answers ---- */
+
+enum tier_object { TIER_MANIFEST, TIER_SIDECAR };
+
+int tier_have(struct tier *, const struct block_key *keys, size_t n, bool *present, struct skv_error *);
+int tier_hint(struct tier *, const struct block_key *keys, const float *keep, size_t n, struct skv_error *);
+int tier_drop(struct tier *, const struct block_key *keys, size_t n, struct skv_error *);
+int tier_pin(struct tier *, const char *owner, const struct block_key *keys, size_t n, uint32_t ttl_ms,
+             struct skv_error *);
+int tier_unpin(struct tier *, const char *owner, const struct block_key *keys, size_t n, struct skv_error *);
+/* Objects are placed by name like blocks by key. len <= 1 MiB. */
+int tier_object_put(struct tier *, enum tier_object, const char *name, const void *bytes, size_t len,
+                    struct skv_error *);
+/* -ENOENT when no node has it. *out: one reference, to be dropped by the caller. */
+int tier_object_get(struct tier *, enum tier_object, const char *name, struct buf **out, struct skv_error *);
+
+struct tier_counter {
+    char node[64]; /* the node's id */
+    char name[48];
+    uint64_t value;
+};
+/* Every counter of every node; *out is malloc'd. */
+int tier_stats(struct tier *, struct tier_counter **out, size_t *n, struct skv_error *);
+
+/* Client-side totals since open. */
+struct tier_totals {
+    uint64_t get_pages, get_bytes; /* pages received and verified, payload bytes */
+    uint64_t put_blocks, put_bytes, put_same, put_exists;
+    uint64_t misses, bad_checksums, timeouts, refused;
+};
+void tier_get_totals(const struct tier *, struct tier_totals *);
+unsigned tier_n_nodes(const struct tier *);
+
+#endif

@@ -1,0 +1,183 @@
+/* main.c: the program scoutkv-memnode: options, signals, one server. */
+#include "common/error.h"
+#include "common/log.h"
+#include "common/options.h"
+#include "common/zmqx.h"
+#include "memnode/server.h"
+
+#include <errno.h>
+#include <malloc.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+enum { NAME_MAX_BYTES = 63, MAX_NAMESPACES = 1024 };
+
+struct settings {
+    const char *listen, *id, *cluster, *namespaces, *log_level;
+    uint64_t ram;
+};
+
+static const struct opt table[] = {
+    {"listen", 0, OPT_STRING, offsetof(struct settings, listen), "ADDR",
+     "host:port to listen on; port 0 takes a free one"},
+    {"ram", 0, OPT_SIZE, offsetof(struct settings, ram), "SIZE",
+     "memory for blocks, objects and replies on their way: 512MiB, 16GiB"},
+    {"id", 0, OPT_STRING, offsetof(struct settings, id), "NAME",
+     "this node's name, at most 63 bytes; without it, the address it listens on"},
+    {"cluster", 0, OPT_STRING, offsetof(struct settings, cluster), "NAME",
+     "only clients of this cluster are served"},
+    {"namespaces", 0, OPT_STRING, offsetof(struct settings, namespaces), "LIST",
+     "tenants served: numbers separated by commas, or any"},
+    {"log-level", 0, OPT_CHOICE, offsetof(struct settings, log_level), "LEVEL", "what is written to stderr",
+     .choices = "error|warn|info|debug"},
+    {0},
+};
+
+static const char about[] =
+    "A memory node. It keeps sealed KV blocks in RAM and hands out the pages that decoders ask for.\n"
+    "\n"
+    "When clients may connect, it prints 'listening on tcp://HOST:PORT' on stdout. SIGTERM or SIGINT stops "
+    "it, and\n"
+    "what it held is gone then: there is no disk yet. There is no authentication yet either: beyond "
+    "loopback, listen\n"
+    "only on a network that you trust.";
+static const char examples[] = "  scoutkv-memnode --listen 127.0.0.1:7071 --ram 8GiB --id a &\n"
+                               "  scoutkv run -m model.gguf -p 'Once upon a time' --nodes 127.0.0.1:7071\n"
+                               "  scoutkv stats --nodes 127.0.0.1:7071";
+
+/* "0,7,12" -> numbers. The count, or -EINVAL. */
+static int parse_namespaces(const char *s, uint64_t out[MAX_NAMESPACES])
+{
+    for (int n = 0; n < MAX_NAMESPACES; s++) {
+        char *end;
+        errno = 0;
+        if (*s < '0' || *s > '9')
+            return -EINVAL;
+        out[n++] = strtoull(s, &end, 0);
+        if (errno || (*end && *end != ','))
+            return -EINVAL;
+        if (!*end)
+            return n;
+        s = end;
+    }
+    return -EINVAL;
+}
+
+static bool is_loopback(const char *endpoint)
+{
+    return strncmp(endpoint, "tcp://127.", 10) == 0 || strncmp(endpoint, "tcp://[::1]:", 12) == 0 ||
+           strncmp(endpoint, "ipc://", 6) == 0;
+}
+
+static void warn_of(const struct node_opts *o, const char *endpoint, const struct log *log)
+{
+    if (!is_loopback(endpoint))
+        log_write(log, LOG_LEVEL_WARN,
+                  "%s is reachable from other machines and there is no authentication yet: whoever can "
+                  "connect can read "
+                  "and write blocks",
+                  endpoint);
+    double machine = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
+    if (machine > 0 && (double)o->ram > machine)
+        log_write(log, LOG_LEVEL_WARN, "--ram is %.1f GiB but this machine has %.1f GiB",
+                  (double)o->ram / (1 << 30), machine / (1 << 30));
+}
+
+/* Blocks SIGTERM and SIGINT for this thread and those it starts; returns an fd that becomes readable instead.
+ */
+static int stop_signals(void)
+{
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGINT);
+    signal(SIGPIPE, SIG_IGN);
+    int rc = pthread_sigmask(SIG_BLOCK, &set, NULL);
+    return rc ? -rc : signalfd(-1, &set, SFD_CLOEXEC);
+}
+
+/* Listens, says so, and serves until a signal. */
+static int serve(const char *listen, struct node_opts *opts, struct log *log, struct skv_error *err)
+{
+    struct zmqx_socket *listener = NULL;
+    int rc = 0, stop_fd = stop_signals();
+    void *ctx = NULL;
+    if (stop_fd < 0) {
+        rc = skv_fail(err, -errno, "cannot wait for signals: %s", strerror(errno));
+        goto done;
+    }
+    if (!(ctx = zmqx_ctx_new(1, err))) {
+        rc = err->code;
+        goto done;
+    }
+    if ((rc = zmqx_router(ctx, listen, PROTO_MAX_PAYLOAD, &listener, err)))
+        goto done;
+    const char *endpoint = zmqx_endpoint(listener);
+    if (!opts->id)
+        opts->id = strncmp(endpoint, "tcp://", 6) == 0 ? endpoint + 6 : endpoint;
+    log->name = opts->id;
+    warn_of(opts, endpoint, log);
+    log_write(log, LOG_LEVEL_INFO, "serving cluster '%s' on %s with %.2f GiB of RAM and no disk",
+              opts->cluster, endpoint, (double)opts->ram / (1 << 30));
+    printf("listening on %s\n", endpoint);
+    fflush(stdout);
+    if ((rc = server_run(listener, opts, stop_fd, err)) == 0)
+        log_write(log, LOG_LEVEL_INFO, "stopped");
+done:
+    zmqx_close(listener);
+    zmqx_ctx_free(ctx);
+    if (stop_fd >= 0)
+        close(stop_fd);
+    return rc;
+}
+
+int main(int argc, char **argv)
+{
+    struct settings s = {.listen = "127.0.0.1:7071",
+                         .ram = UINT64_C(4) << 30,
+                         .cluster = "default",
+                         .namespaces = "any",
+                         .log_level = "info"};
+    const struct opt_group groups[] = {{"Options", table, &s}, {0}};
+    const struct opt_command cmd = {"scoutkv-memnode", "[options]", about, examples, groups};
+    struct opt_memory memory = {0};
+    /* Frames of up to 4 MiB come and go by the thousand: keep them on the heap, where freed ones are used
+     * again, instead of mapping and faulting in each. */
+    mallopt(M_MMAP_THRESHOLD, 64 << 20);
+    mallopt(M_TRIM_THRESHOLD, 128 << 20);
+    int rc = options_start(&cmd, argc, argv, &memory);
+    if (rc >= 0)
+        return rc;
+
+    uint64_t namespaces[MAX_NAMESPACES];
+    char endpoint[ZMQX_ENDPOINT];
+    struct skv_error err = {0};
+    struct log log = {.out = stderr, .name = "memnode"};
+    struct node_opts opts = {.id = s.id, .cluster = s.cluster, .ram = s.ram, .log = &log};
+    log_level_parse(s.log_level, &log.level);
+    int n = strcmp(s.namespaces, "any") == 0 ? 0 : parse_namespaces(s.namespaces, namespaces);
+    if (n < 0)
+        rc = options_mistake(&cmd, "--namespaces '%s': write numbers separated by commas, or any",
+                             s.namespaces);
+    else if (s.ram < NODE_RAM_MIN)
+        rc = options_mistake(&cmd, "--ram is too little: a memory node needs at least %d MiB",
+                             NODE_RAM_MIN >> 20);
+    else if (zmqx_endpoint_parse(s.listen, endpoint, &err))
+        rc = options_mistake(&cmd, "--listen: %s", err.text);
+    else if (s.id && (!s.id[0] || strlen(s.id) > NAME_MAX_BYTES))
+        rc = options_mistake(&cmd, "--id is a name of 1 to %d bytes", NAME_MAX_BYTES);
+    else {
+        opts.ns = n ? namespaces : NULL;
+        opts.n_ns = (size_t)n;
+        int code = serve(endpoint, &opts, &log, &err);
+        if (code)
+            fprintf(stderr, "scoutkv-memnode: %s\n", err.text);
+        rc = skv_exit_code(code);
+    }
+    options_free(&memory);
+    return rc;
+}

@@ -1,0 +1,472 @@
+/* node_ops.c: what a node does on each request but GET (node_get.c) and STATS (node_stats.c).
+ *
+ * Every operation checks all of a message before it changes anything: a refused message has changed nothing.
+ */
+#include "memnode/node_impl.h"
+#include "common/clock.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    LIST_MAX = 500
+}; /* names of an OBJECT_LIST answer: at most 256 bytes each, so the header limit holds */
+
+#define REASON(x) SCOUTKV__REFUSED__REASON__##x
+
+static void refuse_malformed(struct call *c, uint64_t credit, const char *what)
+{
+    c->node->counters.malformed++;
+    call_refuse(c, REASON(MALFORMED), credit, "%s", what);
+}
+
+static void refuse_full(struct call *c, uint64_t credit)
+{
+    struct node *n = c->node;
+    call_refuse(
+        c, REASON(FULL), credit,
+        "node '%s' is full: %.1f of its %.1f MiB for blocks are taken, by %" PRIu64
+        " blocks; start it with a larger --ram, add a node, or drop contexts that are no longer needed",
+        n->id, (double)memory_used(n->memory, MEMORY_STORE) / (1 << 20),
+        (double)memory_limit(n->memory, MEMORY_STORE) / (1 << 20), store_blocks(n->store));
+}
+
+static void answer_done(struct call *c, uint32_t count, uint64_t revision)
+{
+    Scoutkv__Done done = SCOUTKV__DONE__INIT;
+    done.count = count;
+    done.revision = revision;
+    Scoutkv__Header h = SCOUTKV__HEADER__INIT;
+    h.body_case = SCOUTKV__HEADER__BODY_DONE;
+    h.done = &done;
+    call_answer(c, &h, NULL);
+}
+
+/* ---- HELLO, PING ---- */
+
+static bool serves(const struct node *n, uint64_t ns)
+{
+    if (!n->namespaces)
+        return true;
+    for (size_t i = 0; i < n->n_namespaces; i++)
+        if (n->namespaces[i] == ns)
+            return true;
+    return false;
+}
+
+void op_hello(struct call *c)
+{
+    struct node *n = c->node;
+    const Scoutkv__Hello *hello = c->message->header->hello;
+    n->counters.hellos++;
+    if (hello->version_min > PROTO_VERSION_MAX || hello->version_max < PROTO_VERSION_MIN ||
+        hello->version_min > hello->version_max) {
+        n->counters.wrong_version++;
+        return call_refuse(
+            c, REASON(VERSION), 0,
+            "node '%s' speaks protocol versions %d to %d and the client %u to %u; use the same release "
+            "on both ends",
+            n->id, PROTO_VERSION_MIN, PROTO_VERSION_MAX, hello->version_min, hello->version_max);
+    }
+    if (strcmp(hello->cluster, n->cluster) != 0)
+        return call_refuse(c, REASON(CLUSTER), 0,
+                           "node '%s' belongs to cluster '%s', not '%.64s'; check the address, or --cluster",
+                           n->id, n->cluster, hello->cluster);
+    if (!serves(n, hello->namespace_))
+        return call_refuse(c, REASON(NAMESPACE), 0,
+                           "node '%s' does not serve namespace %" PRIu64 "; see its --namespaces", n->id,
+                           hello->namespace_);
+    bool is_new = !c->lane;
+    struct lane *l = c->lane = c->lane ? c->lane : lane_open(n, c->peer, c->now);
+    if (!l)
+        return call_refuse(c, REASON(FULL), 0, "node '%s' is out of memory", n->id);
+    l->ns = hello->namespace_;
+    l->bulk = hello->bulk;
+    snprintf(l->client, sizeof l->client, "%.63s", hello->client);
+    log_write(n->log, LOG_LEVEL_DEBUG, "%s from client '%s', namespace %" PRIu64 "%s",
+              is_new ? "hello" : "hello again", l->client, l->ns, l->bulk ? ", bulk lane" : "");
+
+    Scoutkv__HelloAck ack = SCOUTKV__HELLO_ACK__INIT;
+    ack.version = hello->version_max < PROTO_VERSION_MAX ? hello->version_max : PROTO_VERSION_MAX;
+    ack.node = n->id;
+    ack.incarnation = (ProtobufCBinaryData){sizeof n->incarnation, n->incarnation};
+    ack.put_credit = l->bulk ? n->put_credit : 0;
+    ack.max_header = PROTO_MAX_HEADER;
+    ack.max_message = PROTO_MAX_PAYLOAD;
+    ack.max_block = PROTO_MAX_PAYLOAD;
+    Scoutkv__Header h = SCOUTKV__HEADER__INIT;
+    h.body_case = SCOUTKV__HEADER__BODY_HELLO_ACK;
+    h.hello_ack = &ack;
+    call_answer(c, &h, NULL);
+}
+
+void op_ping(struct call *c)
+{
+    c->node->counters.pings++;
+    Scoutkv__Pong pong = SCOUTKV__PONG__INIT;
+    pong.incarnation = (ProtobufCBinaryData){sizeof c->node->incarnation, c->node->incarnation};
+    Scoutkv__Header h = SCOUTKV__HEADER__INIT;
+    h.body_case = SCOUTKV__HEADER__BODY_PONG;
+    h.pong = &pong;
+    call_answer(c, &h, NULL);
+}
+
+/* ---- PUT ---- */
+
+static void answer_put(struct call *c, Scoutkv__PutAck__Result result, const struct block *stored)
+{
+    Scoutkv__PutAck ack = SCOUTKV__PUT_ACK__INIT;
+    ack.result = result;
+    ack.credit = c->message->payload.len;
+    if (result == SCOUTKV__PUT_ACK__RESULT__EXISTS) {
+        ack.n_checksums = layout_pages(&stored->layout);
+        ack.checksums = (uint64_t *)(uintptr_t)stored->checksums; /* only read */
+    }
+    Scoutkv__Header h = SCOUTKV__HEADER__INIT;
+    h.body_case = SCOUTKV__HEADER__BODY_PUT_ACK;
+    h.put_ack = &ack;
+    call_answer(c, &h, NULL);
+}
+
+static bool same_version(const struct block *b, const struct block_layout *l, const uint64_t *checksums)
+{
+    return b->layout.dtype == l->dtype && b->layout.d_k == l->d_k && b->layout.d_v == l->d_v &&
+           b->layout.head0 == l->head0 && b->layout.n_heads == l->n_heads &&
+           memcmp(b->checksums, checksums, layout_pages(l) * sizeof *checksums) == 0;
+}
+
+/* Whether a PUT may be stored as far as its header and sizes tell; else it has been refused. */
+static bool put_acceptable(struct call *c, struct block_key *key, struct block_layout *layout)
+{
+    const Scoutkv__Put *put = c->message->header->put;
+    size_t len = c->message->payload.len;
+    if (!c->lane->bulk) {
+        call_refuse(c, REASON(CREDIT), len, "PUTs travel on a lane of their own; say HELLO with bulk set");
+        return false;
+    }
+    /* A RAM store answers each PUT before the next one is looked at, so this one is all that is unanswered;
+     * what the client has sent besides waits in the transport, whose queues are bounded per peer. */
+    if (len > c->node->put_credit) {
+        call_refuse(c, REASON(CREDIT), len, "this PUT has %zu bytes and the lane was granted %" PRIu64, len,
+                    c->node->put_credit);
+        return false;
+    }
+    if (!key_from_wire(put->key, c->lane->ns, key) || !layout_from_wire(put->layout, layout)) {
+        refuse_malformed(c, len, "a PUT needs a key with a chain of 32 bytes and a possible layout");
+        return false;
+    }
+    if (layout_block_bytes(layout) > PROTO_MAX_PAYLOAD) {
+        call_refuse(c, REASON(TOO_LARGE), len,
+                    "a block of this layout has %zu bytes and the limit is %d; split its KV heads over "
+                    "several ranges",
+                    layout_block_bytes(layout), PROTO_MAX_PAYLOAD);
+        return false;
+    }
+    if (len != layout_block_bytes(layout) || put->n_checksums != layout_pages(layout)) {
+        refuse_malformed(c, len,
+                         "the payload of a PUT has the size that its layout says, and one checksum a page");
+        return false;
+    }
+    if (put->ack != SCOUTKV__ACK__RAM) {
+        call_refuse(c, REASON(NOT_DURABLE), len,
+                    "node '%s' has no disk and cannot acknowledge 'durable'; ask for 'ram', or use a node "
+                    "with a data "
+                    "directory",
+                    c->node->id);
+        return false;
+    }
+    return true;
+}
+
+void op_put(struct call *c)
+{
+    struct node *n = c->node;
+    const Scoutkv__Put *put = c->message->header->put;
+    const struct view *payload = &c->message->payload;
+    struct block_key key;
+    struct block_layout layout;
+    n->counters.puts++;
+    if (!put_acceptable(c, &key, &layout))
+        return;
+    struct block *b = store_find(n->store, &key);
+    if (b) {
+        bool same = same_version(b, &layout, put->checksums);
+        n->counters.puts_same += same;
+        n->counters.puts_exists += !same;
+        return answer_put(c, same ? SCOUTKV__PUT_ACK__RESULT__SAME : SCOUTKV__PUT_ACK__RESULT__EXISTS, b);
+    }
+    block_checksums(&key, &layout, payload->data, n->checksums);
+    for (size_t i = 0; i < layout_pages(&layout); i++)
+        if (n->checksums[i] != put->checksums[i])
+            return call_refuse(
+                c, REASON(CHECKSUM), payload->len,
+                "page %zu of KV head %zu does not match its checksum: the bytes changed on their way, or "
+                "the sums were made for another key; send the block again",
+                i % BLOCK_PAGES, layout.head0 + i / BLOCK_PAGES);
+    if (store_put(n->store, &key, &layout, payload->data, put->checksums, &b))
+        return refuse_full(c, payload->len);
+    n->counters.puts_stored++;
+    n->counters.put_bytes += payload->len;
+    answer_put(c, SCOUTKV__PUT_ACK__RESULT__STORED, b);
+}
+
+/* ---- by keys: HAVE, HINT, DROP, PIN, UNPIN ---- */
+
+/* Finds the blocks of keys: blocks[i] is NULL where there is none. NULL when the message was refused; free()
+ * it. */
+static struct block **find_blocks(struct call *c, Scoutkv__Key **keys, size_t n)
+{
+    struct block **blocks = malloc((n + 1) * sizeof *blocks);
+    if (!blocks) {
+        call_refuse(c, REASON(FULL), 0, "node '%s' is out of memory", c->node->id);
+        return NULL;
+    }
+    for (size_t i = 0; i < n; i++) {
+        struct block_key key;
+        if (!key_from_wire(keys[i], c->lane->ns, &key)) {
+            free(blocks);
+            refuse_malformed(c, 0, "a key has a chain of 32 bytes");
+            return NULL;
+        }
+        blocks[i] = store_find(c->node->store, &key);
+    }
+    return blocks;
+}
+
+void op_have(struct call *c)
+{
+    const Scoutkv__Have *have = c->message->header->have;
+    c->node->counters.haves++;
+    struct block **blocks = find_blocks(c, have->keys, have->n_keys);
+    if (!blocks)
+        return;
+    uint8_t *present = (uint8_t *)blocks; /* in place: byte i is written after pointer i was read */
+    for (size_t i = 0; i < have->n_keys; i++)
+        present[i] = blocks[i] != NULL;
+    Scoutkv__HaveAck ack = SCOUTKV__HAVE_ACK__INIT;
+    ack.present = (ProtobufCBinaryData){have->n_keys, present};
+    Scoutkv__Header h = SCOUTKV__HEADER__INIT;
+    h.body_case = SCOUTKV__HEADER__BODY_HAVE_ACK;
+    h.have_ack = &ack;
+    call_answer(c, &h, NULL);
+    free(blocks);
+}
+
+void op_hint(struct call *c)
+{
+    const Scoutkv__Hint *hint = c->message->header->hint;
+    uint32_t done = 0;
+    c->node->counters.hints++;
+    bool ok = hint->n_keys == hint->n_keep;
+    for (size_t i = 0; ok && i < hint->n_keep; i++)
+        ok = !isnan(hint->keep[i]);
+    if (!ok)
+        return refuse_malformed(c, 0, "a HINT has one number a key");
+    struct block **blocks = find_blocks(c, hint->keys, hint->n_keys);
+    if (!blocks)
+        return;
+    for (size_t i = 0; i < hint->n_keys; i++)
+        if (blocks[i]) {
+            blocks[i]->keep = hint->keep[i];
+            done++;
+        }
+    free(blocks);
+    answer_done(c, done, 0);
+}
+
+void op_drop(struct call *c)
+{
+    struct node *n = c->node;
+    const Scoutkv__Drop *drop = c->message->header->drop;
+    uint32_t done = 0;
+    n->counters.drops++;
+    struct block **blocks = find_blocks(c, drop->keys, drop->n_keys);
+    if (!blocks)
+        return;
+    for (size_t i = 0; i < drop->n_keys; i++) {
+        const char *owner = blocks[i] ? lease_owner(n->leases, blocks[i], c->now) : NULL;
+        if (owner) {
+            free(blocks);
+            return call_refuse(
+                c, REASON(LEASED), 0,
+                "key %zu of %zu is leased by '%s', so nothing was dropped; unpin it, or wait for the "
+                "lease to end",
+                i + 1, drop->n_keys, owner);
+        }
+    }
+    /* Looked up again: a key that was named twice is gone the second time. */
+    for (size_t i = 0; i < drop->n_keys; i++) {
+        struct block_key key;
+        struct block *b = key_from_wire(drop->keys[i], c->lane->ns, &key) ? store_find(n->store, &key) : NULL;
+        if (b) {
+            store_remove(n->store, b);
+            done++;
+        }
+    }
+    free(blocks);
+    answer_done(c, done, 0);
+}
+
+static bool owner_acceptable(struct call *c, const char *owner)
+{
+    size_t len = strlen(owner);
+    if (len >= 1 && len <= OWNER_NAME_MAX)
+        return true;
+    refuse_malformed(c, 0, "a lease's owner is a name of 1 to 255 bytes");
+    return false;
+}
+
+void op_pin(struct call *c)
+{
+    struct node *n = c->node;
+    const Scoutkv__Pin *pin = c->message->header->pin;
+    uint32_t done = 0;
+    int rc = 0;
+    n->counters.pins++;
+    if (!owner_acceptable(c, pin->owner))
+        return;
+    struct block **blocks = find_blocks(c, pin->keys, pin->n_keys);
+    if (!blocks)
+        return;
+    for (size_t i = 0; i < pin->n_keys && rc == 0; i++)
+        if (blocks[i]) {
+            lease_owner(n->leases, blocks[i], c->now); /* ended ones make room */
+            rc = lease_take(n->leases, pin->owner, blocks[i], c->now + pin->ttl_ms * NS_PER_MS);
+            done += rc == 0;
+        }
+    free(blocks);
+    if (rc == -EMLINK)
+        return call_refuse(
+            c, REASON(FULL), 0,
+            "a block has %d leases, which is the limit; %u of the blocks were leased before it",
+            LEASES_PER_BLOCK, done);
+    if (rc)
+        return refuse_full(c, 0);
+    answer_done(c, done, 0);
+}
+
+void op_unpin(struct call *c)
+{
+    struct node *n = c->node;
+    const Scoutkv__Unpin *unpin = c->message->header->unpin;
+    uint32_t done = 0;
+    n->counters.unpins++;
+    if (!owner_acceptable(c, unpin->owner))
+        return;
+    if (unpin->n_keys == 0)
+        return answer_done(c, (uint32_t)lease_end_all(n->leases, c->lane->ns, unpin->owner), 0);
+    struct block **blocks = find_blocks(c, unpin->keys, unpin->n_keys);
+    if (!blocks)
+        return;
+    for (size_t i = 0; i < unpin->n_keys; i++)
+        done += blocks[i] && lease_end(n->leases, unpin->owner, blocks[i]);
+    free(blocks);
+    answer_done(c, done, 0);
+}
+
+/* ---- objects ---- */
+
+static bool object_acceptable(struct call *c, Scoutkv__ObjectKind kind, const char *name, size_t name_min)
+{
+    size_t len = strlen(name);
+    if ((kind == SCOUTKV__OBJECT_KIND__MANIFEST || kind == SCOUTKV__OBJECT_KIND__SIDECAR) &&
+        len >= name_min && len <= OBJECT_NAME_MAX)
+        return true;
+    refuse_malformed(c, 0, "an object is a manifest or a sidecar with a name of 1 to 255 bytes");
+    return false;
+}
+
+/* Whether a put may replace what is there; else it has been answered. */
+static bool object_may_change(struct call *c, const Scoutkv__ObjectPut *put, const struct object *old)
+{
+    uint64_t revision = old ? old->revision : 0;
+    if (put->kind == SCOUTKV__OBJECT_KIND__SIDECAR && old) {
+        if (old->checksum == put->checksum)
+            answer_done(c, 1, old->revision);
+        else
+            call_refuse(c, REASON(CONFLICT), 0,
+                        "sidecar '%s' is there with other bytes, and sidecars never change; use another name",
+                        put->name);
+        return false;
+    }
+    if (put->expect && put->expect != revision) {
+        call_refuse(c, REASON(CONFLICT), 0,
+                    "manifest '%s' has revision %" PRIu64 ", not %" PRIu64
+                    ": somebody else changed it; read it and try again",
+                    put->name, revision, put->expect);
+        return false;
+    }
+    return true;
+}
+
+void op_object_put(struct call *c)
+{
+    struct node *n = c->node;
+    const Scoutkv__ObjectPut *put = c->message->header->object_put;
+    const struct view *payload = &c->message->payload;
+    n->counters.object_puts++;
+    if (!object_acceptable(c, put->kind, put->name, 1))
+        return;
+    if (payload->len > PROTO_MAX_OBJECT)
+        return call_refuse(c, REASON(TOO_LARGE), 0, "an object has at most %d bytes, not %zu",
+                           PROTO_MAX_OBJECT, payload->len);
+    if (put->ack != SCOUTKV__ACK__RAM)
+        return call_refuse(
+            c, REASON(NOT_DURABLE), 0,
+            "node '%s' has no disk and cannot acknowledge 'durable'; ask for 'ram', or use a node with "
+            "a data directory",
+            n->id);
+    if (object_checksum(put->kind, put->name, payload->data, payload->len) != put->checksum)
+        return call_refuse(c, REASON(CHECKSUM), 0, "object '%s' does not match its checksum; send it again",
+                           put->name);
+    if (!object_may_change(c, put, object_find(n->objects, c->lane->ns, put->kind, put->name)))
+        return;
+    const struct object *stored;
+    if (object_store(n->objects, c->lane->ns, put->kind, put->name, payload->data, payload->len,
+                     put->checksum, &stored))
+        return refuse_full(c, 0);
+    answer_done(c, 1, stored->revision);
+}
+
+void op_object_get(struct call *c)
+{
+    const Scoutkv__ObjectGet *get = c->message->header->object_get;
+    c->node->counters.object_gets++;
+    if (!object_acceptable(c, get->kind, get->name, 1))
+        return;
+    const struct object *o = object_find(c->node->objects, c->lane->ns, get->kind, get->name);
+    Scoutkv__Object answer = SCOUTKV__OBJECT__INIT;
+    struct view payload = {0};
+    if (o) {
+        answer.found = true;
+        answer.checksum = o->checksum;
+        answer.revision = o->revision;
+        payload = (struct view){o->bytes->data, o->bytes->len, o->bytes};
+    }
+    Scoutkv__Header h = SCOUTKV__HEADER__INIT;
+    h.body_case = SCOUTKV__HEADER__BODY_OBJECT;
+    h.object = &answer;
+    call_answer(c, &h, &payload);
+}
+
+void op_object_list(struct call *c)
+{
+    const Scoutkv__ObjectList *list = c->message->header->object_list;
+    const char *names[LIST_MAX];
+    bool more;
+    c->node->counters.object_lists++;
+    if (!object_acceptable(c, list->kind, list->prefix, 0))
+        return;
+    Scoutkv__ObjectNames answer = SCOUTKV__OBJECT_NAMES__INIT;
+    answer.n_names = objects_list(c->node->objects, c->lane->ns, list->kind, list->prefix, list->after, names,
+                                  LIST_MAX, &more);
+    answer.names = (char **)(uintptr_t)names; /* only read */
+    answer.more = more;
+    Scoutkv__Header h = SCOUTKV__HEADER__INIT;
+    h.body_case = SCOUTKV__HEADER__BODY_OBJECT_NAMES;
+    h.object_names = &answer;
+    call_answer(c, &h, NULL);
+}

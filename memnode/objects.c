@@ -1,0 +1,147 @@
+/* objects.c: see objects.h. A sorted array of pointers: there are thousands at most, and lists want the
+ * order. */
+#include "memnode/objects.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct objects {
+    struct memory *memory;
+    struct object **sorted;
+    size_t n, room;
+};
+
+struct objects *objects_new(struct memory *memory)
+{
+    struct objects *o = calloc(1, sizeof *o);
+    if (o)
+        o->memory = memory;
+    return o;
+}
+
+static size_t entry_bytes(const char *name)
+{
+    return sizeof(struct object) + strlen(name) + 1 + sizeof(struct object *);
+}
+
+void objects_free(struct objects *o)
+{
+    if (!o)
+        return;
+    for (size_t i = 0; i < o->n; i++) {
+        memory_uncharge(o->memory, entry_bytes(o->sorted[i]->name));
+        buf_unref(o->sorted[i]->bytes);
+        free(o->sorted[i]);
+    }
+    free(o->sorted);
+    free(o);
+}
+
+static int compare(const struct object *o, uint64_t ns, Scoutkv__ObjectKind kind, const char *name)
+{
+    if (o->ns != ns)
+        return o->ns < ns ? -1 : 1;
+    if (o->kind != kind)
+        return o->kind < kind ? -1 : 1;
+    return strcmp(o->name, name);
+}
+
+/* The first object that is not less; o->n if all are. */
+static size_t lower_bound(const struct objects *o, uint64_t ns, Scoutkv__ObjectKind kind, const char *name)
+{
+    size_t lo = 0, hi = o->n;
+    while (lo < hi) {
+        size_t mid = lo + (hi - lo) / 2;
+        if (compare(o->sorted[mid], ns, kind, name) < 0)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    return lo;
+}
+
+static struct object *at_name(const struct objects *o, size_t i, uint64_t ns, Scoutkv__ObjectKind kind,
+                              const char *name)
+{
+    return i < o->n && compare(o->sorted[i], ns, kind, name) == 0 ? o->sorted[i] : NULL;
+}
+
+const struct object *object_find(const struct objects *o, uint64_t ns, Scoutkv__ObjectKind kind,
+                                 const char *name)
+{
+    return at_name(o, lower_bound(o, ns, kind, name), ns, kind, name);
+}
+
+/* Makes room for one more and an entry for it at i. NULL when there is no memory. */
+static struct object *insert(struct objects *o, size_t i, uint64_t ns, Scoutkv__ObjectKind kind,
+                             const char *name)
+{
+    if (o->n == o->room) {
+        size_t room = o->room ? 2 * o->room : 64;
+        struct object **sorted = realloc(o->sorted, room * sizeof *sorted);
+        if (!sorted)
+            return NULL;
+        o->sorted = sorted;
+        o->room = room;
+    }
+    if (!memory_charge(o->memory, entry_bytes(name)))
+        return NULL;
+    struct object *e = calloc(1, sizeof *e + strlen(name) + 1);
+    if (!e) {
+        memory_uncharge(o->memory, entry_bytes(name));
+        return NULL;
+    }
+    e->ns = ns;
+    e->kind = kind;
+    memcpy(e->name, name, strlen(name) + 1);
+    memmove(o->sorted + i + 1, o->sorted + i, (o->n - i) * sizeof *o->sorted);
+    o->sorted[i] = e;
+    o->n++;
+    return e;
+}
+
+int object_store(struct objects *o, uint64_t ns, Scoutkv__ObjectKind kind, const char *name,
+                 const void *bytes, size_t len, uint64_t checksum, const struct object **out)
+{
+    size_t i = lower_bound(o, ns, kind, name);
+    struct object *e = at_name(o, i, ns, kind, name);
+    struct buf *copy = memory_buf(o->memory, MEMORY_STORE, len);
+    if (!copy || (!e && !(e = insert(o, i, ns, kind, name)))) {
+        buf_unref(copy);
+        return -ENOSPC;
+    }
+    if (len)
+        memcpy(copy->data, bytes, len);
+    buf_unref(e->bytes);
+    e->bytes = copy;
+    e->checksum = checksum;
+    e->revision++;
+    *out = e;
+    return 0;
+}
+
+size_t objects_list(const struct objects *o, uint64_t ns, Scoutkv__ObjectKind kind, const char *prefix,
+                    const char *after, const char **out, size_t max, bool *more)
+{
+    size_t n = 0, prefix_len = strlen(prefix);
+    *more = false;
+    for (size_t i = lower_bound(o, ns, kind, strcmp(after, prefix) > 0 ? after : prefix); i < o->n; i++) {
+        const struct object *e = o->sorted[i];
+        if (e->ns != ns || e->kind != kind || strncmp(e->name, prefix, prefix_len) != 0)
+            break;
+        if (strcmp(e->name, after) == 0)
+            continue;
+        if (n == max) {
+            *more = true;
+            break;
+        }
+        out[n++] = e->name;
+    }
+    return n;
+}
+
+uint64_t objects_count(const struct objects *o)
+{
+    return o->n;
+}

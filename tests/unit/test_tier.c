@@ -1,0 +1,573 @@
+/* The tier over real sockets: the embedded node and memory nodes on TCP in threads of this process; nodes that are not
+ * there, die, come back, answer damaged messages or speak another version. */
+#include "decoder/tier/tier.h"
+
+#include "common/clock.h"
+#include "common/zmqx.h"
+#include "memnode/server.h"
+#include "tests/unit/tier_world.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <pthread.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+#include <cmocka.h>
+
+enum { N_BLOCKS = 64, HEADS = 2, PER_BLOCK = HEADS * BLOCK_PAGES, N_WANTS = N_BLOCKS * PER_BLOCK, MAX_SERVERS = 3 };
+static const struct block_layout layout = {.dtype = 1, .d_k = 64, .d_v = 64, .n_heads = HEADS}; /* pages of 4 KiB */
+
+static struct world_block blocks[N_BLOCKS];
+static struct block_key keys[N_BLOCKS];
+static struct tier_want wants[N_WANTS];
+
+static int make_blocks(void **state)
+{
+    (void)state;
+    for (unsigned b = 0; b < N_BLOCKS; b++) {
+        world_block_make(&blocks[b], &layout, 77 + b);
+        keys[b] = blocks[b].key;
+        for (unsigned p = 0; p < PER_BLOCK; p++)
+            wants[b * PER_BLOCK + p] = (struct tier_want){&blocks[b].key, (uint16_t)(p / BLOCK_PAGES),
+                                                          (uint8_t)(p % BLOCK_PAGES), blocks[b].checksums[p]};
+    }
+    return 0;
+}
+static int free_blocks(void **state)
+{
+    (void)state;
+    for (unsigned b = 0; b < N_BLOCKS; b++)
+        buf_unref(blocks[b].payload);
+    return 0;
+}
+
+/* ---- servers ---- */
+
+struct servers {
+    void *zmq;
+    unsigned n;
+    struct server *server[MAX_SERVERS];
+    char addr[MAX_SERVERS][ZMQX_ENDPOINT]; /* host:port */
+    char list[MAX_SERVERS * ZMQX_ENDPOINT];
+};
+
+static void server_up(struct servers *s, unsigned i, const char *endpoint)
+{
+    char id[8];
+    struct skv_error err;
+    snprintf(id, sizeof id, "n%u", i + 1);
+    struct node_opts opts = {.id = id, .ram = 64 << 20};
+    s->server[i] = server_start(s->zmq, endpoint, &opts, &err);
+    if (!s->server[i])
+        fail_msg("%s", err.text);
+    snprintf(s->addr[i], sizeof s->addr[i], "%s", server_endpoint(s->server[i]) + strlen("tcp://"));
+}
+
+static struct servers *servers_start(unsigned n)
+{
+    struct servers *s = calloc(1, sizeof *s);
+    s->zmq = zmqx_ctx_new(1, NULL);
+    s->n = n;
+    for (unsigned i = 0; i < n; i++) {
+        server_up(s, i, "tcp://127.0.0.1:0");
+        snprintf(s->list + strlen(s->list), sizeof s->list - strlen(s->list), "%s%s", i ? "," : "", s->addr[i]);
+    }
+    return s;
+}
+
+static void servers_stop(struct servers *s)
+{
+    for (unsigned i = 0; i < s->n; i++)
+        server_stop(s->server[i]);
+    zmqx_ctx_free(s->zmq);
+    free(s);
+}
+
+static struct tier *open_tier(const char *nodes, uint32_t timeout_ms)
+{
+    struct tier_opts o = {.nodes = nodes, .ram = 64 << 20, .timeout_ms = timeout_ms, .get_window = 256 << 10};
+    struct tier *t;
+    struct skv_error err;
+    if (tier_open(&o, &t, &err))
+        fail_msg("%s", err.text);
+    return t;
+}
+
+/* ---- blocks in and out ---- */
+
+static void count_put(void *arg, int rc, const uint64_t *stored, size_t n, const struct skv_error *err)
+{
+    (void)n;
+    assert_true(rc == 0 ? !err : err && strlen(err->text) > 20);
+    assert_null(stored);
+    ++*(unsigned *)arg;
+}
+
+static int put_all(struct tier *t, struct skv_error *err)
+{
+    unsigned answered = 0;
+    for (unsigned b = 0; b < N_BLOCKS; b++) {
+        int rc = tier_put(t, &blocks[b].key, &layout, blocks[b].payload, blocks[b].checksums, TIER_ACK_RAM, count_put, &answered, err);
+        if (rc)
+            return rc;
+    }
+    int rc = tier_flush(t, err);
+    assert_int_equal(answered, N_BLOCKS);
+    return rc;
+}
+
+struct got {
+    unsigned ok, failed;
+    uint8_t seen[N_WANTS];
+};
+static void on_page(void *arg, size_t want, int rc, const uint8_t *bytes)
+{
+    struct got *g = arg;
+    size_t len = layout_page_bytes(&layout);
+    if (g->seen[want]++)
+        fail_msg("page %zu was answered twice", want);
+    if (rc == 0)
+        assert_memory_equal(bytes, blocks[want / PER_BLOCK].payload->data + want % PER_BLOCK * len, len);
+    g->ok += rc == 0;
+    g->failed += rc != 0;
+}
+
+static int get_all(struct tier *t, struct got *g, struct skv_error *err)
+{
+    struct tier_fetch *f;
+    memset(g, 0, sizeof *g);
+    int rc = tier_fetch_begin(t, &layout, wants, N_WANTS, on_page, g, &f, err);
+    if (rc)
+        return rc;
+    rc = tier_fetch_end(t, f, err);
+    assert_int_equal(g->ok + g->failed, N_WANTS);
+    return rc;
+}
+
+/* ---- everything that a tier does ---- */
+
+static uint64_t counter(struct tier *t, const char *name, unsigned *n_nodes)
+{
+    struct tier_counter *all;
+    struct skv_error err;
+    size_t n;
+    uint64_t sum = 0;
+    *n_nodes = 0;
+    if (tier_stats(t, &all, &n, &err))
+        fail_msg("%s", err.text);
+    for (size_t i = 0; i < n; i++)
+        if (strcmp(all[i].name, name) == 0) {
+            sum += all[i].value;
+            ++*n_nodes;
+        }
+    free(all);
+    return sum;
+}
+
+static void use_objects(struct tier *t)
+{
+    struct skv_error err;
+    struct buf *b;
+    char name[300], *big = malloc(PROTO_MAX_OBJECT + 1);
+    memset(big, 'x', PROTO_MAX_OBJECT + 1);
+    assert_int_equal(tier_object_get(t, TIER_MANIFEST, "nothing", &b, &err), -ENOENT);
+    for (int i = 0; i < 8; i++) {
+        snprintf(name, sizeof name, "object-%d", i);
+        assert_int_equal(tier_object_put(t, TIER_MANIFEST, name, big, (size_t)i * PROTO_MAX_OBJECT / 7, &err), 0);
+        assert_int_equal(tier_object_get(t, TIER_MANIFEST, name, &b, &err), 0);
+        assert_int_equal(b->len, (size_t)i * PROTO_MAX_OBJECT / 7);
+        assert_memory_equal(b->data, big, b->len);
+        buf_unref(b);
+        assert_int_equal(tier_object_get(t, TIER_SIDECAR, name, &b, &err), -ENOENT);
+    }
+    assert_int_equal(tier_object_put(t, TIER_MANIFEST, "object-1", "new", 3, &err), 0); /* manifests are replaced */
+    assert_int_equal(tier_object_get(t, TIER_MANIFEST, "object-1", &b, &err), 0);
+    assert_memory_equal(b->data, "new", 3);
+    buf_unref(b);
+    assert_int_equal(tier_object_put(t, TIER_SIDECAR, "s", "one", 3, &err), 0); /* sidecars are not */
+    assert_int_equal(tier_object_put(t, TIER_SIDECAR, "s", "two", 3, &err), -ESTALE);
+    assert_int_equal(tier_object_put(t, TIER_MANIFEST, "large", big, PROTO_MAX_OBJECT + 1, &err), -EMSGSIZE);
+    assert_int_equal(tier_object_put(t, TIER_MANIFEST, "", "x", 1, &err), -EINVAL);
+    memset(name, 'n', sizeof name);
+    name[256] = 0;
+    assert_int_equal(tier_object_get(t, TIER_MANIFEST, name, &b, &err), -EINVAL);
+    free(big);
+}
+
+static void use_everything(const char *nodes, unsigned n_nodes)
+{
+    struct tier *t = open_tier(nodes, 5000);
+    struct skv_error err;
+    struct got *g = malloc(sizeof *g);
+    bool present[N_BLOCKS];
+    float keep[N_BLOCKS];
+    unsigned n;
+    assert_int_equal(tier_n_nodes(t), n_nodes);
+    assert_int_equal(tier_have(t, keys, N_BLOCKS, present, &err), 0);
+    for (unsigned b = 0; b < N_BLOCKS; b++)
+        assert_false(present[b]);
+    assert_int_equal(get_all(t, g, &err), -ENODATA);
+    assert_int_equal(g->failed, N_WANTS);
+    assert_int_equal(put_all(t, &err), 0);
+    assert_int_equal(get_all(t, g, &err), 0);
+    assert_int_equal(g->ok, N_WANTS);
+    assert_int_equal(counter(t, "blocks", &n), N_BLOCKS);
+    assert_int_equal(n, n_nodes);
+    for (unsigned b = 0; b < N_BLOCKS; b++)
+        keep[b] = (float)b;
+    assert_int_equal(tier_hint(t, keys, keep, N_BLOCKS, &err), 0);
+    assert_int_equal(tier_pin(t, "lease", keys, 10, 60000, &err), 0);
+    assert_int_equal(counter(t, "leases", &n), 10);
+    assert_int_equal(tier_drop(t, keys, 20, &err), -EBUSY); /* leased ones stay */
+    assert_int_equal(tier_unpin(t, "lease", NULL, 0, &err), 0);
+    assert_int_equal(tier_drop(t, keys, 20, &err), 0);
+    assert_int_equal(tier_have(t, keys, N_BLOCKS, present, &err), 0);
+    for (unsigned b = 0; b < N_BLOCKS; b++)
+        if (present[b] != (b >= 20))
+            fail_msg("block %u: present is %d after dropping 0 to 19", b, present[b]);
+    assert_int_equal(tier_pin(t, "lease", keys, N_BLOCKS, 60000, &err), -ENODATA);
+    assert_int_equal(get_all(t, g, &err), -ENODATA);
+    assert_int_equal(g->ok, N_WANTS - 20 * PER_BLOCK);
+    use_objects(t);
+    struct block_key other = keys[0];
+    other.ns = 1;
+    assert_int_equal(tier_have(t, &other, 1, present, &err), -EINVAL);
+    struct tier_totals totals;
+    tier_get_totals(t, &totals);
+    assert_int_equal(totals.put_blocks, N_BLOCKS);
+    assert_int_equal(totals.get_pages, 2 * N_WANTS - 20 * PER_BLOCK);
+    assert_int_equal(totals.timeouts + totals.bad_checksums, 0);
+    free(g);
+    tier_close(t);
+}
+
+static void embedded(void **state)
+{
+    (void)state;
+    use_everything(NULL, 1);
+}
+
+static void one_node(void **state)
+{
+    (void)state;
+    struct servers *s = servers_start(1);
+    use_everything(s->list, 1);
+    servers_stop(s);
+}
+
+static void three_nodes(void **state)
+{
+    (void)state;
+    struct servers *s = servers_start(3);
+    use_everything(s->list, 3);
+    servers_stop(s);
+}
+
+/* More keys than one header holds; and the list of nodes in another order finds the same blocks. */
+static void many_keys_and_another_order(void **state)
+{
+    (void)state;
+    enum { MANY = 10000 };
+    struct servers *s = servers_start(3);
+    struct tier *t = open_tier(s->list, 5000);
+    struct skv_error err;
+    struct block_key *many = calloc(MANY, sizeof *many);
+    bool *present = malloc(MANY);
+    unsigned n, found = 0;
+    assert_int_equal(put_all(t, &err), 0);
+    tier_close(t);
+    char other[3 * ZMQX_ENDPOINT];
+    snprintf(other, sizeof other, "%.64s,%.64s,%.64s", s->addr[2], s->addr[0], s->addr[1]);
+    t = open_tier(other, 5000);
+    for (unsigned i = 0; i < MANY; i++) {
+        many[i] = keys[i % N_BLOCKS];
+        many[i].layer += i / N_BLOCKS * 3;
+    }
+    assert_int_equal(tier_have(t, many, MANY, present, &err), 0);
+    for (unsigned i = 0; i < MANY; i++)
+        found += present[i];
+    assert_int_equal(found, N_BLOCKS);
+    struct got *g = malloc(sizeof *g);
+    assert_int_equal(get_all(t, g, &err), 0);
+    assert_int_equal(counter(t, "get_misses", &n), 0);
+    free(g);
+    free(many);
+    free(present);
+    tier_close(t);
+    servers_stop(s);
+}
+
+/* ---- nodes that are not as they should be ---- */
+
+static int try_open(const char *nodes, uint32_t timeout_ms, struct skv_error *err)
+{
+    struct tier_opts o = {.nodes = nodes, .timeout_ms = timeout_ms};
+    struct tier *t;
+    int rc = tier_open(&o, &t, err);
+    if (rc == 0)
+        tier_close(t);
+    return rc;
+}
+
+static void no_node(void **state)
+{
+    (void)state;
+    struct servers *s = servers_start(1);
+    struct skv_error err;
+    char list[2 * ZMQX_ENDPOINT], want[400];
+    /* A port that was free a moment ago, and one where something listens that is no memory node. */
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t len = sizeof a;
+    assert_int_equal(bind(fd, (struct sockaddr *)&a, sizeof a), 0);
+    assert_int_equal(getsockname(fd, (struct sockaddr *)&a, &len), 0);
+    for (int listening = 0; listening < 2; listening++) {
+        if (listening)
+            assert_int_equal(listen(fd, 8), 0);
+        uint64_t start = clock_ns();
+        snprintf(list, sizeof list, "%s,127.0.0.1:%u", s->addr[0], ntohs(a.sin_port));
+        assert_int_equal(try_open(list, 300, &err), -EHOSTUNREACH);
+        snprintf(want, sizeof want, "no memory node answers at 127.0.0.1:%u within 300 ms: is scoutkv-memnode running there?",
+                 ntohs(a.sin_port));
+        assert_string_equal(err.text, want);
+        assert_true(clock_ns() - start < 2 * NS_PER_S);
+    }
+    close(fd);
+    assert_int_equal(try_open("no.such.host.invalid:7401", 300, &err), -EHOSTUNREACH);
+    assert_int_equal(try_open("nonsense", 300, &err), -EINVAL);
+    servers_stop(s);
+}
+
+static void the_same_node_twice(void **state)
+{
+    (void)state;
+    struct servers *s = servers_start(1);
+    struct skv_error err;
+    char list[2 * ZMQX_ENDPOINT];
+    snprintf(list, sizeof list, "%s,localhost:%s", s->addr[0], strchr(s->addr[0], ':') + 1);
+    assert_int_equal(try_open(list, 2000, &err), -EINVAL);
+    assert_non_null(strstr(err.text, "\"n1\""));
+    snprintf(list, sizeof list, "%s,%s", s->addr[0], s->addr[0]);
+    assert_int_equal(try_open(list, 2000, &err), -EINVAL);
+    struct tier_opts o = {.nodes = s->list, .cluster = "other", .timeout_ms = 2000};
+    struct tier *t;
+    assert_int_equal(tier_open(&o, &t, &err), -EHOSTUNREACH);
+    assert_non_null(strstr(err.text, "cluster"));
+    servers_stop(s);
+}
+
+static void a_node_dies_and_comes_back(void **state)
+{
+    (void)state;
+    struct servers *s = servers_start(3);
+    struct tier *t = open_tier(s->list, 20000);
+    struct got *g = calloc(1, sizeof *g);
+    struct skv_error err;
+    struct tier_fetch *f;
+    assert_int_equal(put_all(t, &err), 0);
+    assert_int_equal(tier_fetch_begin(t, &layout, wants, N_WANTS, on_page, g, &f, &err), 0);
+    char endpoint[ZMQX_ENDPOINT];
+    snprintf(endpoint, sizeof endpoint, "%s", server_endpoint(s->server[1]));
+    server_stop(s->server[1]);
+    s->server[1] = NULL;
+    uint64_t start = clock_ns();
+    assert_int_equal(tier_fetch_end(t, f, &err), -EHOSTUNREACH);
+    if (clock_ns() - start > 5 * NS_PER_S)
+        fail_msg("it took %.1f s to see that a node died", (double)(clock_ns() - start) / 1e9);
+    assert_non_null(strstr(err.text, "memory node n2"));
+    assert_true(g->ok > N_WANTS / 4);
+    assert_int_equal(get_all(t, g, &err), -EHOSTUNREACH); /* at once */
+    bool present[N_BLOCKS];
+    assert_int_equal(tier_have(t, keys, N_BLOCKS, present, &err), -EHOSTUNREACH);
+    assert_int_equal(put_all(t, &err), 0); /* new blocks go to those that live */
+    assert_int_equal(get_all(t, g, &err), 0);
+    server_up(s, 1, endpoint);
+    start = clock_ns();
+    struct tier_counter *all;
+    size_t n;
+    while (tier_stats(t, &all, &n, &err)) {
+        if (clock_ns() - start > 10 * NS_PER_S)
+            fail_msg("the node was not taken back: %s", err.text);
+        tier_pump(t, 50, NULL);
+    }
+    free(all);
+    assert_int_equal(get_all(t, g, &err), 0); /* from where they are, though the empty node ranks first */
+    free(g);
+    tier_close(t);
+    servers_stop(s);
+}
+
+/* A caller that computes for longer than the deadline finds its pages, not timeouts. */
+static void a_slow_caller_loses_nothing(void **state)
+{
+    (void)state;
+    struct servers *s = servers_start(2);
+    struct tier *t = open_tier(s->list, 300);
+    struct got *g = calloc(1, sizeof *g);
+    struct skv_error err;
+    struct tier_fetch *f;
+    assert_int_equal(put_all(t, &err), 0);
+    assert_int_equal(tier_fetch_begin(t, &layout, wants, 100, on_page, g, &f, &err), 0);
+    usleep(500000);
+    if (tier_fetch_end(t, f, &err))
+        fail_msg("%s", err.text);
+    assert_int_equal(g->ok, 100);
+    free(g);
+    tier_close(t);
+    servers_stop(s);
+}
+
+/* ---- a node whose answers are damaged ---- */
+
+struct evil {
+    void *zmq;
+    struct zmqx_socket *router;
+    struct node *node;
+    pthread_t thread;
+    atomic_bool stop;
+    atomic_int kind; /* body to damage, 0: none; -1: claim version 2 */
+    atomic_uint at;  /* byte to flip a bit of, as a share of 1/16 of the header's length; odd: cut there */
+};
+
+static int evil_send(void *arg, const struct node_peer *peer, struct buf *header, const struct view *payload)
+{
+    struct evil *e = arg;
+    struct zmqx_peer to = {.len = peer->len};
+    memcpy(to.id, peer->id, peer->len);
+    Scoutkv__Header *h = scoutkv__header__unpack(NULL, header->len, header->data);
+    int kind = atomic_load(&e->kind);
+    struct buf *damaged = NULL;
+    if (kind == -1) {
+        h->version = 2;
+        damaged = header_pack(h);
+    } else if ((int)h->body_case == kind) {
+        unsigned at = atomic_load(&e->at);
+        size_t byte = header->len * (at / 2) / 16;
+        damaged = buf_copy(header->data, at & 1 ? byte : header->len);
+        if (!(at & 1))
+            damaged->data[byte] ^= (uint8_t)(1u << at % 7);
+    }
+    scoutkv__header__free_unpacked(h, NULL);
+    int rc = zmqx_send(e->router, &to, damaged ? damaged : header, payload);
+    buf_unref(damaged);
+    return rc;
+}
+
+static void *evil_main(void *arg)
+{
+    struct evil *e = arg;
+    while (!atomic_load(&e->stop)) {
+        struct zmqx_poll_item item = {.socket = e->router};
+        struct zmqx_message m;
+        zmqx_poll(&item, 1, 20);
+        while (zmqx_recv(e->router, &m) == 0) {
+            struct node_peer peer = {.len = m.peer.len};
+            struct message msg;
+            uint64_t id;
+            memcpy(peer.id, m.peer.id, m.peer.len);
+            if (message_parse(&msg, m.header.data, m.header.len, m.n_frames, m.payload, &id, NULL) == 0) {
+                node_receive(e->node, &peer, &msg, clock_ns());
+                message_clear(&msg);
+            }
+            zmqx_message_clear(&m);
+        }
+        node_run(e->node, clock_ns());
+    }
+    return NULL;
+}
+
+/* Uses the tier once in every way; whatever fails must say why. */
+static void use_evil_node(const char *addr)
+{
+    struct tier_opts o = {.nodes = addr, .timeout_ms = 60};
+    struct skv_error err = {0};
+    struct got *g = malloc(sizeof *g);
+    struct tier *t;
+    struct tier_fetch *f;
+    struct tier_counter *all;
+    struct buf *b;
+    bool present[4];
+    size_t n;
+    unsigned answered = 0, placed = 0;
+    if (tier_open(&o, &t, &err)) {
+        assert_true(strlen(err.text) > 20);
+        free(g);
+        return;
+    }
+    memset(g, 0, sizeof *g);
+    for (unsigned i = 0; i < 4; i++)
+        placed += tier_put(t, &keys[i], &layout, blocks[i].payload, blocks[i].checksums, TIER_ACK_RAM, count_put, &answered, &err) == 0;
+    tier_flush(t, &err);
+    assert_int_equal(answered, placed);
+    if (tier_fetch_begin(t, &layout, wants, 4 * PER_BLOCK, on_page, g, &f, &err) == 0)
+        if (tier_fetch_end(t, f, &err))
+            assert_true(strlen(err.text) > 20);
+    assert_int_equal(g->ok + g->failed, 4 * PER_BLOCK);
+    err = (struct skv_error){0};
+    int rc = tier_have(t, keys, 4, present, &err);
+    rc = rc ? rc : tier_object_put(t, TIER_MANIFEST, "x", "y", 1, &err);
+    rc = rc ? rc : tier_object_get(t, TIER_MANIFEST, "x", &b, &err);
+    if (rc == 0) {
+        assert_memory_equal(b->data, "y", 1);
+        buf_unref(b);
+    }
+    rc = rc ? rc : tier_stats(t, &all, &n, &err);
+    if (rc == 0)
+        free(all);
+    else
+        assert_true(strlen(err.text) > 20);
+    tier_close(t);
+    free(g);
+}
+
+static void evil_answers(void **state)
+{
+    (void)state;
+    struct evil e = {.zmq = zmqx_ctx_new(1, NULL)};
+    struct node_opts opts = {.id = "evil", .ram = 64 << 20};
+    struct skv_error err;
+    assert_int_equal(zmqx_router(e.zmq, "tcp://127.0.0.1:0", PROTO_MAX_PAYLOAD, &e.router, &err), 0);
+    e.node = node_new(&opts, evil_send, &e, &err);
+    assert_non_null(e.node);
+    pthread_create(&e.thread, NULL, evil_main, &e);
+    const char *addr = zmqx_endpoint(e.router) + strlen("tcp://");
+    use_evil_node(addr);
+    static const int kinds[] = {SCOUTKV__HEADER__BODY_HELLO_ACK, SCOUTKV__HEADER__BODY_PUT_ACK, SCOUTKV__HEADER__BODY_PAGES,
+                                SCOUTKV__HEADER__BODY_HAVE_ACK,  SCOUTKV__HEADER__BODY_DONE,    SCOUTKV__HEADER__BODY_OBJECT,
+                                SCOUTKV__HEADER__BODY_STATS_ACK};
+    for (size_t k = 0; k < sizeof kinds / sizeof *kinds; k++)
+        for (unsigned at = 0; at < 32; at += 5) { /* even and odd: flips and cuts */
+            atomic_store(&e.at, at);
+            atomic_store(&e.kind, kinds[k]);
+            use_evil_node(addr);
+        }
+    atomic_store(&e.kind, -1);
+    assert_int_equal(try_open(addr, 2000, &err), -EPROTONOSUPPORT);
+    assert_non_null(strstr(err.text, addr));
+    atomic_store(&e.stop, true);
+    pthread_join(e.thread, NULL);
+    zmqx_close(e.router);
+    node_free(e.node);
+    zmqx_ctx_free(e.zmq);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(embedded),
+        cmocka_unit_test(one_node),
+        cmocka_unit_test(three_nodes),
+        cmocka_unit_test(many_keys_and_another_order),
+        cmocka_unit_test(no_node),
+        cmocka_unit_test(the_same_node_twice),
+        cmocka_unit_test(a_node_dies_and_comes_back),
+        cmocka_unit_test(a_slow_caller_loses_nothing),
+        cmocka_unit_test(evil_answers),
+    };
+    return cmocka_run_group_tests_name("tier", tests, make_blocks, free_blocks);
+}
