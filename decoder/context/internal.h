@@ -27,15 +27,27 @@ enum {
     SPAN_GROUPS = SPAN_PAGES / REPS_LANES,
     SPAN_TOKENS = SPAN_BLOCKS * BLOCK_TOKENS,
     MAX_LAYERS = 1024,
+    MAX_HEADS = 1024, /* KV heads held */
 };
 static_assert((int)SKV_BLOCK == (int)BLOCK_TOKENS && (int)SKV_PAGE == (int)PAGE_TOKENS, "one geometry");
+
+/* Memory of a head's scoring, kept between steps: fresh megabytes would cost more in page faults than the
+ * scores. */
+struct scratch {
+    void *bytes;
+    size_t size;
+};
 
 struct skv_tier {
     struct tier *tier;
     struct pool *pool;
     const struct kernels *k;
     uint64_t ns;
+    struct scratch
+        scratch[MAX_HEADS]; /* by KV head: heads are scored side by side, contexts one after another */
 };
+/* At least n bytes, 64-aligned, contents undefined; NULL when out of memory. */
+void *scratch_take(struct scratch *, size_t n);
 
 /* ---- shape.c: the model's shape and what follows from it; shared by forks ---- */
 

@@ -69,7 +69,7 @@ static void on_put(void *arg, int rc, const uint64_t *stored, size_t n_pages, co
 static int put_layer(struct skv_context *c, struct pending_block *p, unsigned layer, struct skv_error *err)
 {
     const struct block_layout *lay = &c->shape->layouts[layer];
-    uint64_t checksums[1024 * BLOCK_PAGES]; /* shape_new allows 1024 KV heads */
+    uint64_t checksums[MAX_HEADS * BLOCK_PAGES];
     for (unsigned h = 0; h < lay->n_heads; h++)
         memcpy(checksums + h * BLOCK_PAGES,
                span_checksums(c->shape, context_span(c, p->block), layer, h) +

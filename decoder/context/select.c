@@ -94,18 +94,17 @@ int choose_pages(const struct skv_context *c, unsigned layer, unsigned head, con
         ch->n = protected_pages(c, ch->pages);
         return 0;
     }
-    size_t ld = (n_pages + 7) / 8 * 8;
-    float *mass = malloc(((size_t)rows * ld + ld) * sizeof *mass),
-          *score = mass ? mass + (size_t)rows * ld : NULL;
-    uint32_t *scratch = malloc(n_pages * sizeof *scratch);
-    uint32_t *lists = malloc((cap + n_protected + 1) * sizeof *lists);
-    const void **pieces = malloc(2 * c->n_spans * sizeof *pieces);
-    int rc = -ENOMEM;
-    if (!mass || !scratch || !lists || !pieces)
-        goto done;
+    size_t ld = (n_pages + 15) / 16 * 16, n_lists = cap + n_protected + 1;
+    float *mass = scratch_take(&c->tier->scratch[head],
+                               ((rows + 1) * ld + n_pages + n_lists) * 4 + 2 * c->n_spans * sizeof(void *));
+    if (!mass)
+        return -ENOMEM;
+    const void **pieces = (const void **)(mass + (rows + 1) * ld); /* 64-byte aligned, as ld is */
+    float *score = mass + rows * ld;
+    uint32_t *order = (uint32_t *)(pieces + 2 * c->n_spans), *lists = order + n_pages;
     score_pages(c, layer, head, s->policy, rows, q, mass, ld, score, ch, pieces);
     ch->n_selected =
-        scout_top(n_pages, score, c->eligible, units, s->unit / PAGE_TOKENS, s->mass, scratch, lists);
+        scout_top(n_pages, score, c->eligible, units, s->unit / PAGE_TOKENS, s->mass, order, lists);
     size_t n_prot = protected_pages(c, lists + ch->n_selected);
     merge_sorted(ch->pages, lists, ch->n_selected, lists + ch->n_selected, n_prot);
     ch->n = ch->n_selected + n_prot;
@@ -113,13 +112,7 @@ int choose_pages(const struct skv_context *c, unsigned layer, unsigned head, con
         estimate_shares(ch, rows, mass, ld, n_pages);
         *bytes += ld / REPS_LANES * reps_group_bytes(c->shape->layers[layer].d_k);
     }
-    rc = 0;
-done:
-    free(mass);
-    free(scratch);
-    free(lists);
-    free(pieces);
-    return rc;
+    return 0;
 }
 
 void choice_free(struct choice *ch)

@@ -11,9 +11,9 @@ static int check_layer(const struct skv_layer *l, unsigned i, struct skv_error *
         return skv_fail(err, -EINVAL,
                         "layer %u: d_k %u, d_v %u: d_k must be a multiple of 8, both at most 1024", i, l->d_k,
                         l->d_v);
-    if (l->n_kv_heads == 0 || l->n_kv_heads > 1024 || l->kv_head0 > 1024)
-        return skv_fail(err, -EINVAL, "layer %u: %u KV heads from %u on: 1 to 1024 are supported", i,
-                        l->n_kv_heads, l->kv_head0);
+    if (l->n_kv_heads == 0 || l->n_kv_heads > MAX_HEADS || l->kv_head0 > MAX_HEADS)
+        return skv_fail(err, -EINVAL, "layer %u: %u KV heads from %u on: 1 to %d are supported", i,
+                        l->n_kv_heads, l->kv_head0, MAX_HEADS);
     if (l->n_heads == 0 || l->n_heads % l->n_kv_heads || l->n_heads / l->n_kv_heads > 64)
         return skv_fail(err, -EINVAL,
                         "layer %u: %u query heads over %u KV heads: must divide, at most 64 each", i,

@@ -44,7 +44,21 @@ void skv_tier_close(skv_tier *t)
     if (t->tier)
         tier_close(t->tier);
     pool_free(t->pool);
+    for (unsigned i = 0; i < MAX_HEADS; i++)
+        free(t->scratch[i].bytes);
     free(t);
+}
+
+void *scratch_take(struct scratch *s, size_t n)
+{
+    if (n > s->size) {
+        free(s->bytes);
+        s->size = (n + n / 4 + 63) / 64 * 64; /* contexts grow: not at every step again */
+        s->bytes = aligned_alloc(64, s->size);
+        if (!s->bytes)
+            s->size = 0;
+    }
+    return s->bytes;
 }
 
 const char *skv_isa(void)
