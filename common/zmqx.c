@@ -110,8 +110,10 @@ static int set_options(struct zmqx_socket *s, size_t max_frame, const char *endp
 
 static int monitor_start(void *ctx, struct zmqx_socket *s)
 {
+    /* A name is free only some time after its socket was closed, so none is used twice. */
+    static _Atomic unsigned long n_monitors;
     char name[64];
-    snprintf(name, sizeof name, "inproc://zmqx-monitor-%p", (void *)s);
+    snprintf(name, sizeof name, "inproc://zmqx-monitor-%lu", n_monitors++);
     if (zmq_socket_monitor(s->zmq, name,
                            ZMQ_EVENT_ACCEPTED | ZMQ_EVENT_CONNECTED | ZMQ_EVENT_DISCONNECTED |
                                ZMQ_EVENT_CONNECT_RETRIED | ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL |

@@ -1,0 +1,45 @@
+#!/bin/sh
+# scoutkv eval recall and bench step, small: the main job over three nodes.
+. "$(dirname "$0")/cli_common"
+
+# number KEY [OBJECT]: a number of the JSON file, in the object of that name if given (one key a line).
+number() {
+    awk -v key="\"$1\":" -v object="${2:+\"$2\": {}" '
+        object == "" || index($0, object) { inside = 1 }
+        inside && $1 == key { sub(/,$/, "", $2); print $2; exit }' "$dir/json"
+}
+# holds WHAT EXPRESSION: of numbers, by awk
+holds() {
+    awk "BEGIN { exit !($2) }" || fail "$1: $2"
+}
+
+ends 0 make-model recall -o "$dir/recall.gguf"
+start_nodes 3
+ends 0 eval recall -m "$dir/recall.gguf" --tokens 16384 --window 256 --seed 7 --nodes "$nodes" --json "$dir/json" \
+    --dense-seconds 2 --node-pids "$(echo $pids | tr ' ' ',')"
+prints '^cascade'
+prints 'sum of peak RSS'
+for key in seed tokens facts budget_tokens decoder_kv_bytes context_kv_bytes; do
+    [ -n "$(number $key)" ] || fail "the JSON has no $key"
+done
+holds "tokens" "$(number tokens) == 16384 && $(number seed) == 7 && $(number facts) == 128"
+holds "context" "$(number context_kv_bytes) == 16384 * 1024"
+holds "a tenth of the pages" "$(number budget_tokens) * 10 <= $(number fact_pages) * 16 && $(number budget_tokens) > 0"
+holds "memory of the decoder" "$(number decoder_kv_bytes) <= $(number context_kv_bytes) / 10"
+holds "cascade is right" "$(number right cascade) == 64 && $(number asked cascade) == 64"
+holds "dense is right" "$(number right dense) == $(number asked dense) && $(number asked dense) >= 1"
+holds "window knows nothing" "$(number right window) <= 1 && $(number asked window) == 64"
+holds "norms don't tell" "$(number right norm-only) <= 12"
+holds "cascade fetches" "$(number bytes_per_step cascade) > 0 && $(number bytes_per_step cascade) < $(number dense_bytes_per_step cascade) / 20"
+holds "dense fetches" "$(number bytes_per_step dense) > 0.8 * $(number dense_bytes_per_step dense)"
+
+# A limit that cannot be kept is a failure, and says so.
+ends 1 eval recall -m "$dir/recall.gguf" --tokens 8192 --questions 4 --policies window --limit 1
+says 'more than 1 %'
+
+ends 0 bench step -m "$dir/recall.gguf" --tokens 4096,16384 --steps 24 --budget 256 --json --nodes "$nodes"
+for key in ratio_without_scout ratio scout_bandwidth_share memory_gbps; do
+    grep -q "\"$key\": [0-9]" "$dir/out" || fail "bench step --json has no $key"
+done
+ends 0 bench step -m "$dir/recall.gguf" --tokens 4096,8192 --steps 16
+prints 'step without scout, long / short'
