@@ -1,5 +1,5 @@
-/* cmd_check.c: holds memory nodes to what they acknowledged: every block in the log of `scoutkv load` must be there, byte
- * for byte. */
+/* cmd_check.c: holds memory nodes to what they acknowledged: every block in the log of `scoutkv load` must be
+ * there, byte for byte. */
 #include "common/progress.h"
 #include "decoder/cli/cli.h"
 #include "decoder/cli/interrupt.h"
@@ -26,7 +26,8 @@ static const struct opt table[] = {
     {"json", 0, OPT_FLAG, AT(json), NULL, "print {\"present\":…,\"missing\":…,\"wrong\":…}"},
     {"cluster", 0, OPT_STRING, AT(cluster), "NAME", "name that the nodes were started with"},
     {"namespace", 0, OPT_U64, AT(ns), "N", "tenant that was written for"},
-    {"timeout-ms", 0, OPT_U32, AT(timeout_ms), "MS", "deadline of every request to a node", .min = 1, .max = 3600e3},
+    {"timeout-ms", 0, OPT_U32, AT(timeout_ms), "MS", "deadline of every request to a node", .min = 1,
+     .max = 3600e3},
     {0},
 };
 
@@ -96,7 +97,8 @@ static void batch_free(struct batch *b)
     free(b->wants);
 }
 
-static int batch_make(struct batch *b, uint64_t ns, const struct load_ack *acks, size_t n, struct skv_error *err)
+static int batch_make(struct batch *b, uint64_t ns, const struct load_ack *acks, size_t n,
+                      struct skv_error *err)
 {
     *b = (struct batch){0};
     int rc = load_layout(acks[0].size, &b->layout, err);
@@ -113,8 +115,8 @@ static int batch_make(struct batch *b, uint64_t ns, const struct load_ack *acks,
         if (load_block(&b->layout, ns, acks[i].seed, acks[i].block, &b->keys[i], &b->payload[i], sums))
             return skv_fail(err, -ENOMEM, "out of memory");
         for (size_t p = 0; p < b->pages; p++)
-            b->wants[i * b->pages + p] =
-                (struct tier_want){&b->keys[i], (uint16_t)(p / BLOCK_PAGES), (uint8_t)(p % BLOCK_PAGES), sums[p]};
+            b->wants[i * b->pages + p] = (struct tier_want){&b->keys[i], (uint16_t)(p / BLOCK_PAGES),
+                                                            (uint8_t)(p % BLOCK_PAGES), sums[p]};
     }
     return 0;
 }
@@ -133,7 +135,8 @@ static void on_page(void *arg, size_t want, int rc, const uint8_t *bytes)
         b->verdict[block] = MISSING;
 }
 
-/* Fetches all of it. A block of which pages are missing though some node has the key holds other bytes: wrong. */
+/* Fetches all of it. A block of which pages are missing though some node has the key holds other bytes:
+ * wrong. */
 static int batch_check(struct tier *t, struct batch *b, struct skv_error *err)
 {
     struct tier_fetch *f;
@@ -155,7 +158,8 @@ static int batch_check(struct tier *t, struct batch *b, struct skv_error *err)
 
 static int check(const struct check_args *a, uint64_t count[VERDICTS], struct skv_error *err)
 {
-    struct tier_opts opts = {.nodes = a->nodes, .cluster = a->cluster, .ns = a->ns, .timeout_ms = a->timeout_ms};
+    struct tier_opts opts = {
+        .nodes = a->nodes, .cluster = a->cluster, .ns = a->ns, .timeout_ms = a->timeout_ms};
     struct tier *t = NULL;
     struct load_ack *acks = NULL;
     struct progress progress;
@@ -194,12 +198,15 @@ int cmd_check(int argc, char **argv)
     struct opt_memory mem = {0};
     struct skv_error err = {0};
     const struct opt_group groups[] = {{"Options", table, &a}, {0}};
-    const struct opt_command cmd = {
-        "scoutkv check", "--nodes LIST --log FILE [--json]",
-        "Reads the log of `scoutkv load`, makes each acknowledged block again from its seed, fetches it and compares every\n"
-        "byte. A block is missing when no node has it, wrong when a node has its key with other bytes or only with bytes\n"
-        "that fail their checksums. Exit code 0: all are present; 3: some are missing or wrong; 4: a node cannot be reached.",
-        "  scoutkv check --nodes 127.0.0.1:7401,127.0.0.1:7402 --log acks --json", groups};
+    const struct opt_command cmd = {"scoutkv check", "--nodes LIST --log FILE [--json]",
+                                    "Reads the log of `scoutkv load`, makes each acknowledged block again "
+                                    "from its seed, fetches it and compares every\n"
+                                    "byte. A block is missing when no node has it, wrong when a node has its "
+                                    "key with other bytes or only with bytes\n"
+                                    "that fail their checksums. Exit code 0: all are present; 3: some are "
+                                    "missing or wrong; 4: a node cannot be reached.",
+                                    "  scoutkv check --nodes 127.0.0.1:7401,127.0.0.1:7402 --log acks --json",
+                                    groups};
     int rc = options_start(&cmd, argc, argv, &mem);
     if (rc >= 0)
         return rc;

@@ -1,5 +1,5 @@
-/* cmd_load.c: writes blocks made from a seed and logs each acknowledgement as it comes, so that `scoutkv check` can
- * later hold the nodes to their word. */
+/* cmd_load.c: writes blocks made from a seed and logs each acknowledgement as it comes, so that `scoutkv
+ * check` can later hold the nodes to their word. */
 #include "common/progress.h"
 #include "common/size.h"
 #include "decoder/cli/cli.h"
@@ -22,14 +22,17 @@ struct load_args {
 #define AT(member) offsetof(struct load_args, member)
 static const struct opt table[] = {
     {"nodes", 0, OPT_STRING, AT(nodes), "LIST", "memory nodes: host:port[*weight],…", .required = true},
-    {"log", 0, OPT_STRING, AT(log), "FILE", "gets one line per acknowledged block; written anew", .required = true},
+    {"log", 0, OPT_STRING, AT(log), "FILE", "gets one line per acknowledged block; written anew",
+     .required = true},
     {"seed", 's', OPT_U64, AT(seed), "S", "what the blocks are made from"},
     {"count", 'n', OPT_U64, AT(count), "N", "blocks to write", .min = 1, .max = 1e12},
     {"size", 0, OPT_SIZE, AT(size), "BYTES", "bytes of each block", .min = 256, .max = 4 << 20},
-    {"ack", 0, OPT_CHOICE, AT(ack), NULL, "when a block counts as written: in memory, or on disk", .choices = "ram|durable"},
+    {"ack", 0, OPT_CHOICE, AT(ack), NULL, "when a block counts as written: in memory, or on disk",
+     .choices = "ram|durable"},
     {"cluster", 0, OPT_STRING, AT(cluster), "NAME", "name that the nodes were started with"},
     {"namespace", 0, OPT_U64, AT(ns), "N", "tenant to write for"},
-    {"timeout-ms", 0, OPT_U32, AT(timeout_ms), "MS", "deadline of every request to a node", .min = 1, .max = 3600e3},
+    {"timeout-ms", 0, OPT_U32, AT(timeout_ms), "MS", "deadline of every request to a node", .min = 1,
+     .max = 3600e3},
     {0},
 };
 
@@ -66,8 +69,8 @@ static void on_ack(void *arg, int rc, const uint64_t *stored, size_t n_pages, co
     free(p);
 }
 
-static int put_block(struct tier *t, struct load *l, const struct block_layout *layout, uint64_t i, uint64_t *checksums,
-                     struct skv_error *err)
+static int put_block(struct tier *t, struct load *l, const struct block_layout *layout, uint64_t i,
+                     uint64_t *checksums, struct skv_error *err)
 {
     struct block_key key;
     struct buf *payload = NULL;
@@ -77,17 +80,19 @@ static int put_block(struct tier *t, struct load *l, const struct block_layout *
         return skv_fail(err, -ENOMEM, "out of memory");
     }
     *p = (struct load_put){l, i};
-    int rc = tier_put(t, &key, layout, payload, checksums, strcmp(l->args->ack, "ram") ? TIER_ACK_DURABLE : TIER_ACK_RAM,
-                      on_ack, p, err);
+    int rc = tier_put(t, &key, layout, payload, checksums,
+                      strcmp(l->args->ack, "ram") ? TIER_ACK_DURABLE : TIER_ACK_RAM, on_ack, p, err);
     if (rc)
         free(p);
     buf_unref(payload);
     return rc;
 }
 
-static int load(const struct load_args *a, const struct block_layout *layout, struct load *l, struct skv_error *err)
+static int load(const struct load_args *a, const struct block_layout *layout, struct load *l,
+                struct skv_error *err)
 {
-    struct tier_opts opts = {.nodes = a->nodes, .cluster = a->cluster, .ns = a->ns, .timeout_ms = a->timeout_ms};
+    struct tier_opts opts = {
+        .nodes = a->nodes, .cluster = a->cluster, .ns = a->ns, .timeout_ms = a->timeout_ms};
     struct tier *t = NULL;
     uint64_t *checksums = NULL;
     int rc = tier_open(&opts, &t, err);
@@ -126,9 +131,12 @@ int cmd_load(int argc, char **argv)
     const struct opt_group groups[] = {{"Options", table, &a}, {0}};
     const struct opt_command cmd = {
         "scoutkv load", "--nodes LIST --log FILE [options]",
-        "Writes blocks of made-up bytes to memory nodes and logs each one as it is acknowledged: a line that stands in the\n"
-        "log is a promise that a node has given. `scoutkv check` makes the same blocks again from the seed and tells which\n"
-        "promises hold, after a restart or a crash for example. Blocks that were not acknowledged are not in the log.\n"
+        "Writes blocks of made-up bytes to memory nodes and logs each one as it is acknowledged: a line that "
+        "stands in the\n"
+        "log is a promise that a node has given. `scoutkv check` makes the same blocks again from the seed "
+        "and tells which\n"
+        "promises hold, after a restart or a crash for example. Blocks that were not acknowledged are not in "
+        "the log.\n"
         "Running it again with the same seed finds the blocks present and logs them again.",
         "  scoutkv load --nodes 127.0.0.1:7401,127.0.0.1:7402 --seed 7 --count 1000 --size 256K --log acks\n"
         "  scoutkv check --nodes 127.0.0.1:7401,127.0.0.1:7402 --log acks",
@@ -144,9 +152,10 @@ int cmd_load(int argc, char **argv)
     char bytes[32], rate[32];
     double seconds = l.progress.total ? progress_seconds(&l.progress) : 0;
     if (l.progress.total)
-        fprintf(stderr, "%" PRIu64 " of %" PRIu64 " blocks acknowledged (%s), %.2f s, %s/s\n", l.acked, a.count,
-                size_format(bytes, sizeof bytes, l.acked * a.size), seconds,
-                size_format(rate, sizeof rate, (uint64_t)((double)(l.acked * a.size) / (seconds > 0 ? seconds : 1))));
+        fprintf(stderr, "%" PRIu64 " of %" PRIu64 " blocks acknowledged (%s), %.2f s, %s/s\n", l.acked,
+                a.count, size_format(bytes, sizeof bytes, l.acked * a.size), seconds,
+                size_format(rate, sizeof rate,
+                            (uint64_t)((double)(l.acked * a.size) / (seconds > 0 ? seconds : 1))));
     options_free(&mem);
     if (rc)
         return cli_fail(cmd.name, &err);

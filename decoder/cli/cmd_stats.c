@@ -23,7 +23,8 @@ static const struct opt table[] = {
     {"all", 0, OPT_FLAG, AT(all), NULL, "also show counters that are 0 on every node"},
     {"cluster", 0, OPT_STRING, AT(cluster), "NAME", "name that the nodes were started with"},
     {"namespace", 0, OPT_U64, AT(ns), "N", "tenant to ask as, where nodes serve only some"},
-    {"timeout-ms", 0, OPT_U32, AT(timeout_ms), "MS", "deadline of every request to a node", .min = 1, .max = 3600e3},
+    {"timeout-ms", 0, OPT_U32, AT(timeout_ms), "MS", "deadline of every request to a node", .min = 1,
+     .max = 3600e3},
     {0},
 };
 
@@ -99,7 +100,8 @@ static void print_table(const struct tier_counter *c, size_t n, bool all)
 
 static int stats(const struct stats_args *a, struct skv_error *err)
 {
-    struct tier_opts opts = {.nodes = a->nodes, .cluster = a->cluster, .ns = a->ns, .timeout_ms = a->timeout_ms};
+    struct tier_opts opts = {
+        .nodes = a->nodes, .cluster = a->cluster, .ns = a->ns, .timeout_ms = a->timeout_ms};
     struct tier *t = NULL;
     struct tier_counter *c = NULL;
     size_t n;
@@ -128,8 +130,10 @@ int cmd_stats(int argc, char **argv)
     const struct opt_group groups[] = {{"Options", table, &a}, {0}};
     const struct opt_command cmd = {
         "scoutkv stats", "--nodes LIST [--json]",
-        "Asks each memory node for its counters: what it holds (blocks, bytes, objects, leases), what it was asked (puts,\n"
-        "gets and their pages and bytes, misses), what it refused and why, and what its sockets saw. Counters begin at 0 when\n"
+        "Asks each memory node for its counters: what it holds (blocks, bytes, objects, leases), what it was "
+        "asked (puts,\n"
+        "gets and their pages and bytes, misses), what it refused and why, and what its sockets saw. "
+        "Counters begin at 0 when\n"
         "a node starts; blocks, bytes, objects, leases, lanes and the ram_ lines are the state now.",
         "  scoutkv stats --nodes 127.0.0.1:7401,127.0.0.1:7402\n"
         "  scoutkv stats --nodes 127.0.0.1:7401 --json | jq '.nodes[].bytes'",

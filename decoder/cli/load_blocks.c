@@ -16,12 +16,14 @@ int load_layout(uint64_t size, struct block_layout *out, struct skv_error *err)
 {
     uint64_t dims = size / BYTES_PER_DIM, d = MOST_DIMS;
     if (size % BYTES_PER_DIM || dims == 0 || dims > MOST_DIMS * MOST_HEADS)
-        return skv_fail(err, -EINVAL, "blocks have a multiple of %d bytes, not %" PRIu64, BYTES_PER_DIM, size);
+        return skv_fail(err, -EINVAL, "blocks have a multiple of %d bytes, not %" PRIu64, BYTES_PER_DIM,
+                        size);
     while (dims % d)
         d--;
     if (dims / d > MOST_HEADS)
         return skv_fail(err, -EINVAL, "no block has exactly %" PRIu64 " bytes; try a power of two", size);
-    *out = (struct block_layout){.dtype = 1, .d_k = (uint16_t)d, .d_v = (uint16_t)d, .n_heads = (uint16_t)(dims / d)};
+    *out = (struct block_layout){
+        .dtype = 1, .d_k = (uint16_t)d, .d_v = (uint16_t)d, .n_heads = (uint16_t)(dims / d)};
     return 0;
 }
 
@@ -61,8 +63,8 @@ bool load_ack_parse(const char *line, struct load_ack *a)
     char ack[8];
     int end = 0;
     *a = (struct load_ack){0};
-    if (sscanf(line, "block %" SCNu64 " seed %" SCNu64 " size %" SCNu64 " ack %7[a-z]%n", &a->block, &a->seed, &a->size, ack,
-               &end) != 4 ||
+    if (sscanf(line, "block %" SCNu64 " seed %" SCNu64 " size %" SCNu64 " ack %7[a-z]%n", &a->block, &a->seed,
+               &a->size, ack, &end) != 4 ||
         strcmp(line + end, "\n") != 0)
         return false;
     a->durable = strcmp(ack, "durable") == 0;

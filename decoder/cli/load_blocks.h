@@ -1,5 +1,5 @@
-/* load_blocks.h: blocks made from a seed, for `scoutkv load` and `scoutkv check`: the checker makes them again and so
- * knows every byte without having kept any. */
+/* load_blocks.h: blocks made from a seed, for `scoutkv load` and `scoutkv check`: the checker makes them
+ * again and so knows every byte without having kept any. */
 #ifndef CLI_LOAD_BLOCKS_H
 #define CLI_LOAD_BLOCKS_H
 

@@ -1,8 +1,9 @@
 /* calls.c: the requests that wait for their answers: HAVE, HINT, DROP, PIN, UNPIN, objects, STATS.
  *
- * A block normally lies on its first node in rank, but may lie further down (its node was away when it was written),
- * and readers walk the rank order. So: HAVE asks on until a node says yes; DROP, PIN and UNPIN go to every node,
- * each of which acts on what it holds; HINT, which is only advice, goes to the first live node. */
+ * A block normally lies on its first node in rank, but may lie further down (its node was away when it was
+ * written), and readers walk the rank order. So: HAVE asks on until a node says yes; DROP, PIN and UNPIN go
+ * to every node, each of which acts on what it holds; HINT, which is only advice, goes to the first live
+ * node. */
 #include "decoder/tier/tier_internal.h"
 
 #include "common/clock.h"
@@ -23,11 +24,11 @@ struct keys_op {
     struct tier_wait wait;
     Scoutkv__Header__BodyCase kind;
     const struct block_key *keys;
-    const float *keep;   /* HINT */
-    const char *owner;   /* PIN, UNPIN */
-    uint32_t ttl_ms;     /* PIN */
-    bool *present;       /* HAVE */
-    uint64_t acted;      /* keys acted on, as the nodes say */
+    const float *keep; /* HINT */
+    const char *owner; /* PIN, UNPIN */
+    uint32_t ttl_ms;   /* PIN */
+    bool *present;     /* HAVE */
+    uint64_t acted;    /* keys acted on, as the nodes say */
 };
 
 /* One request of it: keys[index[0..n)]. */
@@ -45,7 +46,8 @@ static void part_answered(void *arg, int rc, const struct message *m, const stru
     if (rc == 0 && op->kind == SCOUTKV__HEADER__BODY_HAVE) {
         const ProtobufCBinaryData *present = &m->header->have_ack->present;
         if (present->len != p->n) {
-            rc = skv_fail(&own, -EPROTO, "a memory node answered HAVE for %zu keys with %zu", p->n, present->len);
+            rc = skv_fail(&own, -EPROTO, "a memory node answered HAVE for %zu keys with %zu", p->n,
+                          present->len);
             err = &own;
         } else {
             for (size_t i = 0; i < p->n; i++)
@@ -59,7 +61,8 @@ static void part_answered(void *arg, int rc, const struct message *m, const stru
 }
 
 /* Points the body of h at the keys; the bodies share their shape but not their type. */
-static int part_send(struct keys_part *p, unsigned node, Scoutkv__Key *key, Scoutkv__Key **key_at, float *keep)
+static int part_send(struct keys_part *p, unsigned node, Scoutkv__Key *key, Scoutkv__Key **key_at,
+                     float *keep)
 {
     struct keys_op *op = p->op;
     for (size_t i = 0; i < p->n; i++) {
@@ -104,7 +107,8 @@ static int part_send(struct keys_part *p, unsigned node, Scoutkv__Key *key, Scou
     struct skv_error err;
     op->wait.open++;
     int rc = client_call(tier_client(op->t), node, false, &h, (struct view){0},
-                         op->kind == SCOUTKV__HEADER__BODY_HAVE ? SCOUTKV__HEADER__BODY_HAVE_ACK : SCOUTKV__HEADER__BODY_DONE,
+                         op->kind == SCOUTKV__HEADER__BODY_HAVE ? SCOUTKV__HEADER__BODY_HAVE_ACK
+                                                                : SCOUTKV__HEADER__BODY_DONE,
                          part_answered, p, clock_ns(), &err);
     if (rc)
         part_answered(p, rc, NULL, &err);
@@ -161,7 +165,8 @@ static int live_in_rank(struct tier *t, const struct block_key *key, unsigned pl
 }
 
 /* Sends each key that is not present (or all, if present is NULL) to its `place`-th live node and waits. */
-static int op_round(struct keys_op *op, size_t n, unsigned place, uint32_t *index, int16_t *node_of, struct skv_error *err)
+static int op_round(struct keys_op *op, size_t n, unsigned place, uint32_t *index, int16_t *node_of,
+                    struct skv_error *err)
 {
     unsigned n_nodes = client_n_nodes(tier_client(op->t));
     for (size_t i = 0; i < n; i++)
@@ -212,7 +217,8 @@ int tier_have(struct tier *t, const struct block_key *keys, size_t n, bool *pres
     return rc;
 }
 
-int tier_hint(struct tier *t, const struct block_key *keys, const float *keep, size_t n, struct skv_error *err)
+int tier_hint(struct tier *t, const struct block_key *keys, const float *keep, size_t n,
+              struct skv_error *err)
 {
     struct keys_op op = {.t = t, .kind = SCOUTKV__HEADER__BODY_HINT, .keys = keys, .keep = keep};
     int rc = check_keys(t, keys, n, err);
@@ -238,12 +244,15 @@ static int check_name(const char *what, const char *name, struct skv_error *err)
     size_t len = name ? strlen(name) : 0;
     if (len >= 1 && len <= NAME_MAX_BYTES)
         return 0;
-    return skv_fail(err, -EINVAL, "the name of %s must have 1 to %d bytes, not %zu", what, NAME_MAX_BYTES, len);
+    return skv_fail(err, -EINVAL, "the name of %s must have 1 to %d bytes, not %zu", what, NAME_MAX_BYTES,
+                    len);
 }
 
-int tier_pin(struct tier *t, const char *owner, const struct block_key *keys, size_t n, uint32_t ttl_ms, struct skv_error *err)
+int tier_pin(struct tier *t, const char *owner, const struct block_key *keys, size_t n, uint32_t ttl_ms,
+             struct skv_error *err)
 {
-    struct keys_op op = {.t = t, .kind = SCOUTKV__HEADER__BODY_PIN, .keys = keys, .owner = owner, .ttl_ms = ttl_ms};
+    struct keys_op op = {
+        .t = t, .kind = SCOUTKV__HEADER__BODY_PIN, .keys = keys, .owner = owner, .ttl_ms = ttl_ms};
     int rc = check_keys(t, keys, n, err);
     if (rc || (rc = check_name("a lease's owner", owner, err)) || n == 0)
         return rc;
@@ -254,7 +263,8 @@ int tier_pin(struct tier *t, const char *owner, const struct block_key *keys, si
     return rc;
 }
 
-int tier_unpin(struct tier *t, const char *owner, const struct block_key *keys, size_t n, struct skv_error *err)
+int tier_unpin(struct tier *t, const char *owner, const struct block_key *keys, size_t n,
+               struct skv_error *err)
 {
     struct keys_op op = {.t = t, .kind = SCOUTKV__HEADER__BODY_UNPIN, .keys = keys, .owner = owner};
     int rc = check_keys(t, keys, n, err);
@@ -284,8 +294,8 @@ int tier_object_put(struct tier *t, enum tier_object kind, const char *name, con
     if (rc)
         return rc;
     if (len > PROTO_MAX_OBJECT)
-        return skv_fail(err, -EMSGSIZE, "object \"%s\" has %zu bytes; at most %d are stored under one name", name, len,
-                        PROTO_MAX_OBJECT);
+        return skv_fail(err, -EMSGSIZE, "object \"%s\" has %zu bytes; at most %d are stored under one name",
+                        name, len, PROTO_MAX_OBJECT);
     struct buf *copy = buf_copy(bytes, len);
     if (!copy)
         return skv_fail(err, -ENOMEM, "out of memory");
@@ -300,8 +310,8 @@ int tier_object_put(struct tier *t, enum tier_object kind, const char *name, con
     Scoutkv__Header h = SCOUTKV__HEADER__INIT;
     h.body_case = SCOUTKV__HEADER__BODY_OBJECT_PUT;
     h.object_put = &put;
-    rc = client_call(c, order[i], true, &h, (struct view){copy->data, len, copy}, SCOUTKV__HEADER__BODY_DONE, object_stored,
-                     &wait, clock_ns(), err);
+    rc = client_call(c, order[i], true, &h, (struct view){copy->data, len, copy}, SCOUTKV__HEADER__BODY_DONE,
+                     object_stored, &wait, clock_ns(), err);
     if (rc == 0)
         rc = tier_wait_all(t, &wait, err);
     buf_unref(copy);
@@ -330,7 +340,8 @@ static void object_answered(void *arg, int rc, const struct message *m, const st
     tier_wait_answered(&r->wait, rc, err);
 }
 
-int tier_object_get(struct tier *t, enum tier_object kind, const char *name, struct buf **out, struct skv_error *err)
+int tier_object_get(struct tier *t, enum tier_object kind, const char *name, struct buf **out,
+                    struct skv_error *err)
 {
     struct client *c = tier_client(t);
     struct skv_error failure = {0}, one;
@@ -348,8 +359,8 @@ int tier_object_get(struct tier *t, enum tier_object kind, const char *name, str
     placement_rank(client_map(c), name_hash(kind, name), order);
     for (unsigned i = 0; i < client_n_nodes(c) && !r.found; i++) {
         r.wait = (struct tier_wait){.open = 1};
-        rc = client_call(c, order[i], false, &h, (struct view){0}, SCOUTKV__HEADER__BODY_OBJECT, object_answered, &r,
-                         clock_ns(), &one);
+        rc = client_call(c, order[i], false, &h, (struct view){0}, SCOUTKV__HEADER__BODY_OBJECT,
+                         object_answered, &r, clock_ns(), &one);
         if (rc == 0)
             rc = tier_wait_all(t, &r.wait, &one);
         if (rc && !failure.code)
@@ -413,8 +424,8 @@ int tier_stats(struct tier *t, struct tier_counter **out, size_t *n, struct skv_
     for (unsigned i = 0; i < client_n_nodes(c); i++) {
         nodes[i] = (struct stats_node){&r, client_node_id(c, i)};
         r.wait.open++;
-        int rc = client_call(c, i, false, &h, (struct view){0}, SCOUTKV__HEADER__BODY_STATS_ACK, stats_answered, &nodes[i],
-                             clock_ns(), &own);
+        int rc = client_call(c, i, false, &h, (struct view){0}, SCOUTKV__HEADER__BODY_STATS_ACK,
+                             stats_answered, &nodes[i], clock_ns(), &own);
         if (rc)
             tier_wait_answered(&r.wait, rc, &own);
     }

@@ -11,7 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* A lane that was silent for this long says HELLO again first: nodes forget those who are silent for an hour. */
+/* A lane that was silent for this long says HELLO again first: nodes forget those who are silent for an hour.
+ */
 static const uint64_t IDLE_NS = 600 * NS_PER_S;
 /* A node that was lost is greeted again after this long: it may be refusing each HELLO at once. */
 static const uint64_t RETRY_NS = 250 * NS_PER_MS;
@@ -188,7 +189,8 @@ void node_lost(struct client *c, unsigned node, uint64_t now, int code, const ch
     for (unsigned l = first; l < end; l++)
         c->lanes[l] = (struct lane){.node = node, .bulk = c->lanes[l].bulk, .reset = true};
     struct skv_error why = n->why;
-    for (uint32_t i = 0; i < c->n_slots; i++) { /* callbacks may add slots meanwhile, but none for this node */
+    for (uint32_t i = 0; i < c->n_slots;
+         i++) { /* callbacks may add slots meanwhile, but none for this node */
         struct request *r = c->slots[i];
         if (r->kind != REQUEST_FREE && r->lane >= first && r->lane < end)
             request_lost(c, r, &why);
@@ -209,7 +211,8 @@ void client_lane_lost(struct client *c, unsigned lane, const char *why, uint64_t
 {
     struct lane *l = &c->lanes[lane];
     char name[384];
-    if (!c->nodes[l->node].up) { /* still greeting: say HELLO again on the next connection, until the deadline */
+    if (!c->nodes[l->node]
+             .up) { /* still greeting: say HELLO again on the next connection, until the deadline */
         l->hello_sent = l->greeted = false;
         return;
     }
@@ -279,7 +282,8 @@ static bool hello_next(struct client *c, unsigned lane, uint64_t now, struct out
     for (uint32_t i = 0; i < c->n_slots; i++) /* one that went down with an earlier connection */
         if (c->slots[i]->kind == REQUEST_HELLO && c->slots[i]->lane == lane)
             request_free(c, c->slots[i]);
-    struct request *r = request_new(c, REQUEST_HELLO, lane, NO_DEADLINE); /* greet_deadline is for all lanes */
+    struct request *r =
+        request_new(c, REQUEST_HELLO, lane, NO_DEADLINE); /* greet_deadline is for all lanes */
     if (!r)
         return false;
     Scoutkv__Hello hello = SCOUTKV__HELLO__INIT;
@@ -322,15 +326,17 @@ static bool hello_identify(struct client *c, unsigned node, const Scoutkv__Hello
         return false;
     }
     if (n->id[0] && strcmp(n->id, a->node) != 0) {
-        node_lost(c, node, now, -EHOSTUNREACH, "memory node %s was at %s, but now \"%s\" answers there: open the tier anew",
-                  n->id, n->addr.label, a->node);
+        node_lost(c, node, now, -EHOSTUNREACH,
+                  "memory node %s was at %s, but now \"%s\" answers there: open the tier anew", n->id,
+                  n->addr.label, a->node);
         return false;
     }
     for (unsigned i = 0; i < c->opts.n_nodes; i++)
         if (i != node && strcmp(c->nodes[i].id, a->node) == 0) {
-            node_lost(c, node, now, -EINVAL,
-                      "%s and %s both answer as memory node \"%s\": give each node once, and each its own --id",
-                      c->nodes[i].addr.label, n->addr.label, a->node);
+            node_lost(
+                c, node, now, -EINVAL,
+                "%s and %s both answer as memory node \"%s\": give each node once, and each its own --id",
+                c->nodes[i].addr.label, n->addr.label, a->node);
             return false;
         }
     strcpy(n->id, a->node);
@@ -395,7 +401,8 @@ int client_call(struct client *c, unsigned node, bool bulk, Scoutkv__Header *hea
     if (!r->message.header || r->message.header->len > n->max_header) {
         int rc = r->message.header ? -EMSGSIZE : -ENOMEM;
         request_free(c, r);
-        return skv_fail(err, rc, "%s", rc == -ENOMEM ? "out of memory" : "the request is larger than the memory node takes");
+        return skv_fail(err, rc, "%s",
+                        rc == -ENOMEM ? "out of memory" : "the request is larger than the memory node takes");
     }
     r->message.payload = payload;
     if (payload.owner)
@@ -522,8 +529,8 @@ void client_receive(struct client *c, unsigned lane, const void *frame0, size_t 
     int rc = message_parse(&m, frame0, len0, n_frames, payload, &id, &err);
     if (rc) {
         c->totals.malformed++;
-        node_lost(c, node, now, rc == -EPROTONOSUPPORT ? rc : -EHOSTUNREACH, "%s sent what cannot be read: %.300s",
-                  node_name(&c->nodes[node], name), err.text);
+        node_lost(c, node, now, rc == -EPROTONOSUPPORT ? rc : -EHOSTUNREACH,
+                  "%s sent what cannot be read: %.300s", node_name(&c->nodes[node], name), err.text);
         return;
     }
     dispatch(c, lane, &m, now);
@@ -583,8 +590,8 @@ static void tick_deadlines(struct client *c, uint64_t now)
     c->next_deadline = next;
     for (unsigned i = 0; i < c->opts.n_nodes; i++)
         if (late[i])
-            node_lost(c, i, now, -EHOSTUNREACH, "%s did not answer within %u ms", node_name(&c->nodes[i], name),
-                      (unsigned)(c->opts.timeout_ns / NS_PER_MS));
+            node_lost(c, i, now, -EHOSTUNREACH, "%s did not answer within %u ms",
+                      node_name(&c->nodes[i], name), (unsigned)(c->opts.timeout_ns / NS_PER_MS));
 }
 
 void client_tick(struct client *c, uint64_t now)

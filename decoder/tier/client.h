@@ -1,15 +1,16 @@
 /* client.h: the logic of a client of the memory nodes, without I/O.
  *
  * A plain state machine. In: messages, the loss of a lane, a tick with the time. Out: messages, pulled by the
- * shell one at a time when a lane can take them, and callbacks. No zmq, no clock, no threads: tier.c binds it to
- * DEALER sockets, tests to scripted replies and to a node core under a fake network.
+ * shell one at a time when a lane can take them, and callbacks. No zmq, no clock, no threads: tier.c binds it
+ * to DEALER sockets, tests to scripted replies and to a node core under a fake network.
  *
  * Lanes are numbered node * (1 + GET lanes) + i; i = 0 is the node's bulk lane (PUTs and objects), so that
  * no GET waits behind them.
  *
- * A node is up once every lane of it has been greeted. It is down from the moment a request misses its deadline, a
- * lane is lost or something unreadable comes from it: what was on its way fails, pages go on to the next node in rank,
- * every lane is reset and says HELLO again, and the node is taken back when it answers under its old id.
+ * A node is up once every lane of it has been greeted. It is down from the moment a request misses its
+ * deadline, a lane is lost or something unreadable comes from it: what was on its way fails, pages go on to
+ * the next node in rank, every lane is reset and says HELLO again, and the node is taken back when it answers
+ * under its old id.
  *
  * Callbacks may begin PUTs, fetches and calls, but must not free a fetch or wait. */
 #ifndef TIER_CLIENT_H
@@ -33,34 +34,38 @@ struct client_opts {
 };
 
 struct client *client_new(const struct client_opts *, uint64_t now); /* NULL when out of memory */
-void client_free(struct client *);                                  /* calls nobody back */
+void client_free(struct client *);                                   /* calls nobody back */
 
 /* ---- in ---- */
 
 /* The frames of one message; payload is referenced only during the call. */
 void client_receive(struct client *, unsigned lane, const void *frame0, size_t len0, unsigned n_frames,
                     struct view payload, uint64_t now);
-/* The connection under a lane broke (why: "the connection was closed"). What was in flight will not be answered. */
+/* The connection under a lane broke (why: "the connection was closed"). What was in flight will not be
+ * answered. */
 void client_lane_lost(struct client *, unsigned lane, const char *why, uint64_t now);
-/* Acts on deadlines and hands out pages that cannot be had. To be called after all that has come was received. */
+/* Acts on deadlines and hands out pages that cannot be had. To be called after all that has come was
+ * received. */
 void client_tick(struct client *, uint64_t now);
 
 /* ---- out ---- */
 
 struct outgoing {
-    struct buf *header; /* one reference, the taker's */
+    struct buf *header;  /* one reference, the taker's */
     struct view payload; /* owner (if any): one reference, the taker's */
 };
 void outgoing_clear(struct outgoing *);
 
 /* The next message for this lane; deadlines run from here. False: nothing to send now. */
 bool client_next(struct client *, unsigned lane, uint64_t now, struct outgoing *out);
-/* True (once) when the lane's connection must be replaced by a fresh one, so that neither end mistakes what is old. */
+/* True (once) when the lane's connection must be replaced by a fresh one, so that neither end mistakes what
+ * is old. */
 bool client_take_reset(struct client *, unsigned lane);
 
 /* ---- state ---- */
 
-/* 1: every node has been up; 0: not yet; else the -errno and sentence of the first node that cannot be used. */
+/* 1: every node has been up; 0: not yet; else the -errno and sentence of the first node that cannot be used.
+ */
 int client_ready(const struct client *, struct skv_error *);
 unsigned client_n_nodes(const struct client *);
 unsigned client_n_lanes(const struct client *);
@@ -94,8 +99,9 @@ bool client_fetch_done(const struct tier_fetch *);
 /* Frees it and returns the first page's failure. If it is not done, what still comes is thrown away. */
 int client_fetch_free(struct client *, struct tier_fetch *, struct skv_error *);
 
-/* Any other request to one node. header->version and id are filled in; it is packed during the call. reply is called
- * once: rc 0 with a message whose body is `expect`; or an -errno with err (a refusal, the node's loss). */
+/* Any other request to one node. header->version and id are filled in; it is packed during the call. reply is
+ * called once: rc 0 with a message whose body is `expect`; or an -errno with err (a refusal, the node's
+ * loss). */
 typedef void client_reply_fn(void *arg, int rc, const struct message *reply, const struct skv_error *err);
 int client_call(struct client *, unsigned node, bool bulk, Scoutkv__Header *header, struct view payload,
                 Scoutkv__Header__BodyCase expect, client_reply_fn *reply, void *arg, uint64_t now,

@@ -1,9 +1,9 @@
 /* client_get.c: fetching pages.
  *
- * Every page of a fetch lies in at most one queue: of the node that is asked next, or of the doomed, which no node
- * has; so one array of links serves all queues. GETs are built only when a lane has room in its window, from the oldest
- * fetch first and in page order, so pages arrive about in the order in which they are merged. A page that its
- * node misses, spoils or cannot give goes to the next node in rank. */
+ * Every page of a fetch lies in at most one queue: of the node that is asked next, or of the doomed, which no
+ * node has; so one array of links serves all queues. GETs are built only when a lane has room in its window,
+ * from the oldest fetch first and in page order, so pages arrive about in the order in which they are merged.
+ * A page that its node misses, spoils or cannot give goes to the next node in rank. */
 #include "decoder/tier/client_internal.h"
 
 #include <assert.h>
@@ -25,15 +25,15 @@ struct tier_fetch {
     uint32_t n, left;
     tier_page_fn *on_page;
     void *arg;
-    struct skv_error failure; /* the first page's */
-    struct skv_error late;    /* why a node last failed to answer */
+    struct skv_error failure;       /* the first page's */
+    struct skv_error late;          /* why a node last failed to answer */
     const struct block_key *ranked; /* key that `order` is for, or NULL */
     uint8_t order[PLACEMENT_MAX_NODES];
     struct page_queue doomed;
     struct page_queue queue[PLACEMENT_MAX_NODES];
-    uint32_t *link;  /* [n] the next page in the same queue */
-    uint8_t *asked;  /* [n] nodes of the rank order that are done with */
-    uint8_t *flaws;  /* [n] */
+    uint32_t *link; /* [n] the next page in the same queue */
+    uint8_t *asked; /* [n] nodes of the rank order that are done with */
+    uint8_t *flaws; /* [n] */
 };
 
 static void queue_push(struct tier_fetch *f, struct page_queue *q, uint32_t page)
@@ -83,14 +83,15 @@ static void page_next_node(struct client *c, struct tier_fetch *f, uint32_t page
 
 /* ---- begin and end ---- */
 
-static int fetch_check(const struct client *c, const struct block_layout *l, const struct tier_want *wants, size_t n,
-                       struct skv_error *err)
+static int fetch_check(const struct client *c, const struct block_layout *l, const struct tier_want *wants,
+                       size_t n, struct skv_error *err)
 {
     if (!layout_valid(l) || n >= NO_PAGE)
         return skv_fail(err, -EINVAL, "a fetch needs a valid layout and fewer than 2^32 - 1 pages");
     for (size_t i = 0; i < n; i++)
         if (wants[i].head >= l->n_heads || wants[i].page >= BLOCK_PAGES || wants[i].key->ns != c->opts.ns)
-            return skv_fail(err, -EINVAL, "wanted page %zu (head %u, page %u) is not one of its layout and namespace", i,
+            return skv_fail(err, -EINVAL,
+                            "wanted page %zu (head %u, page %u) is not one of its layout and namespace", i,
                             wants[i].head, wants[i].page);
     return 0;
 }
@@ -110,8 +111,9 @@ static bool masks_reserve(struct client *c, const struct block_layout *l)
     return true;
 }
 
-int client_fetch_begin(struct client *c, const struct block_layout *l, const struct tier_want *wants, size_t n,
-                       tier_page_fn *on_page, void *arg, struct tier_fetch **out, struct skv_error *err)
+int client_fetch_begin(struct client *c, const struct block_layout *l, const struct tier_want *wants,
+                       size_t n, tier_page_fn *on_page, void *arg, struct tier_fetch **out,
+                       struct skv_error *err)
 {
     assert(c->map.n);
     int rc = fetch_check(c, l, wants, n, err);
@@ -182,7 +184,8 @@ static void page_done(struct client *c, struct tier_fetch *f, uint32_t page, int
 
 /* ---- asking ---- */
 
-/* Bytes that a Want for one page takes in a header, besides its masks: key (chain, layer), checksum, tags, lengths. */
+/* Bytes that a Want for one page takes in a header, besides its masks: key (chain, layer), checksum, tags,
+ * lengths. */
 enum { WANT_BYTES = 80, WANT_PAGE_BYTES = 8 };
 
 static bool same_key(const struct block_key *a, const struct block_key *b)
@@ -190,9 +193,10 @@ static bool same_key(const struct block_key *a, const struct block_key *b)
     return a == b || key_equal(a, b);
 }
 
-/* Fills the scratch with Wants for the first pages of the node's queue, at most max_pages; r->pages notes them. The
- * queue is left as it is. Returns the number of Wants. */
-static size_t get_gather(struct client *c, struct tier_fetch *f, unsigned node, uint32_t max_pages, struct request *r)
+/* Fills the scratch with Wants for the first pages of the node's queue, at most max_pages; r->pages notes
+ * them. The queue is left as it is. Returns the number of Wants. */
+static size_t get_gather(struct client *c, struct tier_fetch *f, unsigned node, uint32_t max_pages,
+                         struct request *r)
 {
     struct get_scratch *g = &c->get;
     uint32_t n_heads = f->layout.n_heads, at = f->queue[node].first, n = 0;
@@ -229,7 +233,8 @@ static size_t get_gather(struct client *c, struct tier_fetch *f, unsigned node, 
 }
 
 /* Pages that the lane may ask for now; 0: better wait until more room makes a GET worth sending. */
-static uint32_t get_room(const struct client *c, const struct lane *l, const struct tier_fetch *f, uint32_t queued)
+static uint32_t get_room(const struct client *c, const struct lane *l, const struct tier_fetch *f,
+                         uint32_t queued)
 {
     uint64_t window = c->opts.get_window, page = f->page_bytes;
     uint64_t room = l->asked < window ? (window - l->asked) / page : 0;
@@ -347,7 +352,8 @@ void get_answered(struct client *c, struct request *r, const struct message *m, 
             c->totals.tier.misses++;
             page_next_node(c, r->fetch, r->pages[p->missed[i]]);
         }
-    r->deadline = now + c->opts.timeout_ns; /* a long answer on a slow link: the clock runs from part to part */
+    r->deadline =
+        now + c->opts.timeout_ns; /* a long answer on a slow link: the clock runs from part to part */
     if (r->n_left == 0)
         request_free(c, r);
 }
@@ -384,17 +390,20 @@ static int doom(const struct client *c, const struct tier_fetch *f, uint32_t pag
     for (int i = 0; i < 8; i++)
         name = name << 8 | w->key->chain[i];
     if (f->flaws[page] & FLAW_LATE)
-        return skv_fail(err, -EHOSTUNREACH, "cannot read page %u of head %u of block %016llx, layer %u: %.350s", w->page,
+        return skv_fail(err, -EHOSTUNREACH,
+                        "cannot read page %u of head %u of block %016llx, layer %u: %.350s", w->page,
                         f->layout.head0 + w->head, name, w->key->layer, f->late.text);
     if (f->flaws[page] & FLAW_BAD)
         return skv_fail(err, -EBADMSG,
-                        "page %u of head %u of block %016llx, layer %u failed its checksum, and no other node of %u has a good "
+                        "page %u of head %u of block %016llx, layer %u failed its checksum, and no other "
+                        "node of %u has a good "
                         "copy: look for failing memory or disks",
                         w->page, f->layout.head0 + w->head, name, w->key->layer, c->map.n);
-    return skv_fail(err, -ENODATA,
-                    "page %u of head %u of block %016llx, layer %u is lost: all %u memory nodes were asked (was it "
-                    "evicted, or a node restarted empty?)",
-                    w->page, f->layout.head0 + w->head, name, w->key->layer, c->map.n);
+    return skv_fail(
+        err, -ENODATA,
+        "page %u of head %u of block %016llx, layer %u is lost: all %u memory nodes were asked (was it "
+        "evicted, or a node restarted empty?)",
+        w->page, f->layout.head0 + w->head, name, w->key->layer, c->map.n);
 }
 
 static int doom_code(uint8_t flaws)

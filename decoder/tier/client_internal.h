@@ -25,7 +25,7 @@ struct request {
     uint64_t deadline;
     /* GET */
     struct tier_fetch *fetch; /* NULL: the fetch was freed meanwhile */
-    uint32_t *pages;          /* [GET_PAGES]: the want that each page of the request is; stays with the slot */
+    uint32_t *pages; /* [GET_PAGES]: the want that each page of the request is; stays with the slot */
     uint64_t answered[GET_PAGES / 64];
     uint32_t n_pages, n_left;
     size_t page_bytes;
@@ -71,8 +71,8 @@ struct client_node {
     uint32_t version, max_header, max_block;
     int rc; /* why it is not up, 0 while it may still come */
     struct skv_error why;
-    uint64_t retry_at;       /* no HELLO before */
-    uint64_t greet_deadline; /* all lanes greeted by then */
+    uint64_t retry_at;           /* no HELLO before */
+    uint64_t greet_deadline;     /* all lanes greeted by then */
     struct put *puts, *puts_end; /* placed here, not yet sent */
 };
 
@@ -96,7 +96,7 @@ struct client {
     uint32_t *free_slots; /* stack of cap_slots */
     uint32_t n_free;
     uint64_t serial;
-    uint64_t next_deadline; /* none of the requests' is earlier */
+    uint64_t next_deadline;                   /* none of the requests' is earlier */
     struct tier_fetch *fetches, *fetches_end; /* not yet done, oldest first */
     size_t n_doomed;                          /* pages that wait to be handed out as failures */
     uint64_t put_backlog;

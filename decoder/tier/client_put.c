@@ -1,8 +1,8 @@
 /* client_put.c: writing blocks.
  *
- * A PUT waits in the queue of its node until the bulk lane has the byte credit for it. What was queued for a node that is
- * lost goes to the next live node in rank, as a new write would; what was on its way fails, because nobody knows whether it
- * arrived. */
+ * A PUT waits in the queue of its node until the bulk lane has the byte credit for it. What was queued for a
+ * node that is lost goes to the next live node in rank, as a new write would; what was on its way fails,
+ * because nobody knows whether it arrived. */
 #include "decoder/tier/client_internal.h"
 
 #include <assert.h>
@@ -17,7 +17,8 @@ void put_free(struct put *p)
 }
 
 /* Calls back and frees. */
-static void put_finish(struct client *c, struct put *p, int rc, const uint64_t *stored, const struct skv_error *err)
+static void put_finish(struct client *c, struct put *p, int rc, const uint64_t *stored,
+                       const struct skv_error *err)
 {
     c->puts_open--;
     if (rc && !c->put_failure.code)
@@ -48,7 +49,8 @@ static int put_place(struct client *c, struct put *p, struct skv_error *err)
     struct client_node *n = &c->nodes[order[i]];
     const struct lane *l = &c->lanes[order[i] * (1 + c->opts.lanes)];
     if (p->payload->len > n->max_block || (l->greeted && p->payload->len > l->credit_limit))
-        return skv_fail(err, -EMSGSIZE, "%s takes blocks of at most %llu bytes, not %zu: hold fewer KV heads per block",
+        return skv_fail(err, -EMSGSIZE,
+                        "%s takes blocks of at most %llu bytes, not %zu: hold fewer KV heads per block",
                         node_name(n, name),
                         (unsigned long long)(n->max_block < l->credit_limit ? n->max_block : l->credit_limit),
                         p->payload->len);
@@ -59,18 +61,26 @@ static int put_place(struct client *c, struct put *p, struct skv_error *err)
     return 0;
 }
 
-int client_put(struct client *c, const struct block_key *key, const struct block_layout *l, struct buf *payload,
-               const uint64_t *checksums, enum tier_ack ack, tier_put_fn *done, void *arg, struct skv_error *err)
+int client_put(struct client *c, const struct block_key *key, const struct block_layout *l,
+               struct buf *payload, const uint64_t *checksums, enum tier_ack ack, tier_put_fn *done,
+               void *arg, struct skv_error *err)
 {
     assert(c->map.n);
     if (!layout_valid(l) || payload->len != layout_block_bytes(l) || key->ns != c->opts.ns)
-        return skv_fail(err, -EINVAL, "a block's bytes, layout and namespace must agree (%zu bytes, namespace %llu)",
+        return skv_fail(err, -EINVAL,
+                        "a block's bytes, layout and namespace must agree (%zu bytes, namespace %llu)",
                         payload->len, (unsigned long long)key->ns);
     size_t n = layout_pages(l);
     struct put *p = malloc(sizeof *p + n * sizeof *checksums);
     if (!p)
         return skv_fail(err, -ENOMEM, "out of memory");
-    *p = (struct put){.key = *key, .layout = *l, .payload = payload, .ack = ack, .done = done, .arg = arg, .n_checksums = n};
+    *p = (struct put){.key = *key,
+                      .layout = *l,
+                      .payload = payload,
+                      .ack = ack,
+                      .done = done,
+                      .arg = arg,
+                      .n_checksums = n};
     memcpy(p->checksums, checksums, n * sizeof *checksums);
     int rc = put_place(c, p, err);
     if (rc) {
@@ -170,7 +180,8 @@ void put_answered(struct client *c, struct request *r, const struct message *m, 
         put_finish(c, p, rc, NULL, &err);
         return;
     }
-    const Scoutkv__PutAck *a = m->header->body_case == SCOUTKV__HEADER__BODY_PUT_ACK ? m->header->put_ack : NULL;
+    const Scoutkv__PutAck *a =
+        m->header->body_case == SCOUTKV__HEADER__BODY_PUT_ACK ? m->header->put_ack : NULL;
     bool exists = a && a->result == SCOUTKV__PUT_ACK__RESULT__EXISTS;
     if (!a || (unsigned)a->result > SCOUTKV__PUT_ACK__RESULT__EXISTS) {
         node_broke_protocol(c, l->node, now, "no proper acknowledgement to a PUT");
@@ -181,7 +192,8 @@ void put_answered(struct client *c, struct request *r, const struct message *m, 
         struct skv_error err;
         char name[384];
         skv_fail(&err, -EEXIST,
-                 "%s holds this block with %zu pages, not %zu: another writer uses the same identity for another shape",
+                 "%s holds this block with %zu pages, not %zu: another writer uses the same identity for "
+                 "another shape",
                  node_name(n, name), a->n_checksums, p->n_checksums);
         request_free(c, r);
         put_finish(c, p, err.code, NULL, &err);

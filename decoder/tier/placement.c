@@ -1,5 +1,5 @@
-/* placement.c: see placement.h. A node's score is -weight / ln(u), u uniform in (0, 1) from the two hashes: the
- * logarithmic method, whose winner is node i with probability weight_i / sum of weights. */
+/* placement.c: see placement.h. A node's score is -weight / ln(u), u uniform in (0, 1) from the two hashes:
+ * the logarithmic method, whose winner is node i with probability weight_i / sum of weights. */
 #include "decoder/tier/placement.h"
 
 #define XXH_INLINE_ALL
@@ -63,11 +63,13 @@ int node_list_parse(const char *text, struct node_addr *out, size_t *n, struct s
         const char *wrong = len ? parse_entry(at, len, &out[count]) : "it is empty";
         if (wrong)
             return skv_fail(err, -EINVAL,
-                            "--nodes entry %zu \"%.*s\" is not host:port[*weight]: %s; example: 10.0.0.1:7401,10.0.0.2:7401*2",
+                            "--nodes entry %zu \"%.*s\" is not host:port[*weight]: %s; example: "
+                            "10.0.0.1:7401,10.0.0.2:7401*2",
                             count + 1, (int)(len < 80 ? len : 80), at, wrong);
         for (size_t i = 0; i < count; i++)
             if (strcmp(out[i].label, out[count].label) == 0)
-                return skv_fail(err, -EINVAL, "--nodes names %s twice: give each memory node once", out[i].label);
+                return skv_fail(err, -EINVAL, "--nodes names %s twice: give each memory node once",
+                                out[i].label);
         if (!at[len])
             break;
         at += len + 1;

@@ -1,9 +1,9 @@
 /* placement.h: which node holds what.
  *
  * Rendezvous (highest-random-weight) hashing: every node draws a score from (its id, the thing's hash) and
- * its weight, and the order of the scores is the order in which nodes are asked. Adding or removing a node moves only
- * what it gains or loses; a node of weight 2 holds twice what one of weight 1 holds. The id that a node
- * gives in HELLO enters, not its address or its place in the list, so that both may change. */
+ * its weight, and the order of the scores is the order in which nodes are asked. Adding or removing a node
+ * moves only what it gains or loses; a node of weight 2 holds twice what one of weight 1 holds. The id that a
+ * node gives in HELLO enters, not its address or its place in the list, so that both may change. */
 #ifndef TIER_PLACEMENT_H
 #define TIER_PLACEMENT_H
 
@@ -40,7 +40,8 @@ struct cluster_map {
 /* Adds node number map->n; there must be room. */
 void cluster_map_add(struct cluster_map *, const char *id, double weight);
 
-/* All nodes in rank order for a thing of this hash (key_hash, name_hash), first in rank first: order[map->n]. */
+/* All nodes in rank order for a thing of this hash (key_hash, name_hash), first in rank first: order[map->n].
+ */
 void placement_rank(const struct cluster_map *, uint64_t hash, uint8_t *order);
 
 uint64_t name_hash(unsigned kind, const char *name); /* of an object, for placement */

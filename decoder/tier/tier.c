@@ -1,8 +1,9 @@
-/* tier.c: the shell around the client core: one zmq DEALER per lane, the clock, waiting, and the embedded node.
+/* tier.c: the shell around the client core: one zmq DEALER per lane, the clock, waiting, and the embedded
+ * node.
  *
- * A pump first receives all that has come, then sends, then looks at deadlines: a caller that computed for longer
- * than a deadline finds its answers, not timeouts. A lane that libzmq reports as disconnected is lost at once; one whose
- * node is merely silent, by the deadline. */
+ * A pump first receives all that has come, then sends, then looks at deadlines: a caller that computed for
+ * longer than a deadline finds its answers, not timeouts. A lane that libzmq reports as disconnected is lost
+ * at once; one whose node is merely silent, by the deadline. */
 #include "decoder/tier/tier_internal.h"
 
 #include "common/clock.h"
@@ -15,8 +16,8 @@
 #include <string.h>
 
 enum {
-    MAX_LANES = 256,     /* what one poll takes */
-    SLICE_MS = 20,       /* between looks at deadlines and connections */
+    MAX_LANES = 256,       /* what one poll takes */
+    SLICE_MS = 20,         /* between looks at deadlines and connections */
     PUT_BACKLOG = 8 << 20, /* bytes queued here beyond the nodes' credit, before tier_put waits */
 };
 static const char EMBEDDED[] = "inproc://memnode";
@@ -55,7 +56,8 @@ uint64_t tier_ns(const struct tier *t)
 static int lane_open(struct tier *t, unsigned lane, struct skv_error *err)
 {
     char endpoint[ZMQX_ENDPOINT];
-    int rc = zmqx_endpoint_parse(t->server ? EMBEDDED : t->nodes[lane / t->lanes_per_node].label, endpoint, err);
+    int rc =
+        zmqx_endpoint_parse(t->server ? EMBEDDED : t->nodes[lane / t->lanes_per_node].label, endpoint, err);
     if (rc == 0)
         rc = zmqx_dealer(t->zmq, endpoint, PROTO_MAX_PAYLOAD, &t->lanes[lane].socket, err);
     t->lanes[lane].disconnected = 0;
@@ -112,7 +114,8 @@ static void lane_check(struct tier *t, unsigned lane, uint64_t now)
         uint64_t disconnected = zmqx_events(l->socket).disconnected;
         if (l->failed || disconnected != l->disconnected) {
             outgoing_clear(&l->pending);
-            client_lane_lost(t->client, lane, l->failed ? strerror(-l->failed) : "the connection was closed", now);
+            client_lane_lost(t->client, lane, l->failed ? strerror(-l->failed) : "the connection was closed",
+                             now);
         }
         l->disconnected = disconnected;
         l->failed = 0;
@@ -200,7 +203,8 @@ static int start_lanes(struct tier *t, const struct tier_opts *o, size_t n_nodes
 {
     uint32_t get_lanes = o->lanes ? o->lanes : 1;
     if (get_lanes >= MAX_LANES || n_nodes * (1 + get_lanes) > MAX_LANES)
-        return skv_fail(err, -EINVAL, "%u GET lanes to each of %zu nodes are too many: at most %d lanes in all", get_lanes,
+        return skv_fail(err, -EINVAL,
+                        "%u GET lanes to each of %zu nodes are too many: at most %d lanes in all", get_lanes,
                         n_nodes, MAX_LANES);
     struct client_opts opts = {.nodes = t->nodes,
                                .n_nodes = n_nodes,
@@ -287,7 +291,8 @@ static void send_all(struct tier *t)
 }
 
 int tier_put(struct tier *t, const struct block_key *key, const struct block_layout *l, struct buf *payload,
-             const uint64_t *checksums, enum tier_ack ack, tier_put_fn *done, void *arg, struct skv_error *err)
+             const uint64_t *checksums, enum tier_ack ack, tier_put_fn *done, void *arg,
+             struct skv_error *err)
 {
     int rc = client_put(t->client, key, l, payload, checksums, ack, done, arg, err);
     if (rc)

@@ -1,5 +1,5 @@
-/* tier_internal.h: what the two parts of the shell share: tier.c (sockets, pumping, PUTs and fetches) and calls.c
- * (HAVE, HINT, DROP, PIN, objects, STATS, each waiting for its answers). */
+/* tier_internal.h: what the two parts of the shell share: tier.c (sockets, pumping, PUTs and fetches) and
+ * calls.c (HAVE, HINT, DROP, PIN, objects, STATS, each waiting for its answers). */
 #ifndef TIER_TIER_INTERNAL_H
 #define TIER_TIER_INTERNAL_H
 

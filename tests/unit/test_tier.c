@@ -1,5 +1,5 @@
-/* The tier over real sockets: the embedded node and memory nodes on TCP in threads of this process; nodes that are not
- * there, die, come back, answer damaged messages or speak another version. */
+/* The tier over real sockets: the embedded node and memory nodes on TCP in threads of this process; nodes
+ * that are not there, die, come back, answer damaged messages or speak another version. */
 #include "decoder/tier/tier.h"
 
 #include "common/clock.h"
@@ -19,8 +19,15 @@
 #include <unistd.h>
 #include <cmocka.h>
 
-enum { N_BLOCKS = 64, HEADS = 2, PER_BLOCK = HEADS * BLOCK_PAGES, N_WANTS = N_BLOCKS * PER_BLOCK, MAX_SERVERS = 3 };
-static const struct block_layout layout = {.dtype = 1, .d_k = 64, .d_v = 64, .n_heads = HEADS}; /* pages of 4 KiB */
+enum {
+    N_BLOCKS = 64,
+    HEADS = 2,
+    PER_BLOCK = HEADS * BLOCK_PAGES,
+    N_WANTS = N_BLOCKS * PER_BLOCK,
+    MAX_SERVERS = 3
+};
+static const struct block_layout layout = {
+    .dtype = 1, .d_k = 64, .d_v = 64, .n_heads = HEADS}; /* pages of 4 KiB */
 
 static struct world_block blocks[N_BLOCKS];
 static struct block_key keys[N_BLOCKS];
@@ -75,7 +82,8 @@ static struct servers *servers_start(unsigned n)
     s->n = n;
     for (unsigned i = 0; i < n; i++) {
         server_up(s, i, "tcp://127.0.0.1:0");
-        snprintf(s->list + strlen(s->list), sizeof s->list - strlen(s->list), "%s%s", i ? "," : "", s->addr[i]);
+        snprintf(s->list + strlen(s->list), sizeof s->list - strlen(s->list), "%s%s", i ? "," : "",
+                 s->addr[i]);
     }
     return s;
 }
@@ -112,7 +120,8 @@ static int put_all(struct tier *t, struct skv_error *err)
 {
     unsigned answered = 0;
     for (unsigned b = 0; b < N_BLOCKS; b++) {
-        int rc = tier_put(t, &blocks[b].key, &layout, blocks[b].payload, blocks[b].checksums, TIER_ACK_RAM, count_put, &answered, err);
+        int rc = tier_put(t, &blocks[b].key, &layout, blocks[b].payload, blocks[b].checksums, TIER_ACK_RAM,
+                          count_put, &answered, err);
         if (rc)
             return rc;
     }
@@ -178,14 +187,16 @@ static void use_objects(struct tier *t)
     assert_int_equal(tier_object_get(t, TIER_MANIFEST, "nothing", &b, &err), -ENOENT);
     for (int i = 0; i < 8; i++) {
         snprintf(name, sizeof name, "object-%d", i);
-        assert_int_equal(tier_object_put(t, TIER_MANIFEST, name, big, (size_t)i * PROTO_MAX_OBJECT / 7, &err), 0);
+        assert_int_equal(tier_object_put(t, TIER_MANIFEST, name, big, (size_t)i * PROTO_MAX_OBJECT / 7, &err),
+                         0);
         assert_int_equal(tier_object_get(t, TIER_MANIFEST, name, &b, &err), 0);
         assert_int_equal(b->len, (size_t)i * PROTO_MAX_OBJECT / 7);
         assert_memory_equal(b->data, big, b->len);
         buf_unref(b);
         assert_int_equal(tier_object_get(t, TIER_SIDECAR, name, &b, &err), -ENOENT);
     }
-    assert_int_equal(tier_object_put(t, TIER_MANIFEST, "object-1", "new", 3, &err), 0); /* manifests are replaced */
+    assert_int_equal(tier_object_put(t, TIER_MANIFEST, "object-1", "new", 3, &err),
+                     0); /* manifests are replaced */
     assert_int_equal(tier_object_get(t, TIER_MANIFEST, "object-1", &b, &err), 0);
     assert_memory_equal(b->data, "new", 3);
     buf_unref(b);
@@ -332,7 +343,8 @@ static void no_node(void **state)
         uint64_t start = clock_ns();
         snprintf(list, sizeof list, "%s,127.0.0.1:%u", s->addr[0], ntohs(a.sin_port));
         assert_int_equal(try_open(list, 300, &err), -EHOSTUNREACH);
-        snprintf(want, sizeof want, "no memory node answers at 127.0.0.1:%u within 300 ms: is scoutkv-memnode running there?",
+        snprintf(want, sizeof want,
+                 "no memory node answers at 127.0.0.1:%u within 300 ms: is scoutkv-memnode running there?",
                  ntohs(a.sin_port));
         assert_string_equal(err.text, want);
         assert_true(clock_ns() - start < 2 * NS_PER_S);
@@ -501,7 +513,8 @@ static void use_evil_node(const char *addr)
     }
     memset(g, 0, sizeof *g);
     for (unsigned i = 0; i < 4; i++)
-        placed += tier_put(t, &keys[i], &layout, blocks[i].payload, blocks[i].checksums, TIER_ACK_RAM, count_put, &answered, &err) == 0;
+        placed += tier_put(t, &keys[i], &layout, blocks[i].payload, blocks[i].checksums, TIER_ACK_RAM,
+                           count_put, &answered, &err) == 0;
     tier_flush(t, &err);
     assert_int_equal(answered, placed);
     if (tier_fetch_begin(t, &layout, wants, 4 * PER_BLOCK, on_page, g, &f, &err) == 0)
@@ -537,8 +550,9 @@ static void evil_answers(void **state)
     pthread_create(&e.thread, NULL, evil_main, &e);
     const char *addr = zmqx_endpoint(e.router) + strlen("tcp://");
     use_evil_node(addr);
-    static const int kinds[] = {SCOUTKV__HEADER__BODY_HELLO_ACK, SCOUTKV__HEADER__BODY_PUT_ACK, SCOUTKV__HEADER__BODY_PAGES,
-                                SCOUTKV__HEADER__BODY_HAVE_ACK,  SCOUTKV__HEADER__BODY_DONE,    SCOUTKV__HEADER__BODY_OBJECT,
+    static const int kinds[] = {SCOUTKV__HEADER__BODY_HELLO_ACK, SCOUTKV__HEADER__BODY_PUT_ACK,
+                                SCOUTKV__HEADER__BODY_PAGES,     SCOUTKV__HEADER__BODY_HAVE_ACK,
+                                SCOUTKV__HEADER__BODY_DONE,      SCOUTKV__HEADER__BODY_OBJECT,
                                 SCOUTKV__HEADER__BODY_STATS_ACK};
     for (size_t k = 0; k < sizeof kinds / sizeof *kinds; k++)
         for (unsigned at = 0; at < 32; at += 5) { /* even and odd: flips and cuts */

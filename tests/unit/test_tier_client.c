@@ -1,5 +1,5 @@
-/* The client core against node cores under a fake network: what arrives is right, what cannot arrive fails with a
- * sentence, every request ends, and credits hold. Failures print the seed. */
+/* The client core against node cores under a fake network: what arrives is right, what cannot arrive fails
+ * with a sentence, every request ends, and credits hold. Failures print the seed. */
 #include "tests/unit/tier_world.h"
 
 #include <setjmp.h>
@@ -8,7 +8,8 @@
 #include <cmocka.h>
 
 enum { N_BLOCKS = 96, HEADS = 2, BLOCK_PAGE_COUNT = HEADS * BLOCK_PAGES };
-static const struct block_layout layout = {.dtype = 1, .d_k = 16, .d_v = 16, .head0 = 1, .n_heads = HEADS}; /* pages of 1 KiB */
+static const struct block_layout layout = {
+    .dtype = 1, .d_k = 16, .d_v = 16, .head0 = 1, .n_heads = HEADS}; /* pages of 1 KiB */
 
 static struct world_block blocks[N_BLOCKS];
 static struct tier_want wants[N_BLOCKS * BLOCK_PAGE_COUNT];
@@ -20,8 +21,9 @@ static int make_blocks(void **state)
     for (unsigned b = 0; b < N_BLOCKS; b++) {
         world_block_make(&blocks[b], &layout, 1000 + b);
         for (unsigned p = 0; p < BLOCK_PAGE_COUNT; p++)
-            wants[b * BLOCK_PAGE_COUNT + p] = (struct tier_want){
-                &blocks[b].key, (uint16_t)(p / BLOCK_PAGES), (uint8_t)(p % BLOCK_PAGES), blocks[b].checksums[p]};
+            wants[b * BLOCK_PAGE_COUNT + p] =
+                (struct tier_want){&blocks[b].key, (uint16_t)(p / BLOCK_PAGES), (uint8_t)(p % BLOCK_PAGES),
+                                   blocks[b].checksums[p]};
     }
     return 0;
 }
@@ -105,14 +107,16 @@ static void put_all(struct world *w, struct puts *p)
 {
     struct skv_error err;
     for (unsigned b = 0; b < N_BLOCKS; b++)
-        if (client_put(w->client, &blocks[b].key, &layout, blocks[b].payload, blocks[b].checksums, TIER_ACK_RAM, on_put, p, &err))
+        if (client_put(w->client, &blocks[b].key, &layout, blocks[b].payload, blocks[b].checksums,
+                       TIER_ACK_RAM, on_put, p, &err))
             fail_msg("%s", err.text);
     while (client_puts_open(w->client))
         world_step(w);
 }
 
 /* Fetches wants[0..n) and returns what client_fetch_free says. */
-static int fetch(struct world *w, const struct tier_want *what, size_t n, struct pages *p, struct skv_error *err)
+static int fetch(struct world *w, const struct tier_want *what, size_t n, struct pages *p,
+                 struct skv_error *err)
 {
     struct tier_fetch *f;
     *p = (struct pages){.wants = what, .page_bytes = layout_page_bytes(&layout), .in_order = true};
@@ -152,7 +156,8 @@ static void puts_and_gets(void **state)
             assert_int_equal(t->tier.get_pages, N_WANTS);
             assert_int_equal(t->tier.get_bytes, N_WANTS * layout_page_bytes(&layout));
             assert_int_equal(t->tier.put_blocks, N_BLOCKS);
-            assert_int_equal(t->tier.misses + t->tier.bad_checksums + t->tier.timeouts + t->late + t->malformed, 0);
+            assert_int_equal(
+                t->tier.misses + t->tier.bad_checksums + t->tier.timeouts + t->late + t->malformed, 0);
             free(got);
             world_close(&w);
         }
@@ -193,19 +198,24 @@ static void first_put_wins(void **state)
     uint64_t sums[BLOCK_PAGE_COUNT];
     other->data[5] ^= 1;
     block_checksums(&blocks[0].key, &layout, other->data, sums);
-    assert_int_equal(client_put(w.client, &blocks[0].key, &layout, other, sums, TIER_ACK_RAM, on_put, &put, &err), 0);
+    assert_int_equal(
+        client_put(w.client, &blocks[0].key, &layout, other, sums, TIER_ACK_RAM, on_put, &put, &err), 0);
     while (client_puts_open(w.client))
         world_step(&w);
     assert_int_equal(put.exists, 1);
     assert_true(put.stored0 == blocks[0].checksums[0] && sums[0] != put.stored0);
     /* Bytes that do not match their checksums never enter; neither does what needs a disk. */
-    assert_int_equal(client_put(w.client, &(struct block_key){.layer = 9}, &layout, other, sums, TIER_ACK_RAM, on_put, &put, &err), 0);
+    assert_int_equal(client_put(w.client, &(struct block_key){.layer = 9}, &layout, other, sums, TIER_ACK_RAM,
+                                on_put, &put, &err),
+                     0);
     while (client_puts_open(w.client))
         world_step(&w);
     assert_int_equal(put.rc, -EBADMSG);
     assert_int_equal(client_put_failure(w.client, &err), -EBADMSG);
     assert_int_equal(client_put_failure(w.client, &err), 0); /* told once */
-    assert_int_equal(client_put(w.client, &(struct block_key){.layer = 9}, &layout, other, sums, TIER_ACK_DURABLE, on_put, &put, &err), 0);
+    assert_int_equal(client_put(w.client, &(struct block_key){.layer = 9}, &layout, other, sums,
+                                TIER_ACK_DURABLE, on_put, &put, &err),
+                     0);
     while (client_puts_open(w.client))
         world_step(&w);
     assert_int_equal(put.rc, -ENOTSUP);
@@ -334,7 +344,8 @@ static void a_node_that_dies_is_named(void **state)
         assert_true(got->gone > 0 && got->ok > N_WANTS / 2);
         assert_int_equal(got->ok + got->gone, N_WANTS);
         assert_int_equal(client_totals(w.client)->tier.timeouts > 0, !noticed);
-        /* While it is away its pages fail at once; PUTs go elsewhere; back with its old name, it is used again. */
+        /* While it is away its pages fail at once; PUTs go elsewhere; back with its old name, it is used
+         * again. */
         died = w.now;
         assert_int_equal(fetch(&w, wants, N_WANTS, got, &err), -EHOSTUNREACH);
         assert_true(w.now - died < NS_PER_S);
@@ -358,7 +369,9 @@ static void puts_fail_or_move(void **state)
     struct skv_error err;
     start(&w, 11, 2, 1);
     for (unsigned b = 0; b < N_BLOCKS; b++)
-        assert_int_equal(client_put(w.client, &blocks[b].key, &layout, blocks[b].payload, blocks[b].checksums, TIER_ACK_RAM, on_put, &put, &err), 0);
+        assert_int_equal(client_put(w.client, &blocks[b].key, &layout, blocks[b].payload, blocks[b].checksums,
+                                    TIER_ACK_RAM, on_put, &put, &err),
+                         0);
     while (put.ok < 10)
         world_step(&w);
     world_node_kill(&w, 0, true);
@@ -369,7 +382,9 @@ static void puts_fail_or_move(void **state)
     assert_int_equal(put.rc, -EHOSTUNREACH);
     assert_non_null(strstr(put.text, "n1 (host1:7401)"));
     world_node_kill(&w, 1, true);
-    assert_int_equal(client_put(w.client, &blocks[0].key, &layout, blocks[0].payload, blocks[0].checksums, TIER_ACK_RAM, on_put, &put, &err), -EHOSTUNREACH);
+    assert_int_equal(client_put(w.client, &blocks[0].key, &layout, blocks[0].payload, blocks[0].checksums,
+                                TIER_ACK_RAM, on_put, &put, &err),
+                     -EHOSTUNREACH);
     world_close(&w);
 }
 
@@ -391,7 +406,8 @@ static void ill_networks_end_every_request(void **state)
         w.flip_percent = seed % 7;
         int rc = fetch(&w, wants, N_WANTS, got, &err);
         if (rc == 0 ? got->ok != N_WANTS : strlen(err.text) < 20)
-            fail_msg("seed %llu: rc %d, %u of %d pages, \"%s\"", (unsigned long long)seed, rc, got->ok, N_WANTS, err.text);
+            fail_msg("seed %llu: rc %d, %u of %d pages, \"%s\"", (unsigned long long)seed, rc, got->ok,
+                     N_WANTS, err.text);
         if (w.drop_percent == 0 && w.flip_percent == 0 && rc)
             fail_msg("seed %llu: nothing was lost, but: %s", (unsigned long long)seed, err.text);
         good += rc == 0;
@@ -463,7 +479,8 @@ static void one_of_everything(struct change *c)
     } else {
         unsigned begun = 0, failed = 0;
         for (unsigned b = 0; b < 4; b++)
-            failed += client_put(w.client, &blocks[b].key, &layout, blocks[b].payload, blocks[b].checksums, TIER_ACK_RAM, on_put, &put, &err) != 0;
+            failed += client_put(w.client, &blocks[b].key, &layout, blocks[b].payload, blocks[b].checksums,
+                                 TIER_ACK_RAM, on_put, &put, &err) != 0;
         while (client_puts_open(w.client))
             world_step(&w);
         assert_int_equal(put.ok + put.failed + failed, 4);
@@ -481,9 +498,9 @@ static void one_of_everything(struct change *c)
             Scoutkv__Header__BodyCase expect = (Scoutkv__Header__BodyCase[]){
                 SCOUTKV__HEADER__BODY_STATS_ACK, SCOUTKV__HEADER__BODY_HAVE_ACK, SCOUTKV__HEADER__BODY_DONE,
                 SCOUTKV__HEADER__BODY_OBJECT, SCOUTKV__HEADER__BODY_DONE}[i];
-            h.body_case = (Scoutkv__Header__BodyCase[]){SCOUTKV__HEADER__BODY_STATS, SCOUTKV__HEADER__BODY_HAVE,
-                                                        SCOUTKV__HEADER__BODY_DROP, SCOUTKV__HEADER__BODY_OBJECT_GET,
-                                                        SCOUTKV__HEADER__BODY_OBJECT_PUT}[i];
+            h.body_case = (Scoutkv__Header__BodyCase[]){
+                SCOUTKV__HEADER__BODY_STATS, SCOUTKV__HEADER__BODY_HAVE, SCOUTKV__HEADER__BODY_DROP,
+                SCOUTKV__HEADER__BODY_OBJECT_GET, SCOUTKV__HEADER__BODY_OBJECT_PUT}[i];
             h.stats = i == 0 ? &stats : NULL;
             if (i == 1)
                 h.have = &have;
@@ -493,7 +510,8 @@ static void one_of_everything(struct change *c)
                 h.object_get = &get;
             if (i == 4)
                 h.object_put = &object;
-            begun += client_call(w.client, 0, false, &h, (struct view){0}, expect, on_reply, &calls, w.now, &err) == 0;
+            begun += client_call(w.client, 0, false, &h, (struct view){0}, expect, on_reply, &calls, w.now,
+                                 &err) == 0;
         }
         uint64_t limit = w.now + 10 * NS_PER_S;
         while (calls.n < begun && w.now < limit)
@@ -582,7 +600,8 @@ static void unusable_nodes_are_named(void **state)
     struct world silent = {.tamper = swallow};
     world_open(&silent, 13, 2, 1);
     assert_int_equal(world_greet(&silent, &err), -EHOSTUNREACH);
-    assert_string_equal(err.text, "no memory node answers at host2:7401 within 1000 ms: is scoutkv-memnode running there?");
+    assert_string_equal(
+        err.text, "no memory node answers at host2:7401 within 1000 ms: is scoutkv-memnode running there?");
     world_close(&silent);
 
     struct world twins = {0};
@@ -594,7 +613,8 @@ static void unusable_nodes_are_named(void **state)
     world_close(&twins);
 }
 
-/* A lane that was silent for long greets again before it asks; a node that forgot it anyway is greeted anew. */
+/* A lane that was silent for long greets again before it asks; a node that forgot it anyway is greeted anew.
+ */
 static void long_silence(void **state)
 {
     (void)state;
@@ -632,13 +652,16 @@ static void bad_arguments(void **state)
     bad = wants[0];
     bad.key = &other;
     assert_int_equal(client_fetch_begin(w.client, &layout, &bad, 1, on_page, got, &f, &err), -EINVAL);
-    assert_int_equal(client_put(w.client, &other, &layout, blocks[0].payload, blocks[0].checksums, TIER_ACK_RAM, NULL, NULL, &err), -EINVAL);
+    assert_int_equal(client_put(w.client, &other, &layout, blocks[0].payload, blocks[0].checksums,
+                                TIER_ACK_RAM, NULL, NULL, &err),
+                     -EINVAL);
     assert_int_equal(fetch(&w, wants, 0, got, &err), 0); /* nothing wanted is soon done */
     /* A block larger than the node's credit can never go. */
     struct block_layout wide = {.dtype = 2, .d_k = 128, .d_v = 128, .n_heads = 32};
     struct buf *large = buf_new(layout_block_bytes(&wide));
     uint64_t *sums = calloc(layout_pages(&wide), sizeof *sums);
-    assert_int_equal(client_put(w.client, &blocks[0].key, &wide, large, sums, TIER_ACK_RAM, NULL, NULL, &err), -EMSGSIZE);
+    assert_int_equal(client_put(w.client, &blocks[0].key, &wide, large, sums, TIER_ACK_RAM, NULL, NULL, &err),
+                     -EMSGSIZE);
     buf_unref(large);
     free(sums);
     /* A fetch that is given up: what comes later goes nowhere, and the credit comes back. */

@@ -1,4 +1,5 @@
-/* scoutkv load, check and stats against memory nodes in threads of this process: exit codes, the log, the verdicts. */
+/* scoutkv load, check and stats against memory nodes in threads of this process: exit codes, the log, the
+ * verdicts. */
 #include "common/zmqx.h"
 #include "decoder/cli/cli.h"
 #include "decoder/cli/load_blocks.h"
@@ -97,8 +98,8 @@ static void loaded_blocks_are_checked(void **state)
 {
     struct world *w = *state;
     struct skv_error err;
-    assert_int_equal(run(w, cmd_load, 13, "load", "--nodes", w->nodes, "--log", w->log, "--seed", "7", "--count", "40", "--size",
-                         "64K", "--ack", "ram"),
+    assert_int_equal(run(w, cmd_load, 13, "load", "--nodes", w->nodes, "--log", w->log, "--seed", "7",
+                         "--count", "40", "--size", "64K", "--ack", "ram"),
                      0);
     expect(w, 40, 0, 0);
     /* One dropped, one replaced by other bytes under its key. */
@@ -125,14 +126,18 @@ static void loaded_blocks_are_checked(void **state)
     tier_close(t);
     expect(w, 38, 1, 1);
     /* Loading again finds the other bytes and says so; the log then promises only the rest. */
-    assert_int_equal(run(w, cmd_load, 11, "load", "--nodes", w->nodes, "--log", w->log, "--seed", "7", "--count", "5", "--size", "64K"), 3);
+    assert_int_equal(run(w, cmd_load, 11, "load", "--nodes", w->nodes, "--log", w->log, "--seed", "7",
+                         "--count", "5", "--size", "64K"),
+                     3);
     expect(w, 4, 0, 0);
 }
 
 static void logs_that_are_cut_or_foreign(void **state)
 {
     struct world *w = *state;
-    assert_int_equal(run(w, cmd_load, 11, "load", "--nodes", w->nodes, "--log", w->log, "--count", "3", "--size", "256", "--seed", "1"), 0);
+    assert_int_equal(run(w, cmd_load, 11, "load", "--nodes", w->nodes, "--log", w->log, "--count", "3",
+                         "--size", "256", "--seed", "1"),
+                     0);
     FILE *f = fopen(w->log, "a");
     fputs("block 77 seed 1 si", f); /* killed while writing */
     fclose(f);
@@ -172,14 +177,18 @@ static void exit_codes(void **state)
     assert_int_equal(run(w, cmd_load, 2, "load", "--help"), 0);
     assert_int_equal(run(w, cmd_stats, 5, "stats", "--nodes", "127.0.0.1:1", "--timeout-ms", "200"), 4);
     /* Nodes without a disk refuse what must be durable. */
-    assert_int_equal(run(w, cmd_load, 9, "load", "--nodes", w->nodes, "--log", w->log, "--count", "2", "--ack", "durable"), 1);
+    assert_int_equal(
+        run(w, cmd_load, 9, "load", "--nodes", w->nodes, "--log", w->log, "--count", "2", "--ack", "durable"),
+        1);
     expect(w, 0, 0, 0);
 }
 
 static void stats_for_people_and_programs(void **state)
 {
     struct world *w = *state;
-    assert_int_equal(run(w, cmd_load, 9, "load", "--nodes", w->nodes, "--log", w->log, "--count", "50", "--size", "4K"), 0);
+    assert_int_equal(
+        run(w, cmd_load, 9, "load", "--nodes", w->nodes, "--log", w->log, "--count", "50", "--size", "4K"),
+        0);
     assert_int_equal(run(w, cmd_stats, 4, "stats", "--nodes", w->nodes, "--json"), 0);
     json_t *root = json_loads(w->out, 0, NULL), *nodes = json_object_get(root, "nodes");
     json_int_t blocks = json_integer_value(json_object_get(json_object_get(nodes, "one"), "blocks")) +

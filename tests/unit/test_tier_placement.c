@@ -28,10 +28,11 @@ static void lists_parse(void **state)
 static void bad_lists_get_a_sentence(void **state)
 {
     (void)state;
-    static const char *const bad[] = {"",         ",",         "a",         "a:",       ":1",        "a:0",      "a:65536",
-                                      "a:1,",     "a:1,,b:2",  "a:1*",      "a:1*0",    "a:1*-1",    "a:1*nan",  "a:1*inf",
-                                      "a:1*1x",   "a:1x",      "a:-1",      "::1:7401", "a b:1",     "a:1,a:1",  "a/b:1",
-                                      "tcp://a:1", "a:1*1e300", "[::1:7401", "a:+1",     "a:1*2,a:1"};
+    static const char *const bad[] = {
+        "",          ",",         "a",         "a:",       ":1",       "a:0",     "a:65536",
+        "a:1,",      "a:1,,b:2",  "a:1*",      "a:1*0",    "a:1*-1",   "a:1*nan", "a:1*inf",
+        "a:1*1x",    "a:1x",      "a:-1",      "::1:7401", "a b:1",    "a:1,a:1", "a/b:1",
+        "tcp://a:1", "a:1*1e300", "[::1:7401", "a:+1",     "a:1*2,a:1"};
     struct node_addr a[PLACEMENT_MAX_NODES];
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         struct skv_error err = {0};
@@ -127,10 +128,8 @@ static void a_new_node_only_takes(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(lists_parse),
-        cmocka_unit_test(bad_lists_get_a_sentence),
-        cmocka_unit_test(share_follows_weight),
-        cmocka_unit_test(order_of_the_list_does_not_matter),
+        cmocka_unit_test(lists_parse),           cmocka_unit_test(bad_lists_get_a_sentence),
+        cmocka_unit_test(share_follows_weight),  cmocka_unit_test(order_of_the_list_does_not_matter),
         cmocka_unit_test(a_new_node_only_takes),
     };
     return cmocka_run_group_tests_name("tier_placement", tests, NULL, NULL);

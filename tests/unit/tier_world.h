@@ -1,6 +1,6 @@
-/* tier_world.h: a client core and node cores under a fake network and a fake clock, all in one thread and decided
- * by one seed. Messages of a lane keep their order unless `reorder` is set. The network checks the byte credits
- * of both directions on everything that passes. */
+/* tier_world.h: a client core and node cores under a fake network and a fake clock, all in one thread and
+ * decided by one seed. Messages of a lane keep their order unless `reorder` is set. The network checks the
+ * byte credits of both directions on everything that passes. */
 #ifndef TESTS_TIER_WORLD_H
 #define TESTS_TIER_WORLD_H
 
@@ -73,7 +73,8 @@ static inline void world_message_free(struct world_message *m)
     free(m);
 }
 
-static inline void world_enqueue(struct world *w, bool to_client, unsigned lane, struct buf *header, const struct view *payload)
+static inline void world_enqueue(struct world *w, bool to_client, unsigned lane, struct buf *header,
+                                 const struct view *payload)
 {
     struct world_message *m = calloc(1, sizeof *m);
     uint64_t *last = &w->last_time[lane][to_client];
@@ -103,7 +104,8 @@ static inline void world_enqueue(struct world *w, bool to_client, unsigned lane,
     *at = m;
 }
 
-static inline void world_send(struct world *w, bool to_client, unsigned lane, struct buf *header, const struct view *payload)
+static inline void world_send(struct world *w, bool to_client, unsigned lane, struct buf *header,
+                              const struct view *payload)
 {
     if (world_chance(w, w->drop_percent))
         return;
@@ -112,7 +114,8 @@ static inline void world_send(struct world *w, bool to_client, unsigned lane, st
         world_enqueue(w, to_client, lane, header, payload);
 }
 
-static inline int world_node_send(void *arg, const struct node_peer *peer, struct buf *header, const struct view *payload)
+static inline int world_node_send(void *arg, const struct node_peer *peer, struct buf *header,
+                                  const struct view *payload)
 {
     struct world_node *n = arg;
     unsigned lane, generation;
@@ -190,7 +193,8 @@ static inline void world_close(struct world *w)
 }
 
 /* Reads along: what is asked for and what is unacknowledged, per lane. */
-static inline void world_watch(struct world *w, unsigned lane, struct buf *header, size_t payload, bool to_client)
+static inline void world_watch(struct world *w, unsigned lane, struct buf *header, size_t payload,
+                               bool to_client)
 {
     Scoutkv__Header *h = scoutkv__header__unpack(NULL, header->len, header->data);
     if (!h)
@@ -218,7 +222,8 @@ static inline void world_deliver(struct world *w, struct world_message *m)
     struct world_node *n = &w->nodes[m->lane / w->lanes_per_node];
     if (m->to_client) {
         world_watch(w, m->lane, m->header, m->payload.len, true);
-        client_receive(w->client, m->lane, m->header->data, m->header->len, m->payload.len ? 2 : 1, m->payload, w->now);
+        client_receive(w->client, m->lane, m->header->data, m->header->len, m->payload.len ? 2 : 1,
+                       m->payload, w->now);
     } else if (n->core) {
         struct node_peer peer = {.len = 8};
         struct message msg;
@@ -226,7 +231,8 @@ static inline void world_deliver(struct world *w, struct world_message *m)
         uint64_t id;
         memcpy(peer.id, &m->lane, 4);
         memcpy(peer.id + 4, &m->generation, 4);
-        int rc = message_parse(&msg, m->header->data, m->header->len, m->payload.len ? 2 : 1, m->payload, &id, &err);
+        int rc = message_parse(&msg, m->header->data, m->header->len, m->payload.len ? 2 : 1, m->payload, &id,
+                               &err);
         if (rc) {
             node_malformed(n->core, &peer, id, rc, err.text, w->now);
         } else {
