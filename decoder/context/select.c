@@ -29,22 +29,18 @@ static void merge_sorted(uint32_t *out, const uint32_t *a, size_t na, const uint
         *out++ = j == nb || (i < na && a[i] < b[j]) ? a[i++] : b[j++];
 }
 
-/* Adds, for each row, the share of the estimated mass that lies in the chosen pages. */
-static void estimate_shares(const struct choice *ch, unsigned rows, const float *mass, size_t ld,
-                            size_t n_pages)
+/* Each row's estimated share of the far mass that lies in the chosen pages. */
+static void estimate_shares(const struct choice *ch, unsigned rows, const float *shares, size_t ld)
 {
-    for (unsigned r = 0; r < rows; r++) {
-        const float *x = mass + r * ld;
-        double all = 0, chosen = 0;
-        for (size_t p = 0; p < n_pages; p++)
-            all += x[p];
+    for (unsigned r = 0; r < rows; r++, shares += ld) {
+        double chosen = 0;
         for (size_t i = 0; i < ch->n; i++)
-            chosen += x[ch->pages[i]];
-        ch->share[r] = all > 0 ? (float)(chosen / all) : 1.0f;
+            chosen += (double)shares[ch->pages[i]];
+        ch->share[r] = isfinite(ch->lse[r]) && chosen < 1 ? (float)chosen : 1.0f;
     }
 }
 
-/* Scores all sealed pages; mass (rows, ld) is left with each row's exp(log mass - max) for cascade. */
+/* Scores all sealed pages; for cascade mass (rows, ld) is left with each page's share of its row's mass. */
 static void score_pages(const struct skv_context *c, unsigned layer, unsigned head, enum skv_policy policy,
                         unsigned rows, const float *q, float *mass, size_t ld, float *score,
                         struct choice *ch, const void **pieces)
@@ -109,7 +105,7 @@ int choose_pages(const struct skv_context *c, unsigned layer, unsigned head, con
     merge_sorted(ch->pages, lists, ch->n_selected, lists + ch->n_selected, n_prot);
     ch->n = ch->n_selected + n_prot;
     if (ch->estimated) {
-        estimate_shares(ch, rows, mass, ld, n_pages);
+        estimate_shares(ch, rows, mass, ld);
         *bytes += ld / REPS_LANES * reps_group_bytes(c->shape->layers[layer].d_k);
     }
     return 0;

@@ -258,11 +258,11 @@ static double exp_sum(size_t n, float *x, float max)
     return ((a[0] + a[1]) + (a[2] + a[3])) + ((a[4] + a[5]) + (a[6] + a[7]));
 }
 
-static float row_max(unsigned n, const float *s)
+static float row_max(size_t n, const float *s)
 {
     const __m256 none = _mm256_set1_ps(-INFINITY);
     __m256 max = none;
-    unsigned i = 0;
+    size_t i = 0;
     for (; i + 8 <= n; i += 8)
         max = _mm256_max_ps(_mm256_loadu_ps(s + i), max);
     if (i < n) {
@@ -309,6 +309,7 @@ const struct kernels kernels_avx2 = {
     .page_f32 = page_f32,
     .merge = merge,
     .scout_group = scout_group_avx2,
+    .max = row_max,
     .exp_sum = exp_sum,
     .softmax_tile = softmax_tile,
     .f16_to_f32 = f16_to_f32,

@@ -32,6 +32,9 @@ struct kernels {
     void (*scout_group)(unsigned g, unsigned d_k, unsigned n_vec, const uint8_t *group, const int8_t *q8,
                         const float *qscale, const int32_t *qsum, const float *qsq, float *out);
 
+    /* Largest of n, -inf for none; NaN is passed over. */
+    float (*max)(size_t n, const float *x);
+
     /* x[i] <- exp(x[i] - max), returns the sum (f64 accumulation in 8 fixed lanes). */
     double (*exp_sum)(size_t n, float *x, float max);
 

@@ -93,12 +93,18 @@ static float shift_of(float max)
     return max == -INFINITY ? 0.0f : max;
 }
 
+static float row_max(size_t n, const float *x)
+{
+    float max = -INFINITY;
+    for (size_t i = 0; i < n; i++)
+        max = x[i] > max ? x[i] : max;
+    return max;
+}
+
 /* s (16) holds a row's n scores: becomes weights, 0 beyond n. */
 static void page_weights(unsigned n, float s[PAGE_MAX_TOKENS], float *m, float *l)
 {
-    float max = -INFINITY;
-    for (unsigned t = 0; t < n; t++)
-        max = s[t] > max ? s[t] : max;
+    float max = row_max(n, s);
     float lanes[LANES] = {0};
     for (unsigned t = 0; t < PAGE_MAX_TOKENS; t++) {
         s[t] = t < n ? exp_portable(s[t] - shift_of(max)) : 0.0f;
@@ -193,9 +199,7 @@ static void softmax_tile(unsigned rows, unsigned ld, unsigned width, const uint3
 {
     for (unsigned r = 0; r < rows; r++, s += ld) {
         assert(cols[r] <= width && width <= ld);
-        float max = -INFINITY;
-        for (unsigned c = 0; c < cols[r]; c++)
-            max = s[c] > max ? s[c] : max;
+        float max = row_max(cols[r], s);
         float lanes[LANES] = {0};
         for (unsigned c = 0; c < cols[r]; c++) {
             s[c] = exp_portable(s[c] - shift_of(max));
@@ -265,6 +269,7 @@ const struct kernels kernels_portable = {
     .page_f32 = page_f32,
     .merge = merge,
     .scout_group = scout_group,
+    .max = row_max,
     .exp_sum = exp_sum,
     .softmax_tile = softmax_tile,
     .f16_to_f32 = f16_to_f32,

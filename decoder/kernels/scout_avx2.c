@@ -81,7 +81,8 @@ INLINE void score_rows(const unsigned rows, unsigned d_k, unsigned n_vec, const 
         unsigned i = 0;
         for (; i + WIDEN_ROWS <= n; i += WIDEN_ROWS, codes += 32 * WIDEN_ROWS)
             add_rows(rows, WIDEN_ROWS, d_k, codes, q8 + 8 * i, acc);
-        add_rows(rows, n - i, d_k, codes, q8 + 8 * i, acc);
+        if (i < n)
+            add_rows(rows, n - i, d_k, codes, q8 + 8 * i, acc);
         codes += 32 * (size_t)(n - i);
         __m256 scale = _mm256_loadu_ps(tail + 8 * v);
         for (unsigned r = 0; r < rows; r++) {

@@ -77,32 +77,16 @@ void scout_score(const struct scout_head *h, size_t n_pages, unsigned g, const f
     }
 }
 
-static float row_max(size_t n, const float *x)
-{
-    float lanes[8];
-    for (unsigned j = 0; j < 8; j++)
-        lanes[j] = -INFINITY;
-    size_t i = 0;
-    for (; i + 8 <= n; i += 8)
-        for (unsigned j = 0; j < 8; j++)
-            lanes[j] = x[i + j] > lanes[j] ? x[i + j] : lanes[j];
-    for (; i < n; i++)
-        lanes[0] = x[i] > lanes[0] ? x[i] : lanes[0];
-    for (unsigned j = 1; j < 8; j++)
-        lanes[0] = lanes[j] > lanes[0] ? lanes[j] : lanes[0];
-    return lanes[0];
-}
-
 void scout_aggregate(size_t n_pages, unsigned g, float *logmass, size_t ld, float *lse, float *score)
 {
     const struct kernels *k = kernels_get();
     memset(score, 0, n_pages * sizeof *score);
     for (unsigned r = 0; r < g; r++, logmass += ld) {
-        float max = row_max(n_pages, logmass);
+        float max = k->max(n_pages, logmass);
         double sum = k->exp_sum(n_pages, logmass, max);
         lse[r] = sum > 0 ? max + (float)log(sum) : -INFINITY;
         float share = sum > 0 ? (float)(1.0 / sum) : 0.0f;
         for (size_t i = 0; i < n_pages; i++)
-            score[i] += logmass[i] * share;
+            score[i] += logmass[i] *= share;
     }
 }

@@ -24,14 +24,15 @@ void scout_score(const struct scout_head *, size_t n_pages, unsigned g, const fl
                  size_t ld);
 
 /* Combines g rows of log masses into one score per page: sum of softmaxes over pages.
- * logmass (g, ld) is overwritten with exp(logmass - max); lse (g) receives each row's log of total mass.
- * score (n_pages). */
+ * logmass (g, ld) is overwritten with each page's share of its row's mass; lse (g) receives the log of that
+ * mass. score (n_pages). */
 void scout_aggregate(size_t n_pages, unsigned g, float *logmass, size_t ld, float *lse, float *score);
 
-/* The k units of largest score; unit = 1, 2 or 4 pages, scored by their sum, aligned from page 0. eligible:
- * bitmap of pages that may be chosen (a unit needs one eligible page), NULL = all. mass > 0: stops once the
- * chosen hold that share of the total score. Ties go to the lower page. Writes chosen *eligible* pages in
- * rising order; returns how many (<= k·unit). scratch: n_pages u32. */
+/* The k units of largest score; unit = 1, 2 or 4 pages, aligned from page 0. eligible: bitmap of pages that
+ * may be chosen, NULL = all; a unit needs one such page, its score is the sum of theirs, and only they are
+ * written. 0 < mass < 1: stops once the chosen hold that share of the eligible pages' total. Ties go to the
+ * lower page; a score that is no positive number counts as zero. Pages come in rising order; returns how many
+ * (<= k·unit). scratch: n_pages u32. */
 size_t scout_top(size_t n_pages, const float *score, const uint64_t *eligible, size_t k, unsigned unit,
                  float mass, uint32_t *scratch, uint32_t *pages);
 
