@@ -3,7 +3,7 @@
 #include <assert.h>
 #include <math.h>
 
-/* Values below 32 have a bucket each; above, the exponent picks a row of 32 and the next 5 bits the column.
+/* Values below 128 have a bucket each; above, the exponent picks a row of 128 and the next 7 bits the column.
  */
 static unsigned bucket_of(uint64_t value)
 {

@@ -1,13 +1,13 @@
 /* hist.h: a histogram of durations (or any counts) with a fixed relative error and a fixed size.
  *
- * Buckets are log-linear: every power of two is cut into 32 equal parts, so a quantile is right to 1/32
- * whatever the range, and adding is a few instructions. 15 KiB each. */
+ * Buckets are log-linear: every power of two is cut into 128 equal parts, so a quantile is right to 1/128
+ * whatever the range, and adding is a few instructions. 58 KiB each. */
 #ifndef COMMON_HIST_H
 #define COMMON_HIST_H
 
 #include <stdint.h>
 
-enum { HIST_BITS = 5, HIST_PARTS = 1 << HIST_BITS, HIST_BUCKETS = (64 - HIST_BITS + 1) * HIST_PARTS };
+enum { HIST_BITS = 7, HIST_PARTS = 1 << HIST_BITS, HIST_BUCKETS = (64 - HIST_BITS + 1) * HIST_PARTS };
 
 struct hist { /* all zero is empty */
     uint64_t count, sum, min, max;

@@ -98,6 +98,9 @@ static int make_contexts(struct bench *b, struct skv_error *err)
     struct skv_context_opts opts;
     double seconds;
     int rc = engine_context_opts(&b->engine, &opts, err);
+    if (!b->args->kv.cache) /* equal at both lengths, and far from holding the shorter one */
+        opts.cache_bytes =
+            4 * opts.decode.budget * kv_bytes_per_token(&b->engine.model->params, &b->args->kv);
     if (!rc)
         rc = engine_context(&b->engine, &opts, NULL, &b->ctx[LONG], &b->session, err);
     if (!rc)
@@ -161,11 +164,6 @@ static double p50(const struct bench *b, int which, enum meter_part part)
     return meter_ms(&b->meter[which], part, 0.5);
 }
 
-static double without_scout(const struct bench *b, int which)
-{
-    return p50(b, which, METER_STEP) - p50(b, which, METER_SCOUT);
-}
-
 static double scout_gbps(const struct bench *b, int which)
 {
     double bytes = (double)b->meter[which].scout_bytes / (double)meter_steps(&b->meter[which]);
@@ -196,11 +194,11 @@ static void print_table(const struct bench *b)
         printf("%12s %8.3f %8.3f %8.3f %9.3f %8.3f %10.3f %12s %12s\n",
                count_format(tokens, sizeof tokens, b->tokens[i]), p50(b, i, METER_STEP),
                p50(b, i, METER_SCOUT), p50(b, i, METER_WAIT), p50(b, i, METER_ATTEND), p50(b, i, METER_REST),
-               without_scout(b, i),
+               p50(b, i, METER_UNSCOUTED),
                size_format(fetched, sizeof fetched, (uint64_t)meter_bytes_per_step(&b->meter[i])),
                size_format(dense, sizeof dense, dense_bytes(b, i)));
     printf("\nstep without scout, long / short   %.3f\n",
-           ratio(without_scout(b, LONG), without_scout(b, SHORT)));
+           ratio(p50(b, LONG, METER_UNSCOUTED), p50(b, SHORT, METER_UNSCOUTED)));
     printf("whole step, long / short           %.3f\n",
            ratio(p50(b, LONG, METER_STEP), p50(b, SHORT, METER_STEP)));
     printf(
@@ -213,13 +211,12 @@ static int print_json(const struct bench *b, struct skv_error *err)
     json_t *lengths = json_array();
     for (int i = 0; i < LENGTHS && lengths; i++)
         json_array_append_new(lengths,
-                              json_pack("{s:I, s:o, s:f, s:f, s:I}", "tokens", (json_int_t)b->tokens[i],
-                                        "steps", meter_json(&b->meter[i]), "ms_without_scout",
-                                        without_scout(b, i), "scout_gbps", scout_gbps(b, i),
+                              json_pack("{s:I, s:o, s:f, s:I}", "tokens", (json_int_t)b->tokens[i], "detail",
+                                        meter_json(&b->meter[i]), "scout_gbps", scout_gbps(b, i),
                                         "dense_bytes_per_step", (json_int_t)dense_bytes(b, i)));
     json_t *o = json_pack("{s:s, s:I, s:o, s:f, s:f, s:f, s:f, s:f}", "isa", skv_isa(), "budget_tokens",
                           (json_int_t)b->args->kv.budget, "lengths", lengths, "ratio_without_scout",
-                          ratio(without_scout(b, LONG), without_scout(b, SHORT)), "ratio",
+                          ratio(p50(b, LONG, METER_UNSCOUTED), p50(b, SHORT, METER_UNSCOUTED)), "ratio",
                           ratio(p50(b, LONG, METER_STEP), p50(b, SHORT, METER_STEP)), "scout_bandwidth_share",
                           ratio(scout_gbps(b, LONG), b->memory_gbps), "memory_gbps", b->memory_gbps,
                           "prefill_seconds", b->prefill_s);
@@ -274,6 +271,7 @@ static int bench_step(int argc, char **argv)
     struct skv_error err = {0};
     kv_options_defaults(&a.kv);
     a.kv.budget = 1024;
+    a.kv.cache = 0;
     a.kv.prefill = "window"; /* what was stored doesn't change what a step costs */
     const struct opt_group groups[] = {{"Options", table, &a},
                                        {"Policy", kv_policy_table, &a.kv},
@@ -288,7 +286,9 @@ static int bench_step(int argc, char **argv)
         "scout\n"
         "reads more when the context is longer: the step without it should stay as it is, and the scout "
         "itself should\n"
-        "run at the speed of memory. Prompts are filled with --prefill window, the fastest.",
+        "run at the speed of memory. Prompts are filled with --prefill window, the fastest; the cache, if "
+        "not given,\n"
+        "holds four times the budget.",
         "  scoutkv bench step -m recall.gguf\n"
         "  scoutkv bench step -m recall.gguf --tokens 16384,65536 --budget 512\n"
         "  scoutkv bench step -m model.gguf --nodes 10.0.0.1:7071,10.0.0.2:7071 --json",
@@ -312,8 +312,9 @@ static int bench_step(int argc, char **argv)
     } else {
         interrupt_catch();
         rc = bench(b, &err);
-        if (rc)
-            rc = interrupted() ? EXIT_INTERRUPTED : cli_fail(cmd.name, &err);
+        rc = rc ? cli_fail(cmd.name, &err) : 0;
+        if (interrupted())
+            rc = EXIT_INTERRUPTED;
     }
     close_bench(b);
     options_free(&mem);

@@ -141,8 +141,9 @@ int cmd_logits(int argc, char **argv)
     }
     interrupt_catch();
     rc = logits(&l, &err);
-    if (rc)
-        rc = interrupted() ? EXIT_INTERRUPTED : cli_fail(cmd.name, &err);
+    rc = rc ? cli_fail(cmd.name, &err) : 0;
+    if (interrupted())
+        rc = EXIT_INTERRUPTED;
     session_close(l.session);
     if (l.ctx)
         skv_context_close(l.ctx);

@@ -294,14 +294,16 @@ static int save(struct run *r, struct skv_error *err)
 static void print_summary(const struct run *r)
 {
     struct skv_stats s;
-    char prefill_time[32], decode_time[32], a[32], b[32], c[32], d[32];
+    char a[32], b[32], c[32], d[32];
     skv_context_stats(r->ctx, &s);
-    fprintf(stderr, "%sprompt       %zu tokens in %s (%.0f tokens/s)\n", r->args->json ? "" : "\n",
-            r->n_prompt, duration_format(prefill_time, sizeof prefill_time, r->prefill_s),
-            r->prefill_s > 0 ? (double)r->n_prompt / r->prefill_s : 0);
-    fprintf(stderr, "generated    %zu tokens in %s (%.1f tokens/s); ended by %s\n", r->n_ids,
-            duration_format(decode_time, sizeof decode_time, r->decode_s),
-            r->decode_s > 0 ? (double)r->n_ids / r->decode_s : 0, r->ended);
+    fputs(r->args->json ? "" : "\n", stderr); /* the text may have ended anywhere in its line */
+    if (r->args->resume)
+        fprintf(stderr, "resumed      %s, %" PRIu64 " tokens\n", r->args->resume, r->first - r->n_prompt);
+    if (r->n_prompt)
+        fprintf(stderr, "prompt       %zu tokens in %.2f s (%.0f tokens/s)\n", r->n_prompt, r->prefill_s,
+                r->prefill_s > 0 ? (double)r->n_prompt / r->prefill_s : 0);
+    fprintf(stderr, "generated    %zu tokens in %.2f s (%.1f tokens/s); ended by: %s\n", r->n_ids,
+            r->decode_s, r->decode_s > 0 ? (double)r->n_ids / r->decode_s : 0, r->ended);
     meter_print(&r->meter, stderr);
     fprintf(stderr, "held here    window %s, representatives %s, pages %s, of a context of %s\n",
             size_format(a, sizeof a, s.window_bytes), size_format(b, sizeof b, s.representative_bytes),

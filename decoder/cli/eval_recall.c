@@ -424,8 +424,9 @@ static int eval_recall(int argc, char **argv)
     } else {
         interrupt_catch();
         rc = evaluate(e, &err);
-        if (rc)
-            rc = interrupted() ? EXIT_INTERRUPTED : cli_fail(cmd.name, &err);
+        rc = rc ? cli_fail(cmd.name, &err) : 0;
+        if (interrupted())
+            rc = EXIT_INTERRUPTED;
     }
     close_eval(e);
     options_free(&mem);

@@ -4,7 +4,8 @@
 
 #include <string.h>
 
-static const char *const part_name[METER_PARTS] = {"step", "scout", "wait", "attention", "rest"};
+static const char *const part_name[METER_PARTS] = {"step",      "scout", "wait",
+                                                   "attention", "rest",  "without_scout"};
 
 void meter_clear(struct meter *m)
 {
@@ -31,6 +32,7 @@ void meter_end(struct meter *m, const skv_context *ctx)
     hist_add(&m->part[METER_WAIT], wait);
     hist_add(&m->part[METER_ATTEND], attend);
     hist_add(&m->part[METER_REST], step > known ? step - known : 0);
+    hist_add(&m->part[METER_UNSCOUTED], step > scout ? step - scout : 0);
     m->fetched_bytes += s.bytes_fetched - b->bytes_fetched;
     m->scout_bytes += s.scout_bytes - b->scout_bytes;
     m->wanted += s.pages_wanted - b->pages_wanted;
@@ -76,7 +78,7 @@ void meter_print(const struct meter *m, FILE *out)
         return;
     fprintf(out, "ms per step  p50 %.3g, p99 %.3g:", meter_ms(m, METER_STEP, 0.5),
             meter_ms(m, METER_STEP, 0.99));
-    for (int p = METER_SCOUT; p < METER_PARTS; p++)
+    for (int p = METER_SCOUT; p <= METER_REST; p++)
         fprintf(out, "%s %s %.3g/%.3g", p == METER_SCOUT ? "" : ",", part_name[p], meter_ms(m, p, 0.5),
                 meter_ms(m, p, 0.99));
     fprintf(

@@ -1,6 +1,6 @@
 /* meter.h: what decode steps cost, from the counters of scoutkv.h and the clock around each step.
  *
- * "rest" is the time of a step that the context didn't spend: the model's matrices, sampling. */
+ * "rest" is the time of a step that the context didn't spend: the model's matrices. */
 #ifndef CLI_METER_H
 #define CLI_METER_H
 
@@ -10,7 +10,15 @@
 #include <jansson.h>
 #include <stdio.h>
 
-enum meter_part { METER_STEP, METER_SCOUT, METER_WAIT, METER_ATTEND, METER_REST, METER_PARTS };
+enum meter_part {
+    METER_STEP,
+    METER_SCOUT,
+    METER_WAIT,
+    METER_ATTEND,
+    METER_REST,
+    METER_UNSCOUTED, /* the step without the scout: wait, attention and rest together */
+    METER_PARTS
+};
 
 struct meter {
     struct hist part[METER_PARTS]; /* nanoseconds of each step */

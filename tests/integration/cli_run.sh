@@ -4,7 +4,7 @@
 
 # ids: those of the last --json run
 ids() {
-    sed 's/.*"ids":\[\([^]]*\)\].*/\1/; s/.*"prompt_ids"[^]]*].*//' "$dir/out"
+    sed 's/.*"ids":\[\([^]]*\)\].*/\1/' "$dir/out"
 }
 
 ends 0 make-model recall -o "$dir/recall.gguf"
