@@ -7,6 +7,7 @@
  *
  * All embeddings have one norm (a balancing field sees to it), and what the layers add is small beside it:
  * RMS norm divides by nearly one everywhere, and weights can be read as if it were not there. */
+#include "decoder/kernels/kernels.h"
 #include "decoder/model/recall_model.h"
 
 #include <assert.h>
@@ -59,6 +60,7 @@ struct model {
     float (*code)[CODE]; /* [vocab] what a token shows to others: names, numbers; --hard: all */
     float (*out)[CODE];  /* [vocab] what NEXT must hold for it to be said; zero if it never is */
     float *embed, *output, *norm;
+    uint16_t *output_f16;
     struct layer layer[N_LAYERS];
     float *weights; /* all of layer[], one allocation */
 };
@@ -204,6 +206,7 @@ static void make_embedding(struct model *m, uint64_t seed)
         }
         e[BALANCE] = (float)sqrt(DIM - dot(e, e, DIM)); /* RMS 1 */
     }
+    kernels_get()->f32_to_f16(m->vocab.n * DIM, m->output, m->output_f16);
 }
 
 /* ---- layer 0: what came before ---- */
@@ -323,9 +326,10 @@ static int allocate(struct model *m)
     m->out = calloc(n, sizeof *m->out);
     m->embed = calloc(n * DIM, sizeof(float));
     m->output = calloc(n * DIM, sizeof(float));
+    m->output_f16 = calloc(n * DIM, sizeof(uint16_t));
     m->norm = calloc(DIM, sizeof(float));
     m->weights = calloc(per_layer * N_LAYERS, sizeof(float));
-    if (!m->code || !m->out || !m->embed || !m->output || !m->norm || !m->weights)
+    if (!m->code || !m->out || !m->embed || !m->output || !m->output_f16 || !m->norm || !m->weights)
         return -ENOMEM;
     for (unsigned d = 0; d < DIM; d++)
         m->norm[d] = 1;
@@ -349,6 +353,7 @@ static void free_model(struct model *m)
     free(m->out);
     free(m->embed);
     free(m->output);
+    free(m->output_f16);
     free(m->norm);
     free(m->weights);
 }
@@ -357,7 +362,7 @@ static void put_metadata(struct gguf_writer *w, const struct model *m, bool hard
 {
     gguf_put_string(w, "general.architecture", "llama");
     gguf_put_string(w, "general.name", hard ? "scoutkv recall (hard)" : "scoutkv recall");
-    gguf_put_u32(w, "general.file_type", 0); /* all F32 */
+    gguf_put_u32(w, "general.file_type", 0); /* mostly F32 */
     gguf_put_u32(w, "llama.vocab_size", (uint32_t)m->vocab.n);
     gguf_put_u32(w, "llama.context_length", 1u << 21);
     gguf_put_u32(w, "llama.embedding_length", DIM);
@@ -432,7 +437,8 @@ static void put_tensors(struct gguf_writer *w, const struct model *m)
         }
     }
     put_matrix(w, "output_norm.weight", 1, DIM, m->norm);
-    put_matrix(w, "output.weight", m->vocab.n, DIM, m->output);
+    /* Every step reads all of it, and tokens lie far apart: half the bytes lose nothing. */
+    gguf_put_tensor(w, "output.weight", 2, (uint64_t[]){DIM, m->vocab.n}, GGML_F16, m->output_f16);
 }
 
 int recall_model_write(const char *path, const struct recall_opts *o, struct skv_error *err)

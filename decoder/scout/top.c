@@ -4,15 +4,20 @@
  * chosen). One pass counts keys by their top bits and finds the bucket that holds the k-th largest; a second
  * keeps only units from that bucket up, a few more than k. Radix steps over these few find the exact key at
  * which k, or the wanted share of mass, is reached. The last pass takes them in page order: above that key
- * all, at it the lowest pages. Every decision is by key and page alone, hence deterministic. */
+ * all, at it the lowest pages. Every decision is by key and page alone, hence deterministic.
+ *
+ * Where one page draws nearly all attention, most shares underflow: what is below the smallest normal float
+ * counts as zero, so that the lowest bucket holds equal keys only and its lowest pages can be taken at once.
+ */
 #include "decoder/scout/scout.h"
 
 #include <assert.h>
+#include <float.h>
 #include <math.h>
 #include <stdbool.h>
 #include <string.h>
 
-enum { BUCKET_BITS = 12, BUCKETS = 1 << BUCKET_BITS, TOP_SHIFT = 31 - BUCKET_BITS };
+enum { ZERO_KEY = 1, BUCKET_BITS = 12, BUCKETS = 1 << BUCKET_BITS, TOP_SHIFT = 31 - BUCKET_BITS };
 
 struct units {
     const float *score;
@@ -26,7 +31,7 @@ static inline bool page_eligible(const struct units *u, size_t page)
     return !u->eligible || (u->eligible[page / 64] >> (page % 64) & 1);
 }
 
-/* Whatever is no positive number (NaN included) counts as zero. */
+/* Whatever is no positive normal number (NaN included) counts as zero. */
 static inline float unit_score(const struct units *u, size_t i, bool *may)
 {
     size_t from = i * u->unit, to = from + u->unit < u->n_pages ? from + u->unit : u->n_pages;
@@ -37,7 +42,7 @@ static inline float unit_score(const struct units *u, size_t i, bool *may)
             *may = true;
             sum += u->score[page];
         }
-    return sum > 0.0f ? sum : 0.0f;
+    return sum >= FLT_MIN ? sum : 0.0f;
 }
 
 static inline uint32_t unit_key(const struct units *u, size_t i)
@@ -66,7 +71,7 @@ static void make_keys(const struct units *u, uint32_t *key)
         return;
     }
     for (size_t i = 0; i < u->n; i++) { /* the usual case, in a form that compilers vectorise */
-        float score = u->score[i] > 0.0f ? u->score[i] : 0.0f;
+        float score = u->score[i] >= FLT_MIN ? u->score[i] : 0.0f;
         uint32_t bits;
         memcpy(&bits, &score, sizeof bits);
         key[i] = bits + 1;
@@ -78,8 +83,9 @@ static void make_keys(const struct units *u, uint32_t *key)
                     key[i] = 0;
 }
 
-/* Lowest key of the bucket in which the k-th largest key lies. */
-static uint32_t lower_bound(size_t n, const uint32_t *key, size_t k)
+/* Lowest key of the bucket in which the k-th largest key lies; ZERO_KEY if fewer than k are above zero (their
+ * number is then *n_above). */
+static uint32_t lower_bound(size_t n, const uint32_t *key, size_t k, size_t *n_above)
 {
     uint32_t count[2][BUCKETS] = {0}; /* two, so that runs of equal keys don't wait for each other's store */
     size_t i = 0;
@@ -95,7 +101,8 @@ static uint32_t lower_bound(size_t n, const uint32_t *key, size_t k)
         if (seen >= k)
             return (uint32_t)b << TOP_SHIFT;
     }
-    return 1; /* fewer than k: all that may be chosen */
+    *n_above = seen;
+    return ZERO_KEY;
 }
 
 /* Sum of all that may be chosen. */
@@ -162,10 +169,12 @@ size_t scout_top(size_t n_pages, const float *score, const uint64_t *eligible, s
         return 0;
     make_keys(&u, scratch);
     double enough = mass > 0.0f && mass < 1.0f ? (double)mass * total_score(u.n, scratch) : INFINITY;
-    uint32_t bound = lower_bound(u.n, scratch, k);
-    size_t n = 0;
+    size_t n = 0, n_above = k;
+    uint32_t bound = lower_bound(u.n, scratch, k, &n_above);
+    size_t zeros = k - n_above;        /* the lowest pages of score zero fill the budget */
     for (size_t i = 0; i < u.n; i++) { /* candidates overwrite keys that were read already */
-        bool keep = scratch[i] >= bound;
+        bool zero = scratch[i] == ZERO_KEY, keep = scratch[i] >= bound && (!zero || zeros > 0);
+        zeros -= keep && zero;
         scratch[n] = keep ? (uint32_t)i : scratch[n];
         n += keep;
     }

@@ -15,6 +15,7 @@
 #include <math.h>
 #include <cmocka.h>
 
+#include "decoder/kernels/kernels.h"
 #include "decoder/model/recall_model.h"
 #include "decoder/model/recall_text.h"
 #include "decoder/model/recall_vocab.h"
@@ -63,17 +64,21 @@ static const struct gguf_tensor *need(const struct gguf *g, const char *name)
 {
     const struct gguf_tensor *t = gguf_tensor_find(g, name);
     assert_non_null(t);
-    assert_int_equal(t->type, GGML_F32);
+    assert_true(t->type == GGML_F32 || t->type == GGML_F16);
     return t;
 }
 
 static struct sparse load_sparse(const struct gguf *g, const char *name)
 {
     const struct gguf_tensor *t = need(g, name);
-    const float *w = t->data;
+    const size_t all = t->ne[0] * t->ne[1];
+    float *wide = t->type == GGML_F16 ? grab(all, sizeof *wide) : NULL;
+    const float *w = wide ? wide : t->data;
+    if (wide)
+        kernels_get()->f16_to_f32(all, t->data, wide);
     struct sparse s = {.n_rows = t->ne[1], .begin = grab(t->ne[1] + 1, sizeof *s.begin)};
     size_t n = 0;
-    for (size_t i = 0; i < t->ne[0] * t->ne[1]; i++)
+    for (size_t i = 0; i < all; i++)
         n += w[i] != 0;
     s.col = grab(n + 1, sizeof *s.col);
     s.val = grab(n + 1, sizeof *s.val);
@@ -88,6 +93,7 @@ static struct sparse load_sparse(const struct gguf *g, const char *name)
         }
         s.begin[r + 1] = n;
     }
+    free(wide);
     return s;
 }
 

@@ -3,6 +3,7 @@
 #include "decoder/scout/reps.h"
 #include "decoder/scout/scout.h"
 
+#include <float.h>
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -373,6 +374,7 @@ static size_t sorted_top(size_t n_pages, const float *score, const uint64_t *eli
                 s += score[p];
                 may = true;
             }
+        s = s >= FLT_MIN ? s : 0; /* what underflows counts as nothing */
         if (may)
             list[n++] = (struct ranked){s, (uint32_t)u};
         total += may ? (double)s : 0;
