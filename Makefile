@@ -2,8 +2,9 @@
 #
 #   make                          all products: scoutkv, scoutkv-memnode, libscoutkv.{a,so}, scoutkv.pc
 #   make check                    unit and integration tests
-#   make SANITIZER=address        (or undefined, thread; its objects live in build/address/ ...)
-#   make CC=clang                 any C17 compiler
+#   make SANITIZER=address        (or undefined, thread, or address,undefined; in build/address/ ...)
+#   make CC=clang B=build/clang   any C17 compiler, in a folder of its own
+#   make V=1                      shows the commands
 #   make install DESTDIR=… PREFIX=/usr/local
 #   make format | format-check    clang-format with the repository's file
 
@@ -28,13 +29,13 @@ PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
 PKG_LIBS   := $(shell pkg-config --libs $(PKGS) 2>/dev/null)
 
 # -ffp-contract=off: a*b+c is fused only where a kernel says so, so compilers agree on bits.
-CFLAGS   ?= -O3 -g
+CFLAGS   ?= $(if $(SANITIZER),-O1,-O3) -g
 override CFLAGS += -std=gnu17 -Wall -Wextra -Wshadow -Wstrict-prototypes -Wvla -fno-math-errno -ffp-contract=off \
                    -fPIC -fvisibility=hidden -pthread $(if $(WERROR),-Werror)
 override CPPFLAGS += -I. -I$(B)/gen -D_GNU_SOURCE -DSKV_VERSION='"$(VERSION)"' $(PKG_CFLAGS)
 override LDLIBS += $(PKG_LIBS) -lm -pthread
 ifneq ($(SANITIZER),)
-override CFLAGS  += -fsanitize=$(SANITIZER) -fno-omit-frame-pointer $(if $(filter undefined,$(SANITIZER)),-fno-sanitize-recover=all)
+override CFLAGS  += -fsanitize=$(SANITIZER) -fno-omit-frame-pointer $(if $(findstring undefined,$(SANITIZER)),-fno-sanitize-recover=all)
 override LDFLAGS += -fsanitize=$(SANITIZER)
 endif
 
@@ -56,48 +57,65 @@ EXAMPLE_BIN := $(patsubst decoder/examples/%.c,$(B)/examples/%,$(EXAMPLES))
 
 .PHONY: all tests check unit integration install clean format format-check
 .SECONDARY:
+ifndef V
+.SILENT:
+endif
 all: $(B)/scoutkv $(B)/scoutkv-memnode $(B)/libscoutkv.so $(B)/scoutkv.pc $(EXAMPLE_BIN)
 tests: all $(UNIT_BIN) $(TOOL_BIN)
 
 $(PB).h $(PB).c &: proto/scoutkv.proto
 	@mkdir -p $(B)/gen
+	@echo '  gen    $@'
 	protoc-c --proto_path=proto --c_out=$(B)/gen scoutkv.proto
 
 $(PB_O): $(PB).c
 	@mkdir -p $(@D)
+	@echo '  cc     $@'
 	$(CC) $(CPPFLAGS) $(CFLAGS) -c -o $@ $<
 
-# *_avx2.c is the one place with wider instructions: the choice is made at run time.
+# *_avx2.c and *_avx512.c are the only places with wider instructions: the choice is made at run time.
 $(B)/obj/%_avx2.o: override CFLAGS += -mavx2 -mfma -mf16c
+$(B)/obj/%_avx512.o: override CFLAGS += -mavx2 -mfma -mf16c -mavx512f -mavx512vl -mavx512vnni
 $(B)/obj/%.o: %.c | $(PB).h
 	@mkdir -p $(@D)
+	@echo '  cc     $@'
 	$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
 
 $(B)/libscoutkv.a: $(call obj,$(LIB_SRC)) $(PB_O)
+	@echo '  ar     $@'
 	@rm -f $@
 	$(AR) rcs $@ $^
 $(B)/libscoutkv.so: $(call obj,$(LIB_SRC)) $(PB_O)
+	@echo '  link   $@'
 	$(CC) $(LDFLAGS) -shared -Wl,-soname,libscoutkv.so.$(ABI) -o $@.$(ABI) $^ $(LDLIBS)
 	ln -sf libscoutkv.so.$(ABI) $@
 $(B)/app.a: $(call obj,$(APP_SRC))
+	@echo '  ar     $@'
 	@rm -f $@
 	$(AR) rcs $@ $^
 $(B)/scoutkv: $(call obj,decoder/cli/main.c) $(B)/app.a $(B)/libscoutkv.a
+	@echo '  link   $@'
 	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 $(B)/scoutkv-memnode: $(call obj,memnode/main.c) $(B)/libscoutkv.a
+	@echo '  link   $@'
 	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 $(B)/tests/%: $(B)/obj/tests/unit/%.o $(B)/app.a $(B)/libscoutkv.a
 	@mkdir -p $(@D)
+	@echo '  link   $@'
 	$(CC) $(LDFLAGS) -o $@ $^ $(shell pkg-config --libs cmocka) $(LDLIBS)
 $(B)/tests/%: $(B)/obj/tests/%.o $(B)/app.a $(B)/libscoutkv.a
 	@mkdir -p $(@D)
+	@echo '  link   $@'
 	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 # Examples see only the public header and the shared library, as an engine would.
 $(B)/examples/%: decoder/examples/%.c $(B)/libscoutkv.so
 	@mkdir -p $(@D)
+	@echo '  link   $@'
 	$(CC) -Idecoder -I. $(CFLAGS) $(LDFLAGS) -o $@ $< -L$(B) -lscoutkv -Wl,-rpath,'$$ORIGIN/..' -lm
 
-$(B)/scoutkv.pc: Makefile
+# Written every time: PREFIX may be another one.
+.PHONY: $(B)/scoutkv.pc
+$(B)/scoutkv.pc:
 	@mkdir -p $(B)
 	@printf '%s\n' 'prefix=$(PREFIX)' 'includedir=$${prefix}/include/scoutkv' 'libdir=$${prefix}/lib' '' \
 	  'Name: scoutkv' 'Description: distributed KV memory tier for long-context decoding' 'Version: $(VERSION)' \
@@ -120,7 +138,7 @@ install: all
 	install -m 644 decoder/scoutkv.h $(DESTDIR)$(PREFIX)/include/scoutkv/
 	install -m 644 common/error.h $(DESTDIR)$(PREFIX)/include/scoutkv/common/
 
-FORMATTED := $(shell git ls-files -co --exclude-standard '*.c' '*.h' 2>/dev/null)
+FORMATTED = $(shell find common proto memnode decoder tests -name '*.[ch]')
 format:
 	clang-format -i $(FORMATTED)
 format-check:

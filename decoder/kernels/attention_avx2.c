@@ -303,19 +303,14 @@ static void softmax_tile(unsigned rows, unsigned ld, unsigned width, const uint3
     }
 }
 
-const struct kernels kernels_avx2 = {
-    .name = "avx2",
-    .page_f16 = page_f16,
-    .page_f32 = page_f32,
-    .merge = merge,
-    .scout_group = scout_group_avx2,
-    .max = row_max,
-    .exp_sum = exp_sum,
-    .softmax_tile = softmax_tile,
-    .f16_to_f32 = f16_to_f32,
-    .f32_to_f16 = f32_to_f16,
-    .dot = dot,
-};
+#define AVX2_WITH(scout)                                                                            \
+    {                                                                                               \
+        .name = "avx2", .page_f16 = page_f16, .page_f32 = page_f32, .merge = merge, .max = row_max, \
+        .exp_sum = exp_sum, .softmax_tile = softmax_tile, .f16_to_f32 = f16_to_f32,                 \
+        .f32_to_f16 = f32_to_f16, .dot = dot, .scout_group = scout                                  \
+    }
+const struct kernels kernels_avx2 = AVX2_WITH(scout_group_avx2);
+const struct kernels kernels_avx2_vnni = AVX2_WITH(scout_group_vnni);
 
 #else
 typedef int attention_avx2_is_x86_only;

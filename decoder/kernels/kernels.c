@@ -21,15 +21,19 @@ static bool has_f16c(void)
 static bool runs_here(const struct kernels *k)
 {
 #if defined(__x86_64__)
-    if (k == &kernels_avx2)
+    if (k == &kernels_avx2_vnni &&
+        !(__builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni")))
+        return false;
+    if (k == &kernels_avx2 || k == &kernels_avx2_vnni)
         return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
 #endif
     return k == &kernels_portable;
 }
 
-/* Best first. */
+/* Best first; those of one name give the same bits. */
 static const struct kernels *const families[] = {
 #if defined(__x86_64__)
+    &kernels_avx2_vnni,
     &kernels_avx2,
 #endif
     &kernels_portable,
@@ -39,8 +43,8 @@ enum { N_FAMILIES = sizeof families / sizeof families[0] };
 const struct kernels *kernels_named(const char *name)
 {
     for (unsigned i = 0; i < N_FAMILIES; i++)
-        if (strcmp(families[i]->name, name) == 0)
-            return runs_here(families[i]) ? families[i] : NULL;
+        if (strcmp(families[i]->name, name) == 0 && runs_here(families[i]))
+            return families[i];
     return NULL;
 }
 
