@@ -1,4 +1,5 @@
-/* attend.h: attention under way: choosing (select.c), one query at a time (decode.c), a chunk (prefill.c). */
+/* attend.h: attention under way: choosing (select.c, want.c), one query at a time (decode.c), a chunk
+ * (prefill.c). */
 #ifndef CONTEXT_ATTEND_H
 #define CONTEXT_ATTEND_H
 
@@ -9,15 +10,14 @@
 struct choice {
     uint32_t *pages;
     size_t n;
-    size_t n_selected; /* of them chosen by the policy */
     /* For cascade: each row's estimated log mass of all far pages, and the chosen pages' share of it. */
     bool estimated;
     float *lse, *share; /* rows */
 };
-/* rows scaled queries q (rows, d_k) of one KV head choose together. Pure but for the context's scratch of
- * that head, so that heads may run in parallel. 0 or -ENOMEM; *bytes grows by the representatives read. */
-int choose_pages(const struct skv_context *, unsigned layer, unsigned head, const struct skv_select *,
-                 unsigned rows, const float *q, struct choice *out, uint64_t *bytes);
+/* Each KV head of a layer chooses for its own `rows` scaled queries together: q (n_kv_heads, rows, d_k), out
+ * (n_kv_heads), to be freed also after a failure. 0 or -ENOMEM. Counts the representatives read. */
+int choose_pages(struct skv_context *, unsigned layer, const struct skv_select *, unsigned rows,
+                 const float *q, struct choice *out);
 void choice_free(struct choice *);
 
 /* Wants for far[head][from … to) of each head that are neither cached nor pending, in block order; what is

@@ -51,8 +51,6 @@ struct row {
     uint64_t first_local, n_local; /* pages */
     struct piece *pieces;
     size_t n_pieces, pieces_cap;
-    int rc; /* of choosing */
-    uint64_t scout_bytes;
 };
 
 struct decode {
@@ -200,29 +198,14 @@ static int end_section(struct row *r, struct section *s, struct skv_error *err)
     return rc;
 }
 
-static void choose_head(void *arg, unsigned part)
-{
-    struct decode *d = arg;
-    for (unsigned i = 0; i < d->n_rows; i++) {
-        struct row *r = &d->rows[i];
-        uint64_t bytes = 0;
-        int rc = choose_pages(d->item.c, d->item.layer, part, &d->item.c->opts.decode, d->g,
-                              r->q + (size_t)part * d->g * d->y->d_k, &r->choices[part], &bytes);
-        __atomic_fetch_add(&r->scout_bytes, bytes, __ATOMIC_RELAXED);
-        if (rc)
-            __atomic_store_n(&r->rc, rc, __ATOMIC_RELAXED);
-    }
-}
-
 static int decode_choose(struct item *it, struct skv_error *err)
 {
     struct decode *d = (struct decode *)it;
-    pool_run(it->c->tier->pool, d->y->n_kv_heads, choose_head, d);
     for (unsigned i = 0; i < d->n_rows; i++) {
         struct row *r = &d->rows[i];
-        if (r->rc)
-            return skv_fail(err, r->rc, "out of memory");
-        it->c->stats.scout_bytes += r->scout_bytes;
+        int rc = choose_pages(it->c, it->layer, &it->c->opts.decode, d->g, r->q, r->choices);
+        if (rc)
+            return skv_fail(err, rc, "out of memory");
         for (unsigned h = 0; h < d->y->n_kv_heads; h++) {
             r->far_pages += r->choices[h].n;
             if (r->choices[h].n > r->n_far)

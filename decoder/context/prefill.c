@@ -41,8 +41,6 @@ struct prefill {
     unsigned part_tokens, parts_a_head;
     float **scratch; /* per part */
     const struct stretch *current;
-    int rc;
-    uint64_t scout_bytes, arrived_ns;
 };
 
 /* M, L, O of one KV head in an accumulator. */
@@ -215,31 +213,20 @@ static void pool_queries(const struct prefill *p, unsigned head, unsigned n_pool
     }
 }
 
-static void choose_head(void *arg, unsigned head)
-{
-    struct prefill *p = arg;
-    unsigned n_pooled = p->n < POOLED ? p->n : POOLED;
-    uint64_t bytes = 0;
-    int rc = -ENOMEM;
-    float *pooled = malloc((size_t)n_pooled * p->g * p->y->d_k * sizeof *pooled);
-    if (pooled) {
-        pool_queries(p, head, n_pooled, pooled);
-        rc = choose_pages(p->item.c, p->item.layer, head, &p->item.c->opts.prefill, n_pooled * p->g, pooled,
-                          &p->choices[head], &bytes);
-    }
-    free(pooled);
-    __atomic_fetch_add(&p->scout_bytes, bytes, __ATOMIC_RELAXED);
-    if (rc)
-        __atomic_store_n(&p->rc, rc, __ATOMIC_RELAXED);
-}
-
 static int prefill_choose(struct item *it, struct skv_error *err)
 {
     struct prefill *p = (struct prefill *)it;
-    pool_run(it->c->tier->pool, p->y->n_kv_heads, choose_head, p);
-    if (p->rc)
-        return skv_fail(err, p->rc, "out of memory");
-    it->c->stats.scout_bytes += p->scout_bytes;
+    unsigned n_pooled = p->n < POOLED ? p->n : POOLED;
+    size_t a_head = (size_t)n_pooled * p->g * p->y->d_k;
+    float *pooled = malloc(p->y->n_kv_heads * a_head * sizeof *pooled);
+    int rc = pooled ? 0 : -ENOMEM;
+    for (unsigned h = 0; h < p->y->n_kv_heads && rc == 0; h++)
+        pool_queries(p, h, n_pooled, pooled + h * a_head);
+    if (rc == 0)
+        rc = choose_pages(it->c, it->layer, &it->c->opts.prefill, n_pooled * p->g, pooled, p->choices);
+    free(pooled);
+    if (rc)
+        return skv_fail(err, rc, "out of memory");
     for (unsigned h = 0; h < p->y->n_kv_heads; h++) {
         p->far_pages += p->choices[h].n;
         if (p->choices[h].n > p->n_far)

@@ -1,12 +1,35 @@
-/* select.c: which far pages a KV head reads: the policies behind one function, and the list of what is
- * missing. */
+/* select.c: which far pages each KV head reads: the policies behind one function.
+ *
+ * Scores of all heads are computed first, in slices of SLICE_SPANS spans, so that threads share the work
+ * evenly whatever the number of heads; then each head combines its scores and takes the best. A page's score
+ * doesn't depend on the slice it is in. */
 #include "decoder/context/attend.h"
 #include "decoder/scout/scout.h"
 
 #include <errno.h>
 #include <math.h>
 #include <stdlib.h>
-#include <string.h>
+
+enum { SLICE_SPANS = 16 };
+
+/* One head on its way to its choice. */
+struct chooser {
+    const struct skv_context *c;
+    const struct skv_select *s;
+    unsigned layer, rows;
+    const float *q; /* (rows, d_k) scaled */
+    struct choice *out;
+    bool scored; /* else out is complete already */
+    size_t n_pages, ld;
+    const uint8_t **groups;  /* per span */
+    float *mass, *score;     /* (rows, ld), (n_pages) */
+    uint32_t *order, *lists; /* of scout_top, and what it chose followed by protected pages */
+};
+
+struct choosers {
+    struct chooser *heads;
+    unsigned n_slices;
+};
 
 /* Protected sealed pages as a rising list appended to pages[]; returns how many. */
 static size_t protected_pages(const struct skv_context *c, uint32_t *pages)
@@ -40,75 +63,105 @@ static void estimate_shares(const struct choice *ch, unsigned rows, const float 
     }
 }
 
-/* Scores all sealed pages; for cascade mass (rows, ld) is left with each page's share of its row's mass. */
-static void score_pages(const struct skv_context *c, unsigned layer, unsigned head, enum skv_policy policy,
-                        unsigned rows, const float *q, float *mass, size_t ld, float *score,
-                        struct choice *ch, const void **pieces)
+/* Whatever needs no scores is chosen here; otherwise memory is laid out for them. */
+static int chooser_begin(struct chooser *h, unsigned head)
 {
-    size_t n_pages = context_sealed_pages(c);
-    const uint8_t **groups = (const uint8_t **)pieces;
-    const float **norms = (const float **)(pieces + c->n_spans);
-    for (size_t i = 0; i < c->n_spans; i++) {
-        groups[i] = span_groups(c->shape, c->spans[i], layer, head);
-        norms[i] = span_norms(c->shape, c->spans[i], layer, head);
+    const struct skv_context *c = h->c;
+    const struct skv_select *s = h->s;
+    struct choice *ch = h->out;
+    size_t n_protected = protected_pages(c, NULL), units = s->budget / s->unit;
+    bool all = s->policy == SKV_DENSE;
+    h->n_pages = context_sealed_pages(c);
+    h->scored = !all && s->policy != SKV_WINDOW && units > 0 && h->n_pages > n_protected;
+    size_t cap = all ? h->n_pages : n_protected + (h->scored ? units * (s->unit / PAGE_TOKENS) : 0);
+    *ch = (struct choice){0};
+    ch->pages = malloc((cap + 1) * sizeof *ch->pages);
+    ch->lse = calloc(h->rows, sizeof *ch->lse);
+    ch->share = calloc(h->rows, sizeof *ch->share);
+    if (!ch->pages || !ch->lse || !ch->share)
+        return -ENOMEM;
+    if (!h->scored) {
+        ch->n = all ? h->n_pages : protected_pages(c, ch->pages);
+        for (size_t p = 0; all && p < h->n_pages; p++)
+            ch->pages[p] = (uint32_t)p;
+        return 0;
     }
-    if (policy == SKV_NORM_ONLY) {
-        for (size_t p = 0; p < n_pages; p++)
-            score[p] = norms[p / SPAN_PAGES][p % SPAN_PAGES];
+    h->ld = (h->n_pages + 15) / 16 * 16;
+    size_t floats = (h->rows + 1) * h->ld, lists = h->n_pages + cap + n_protected + 1;
+    h->mass = scratch_take(&c->tier->scratch[head],
+                           (floats + lists) * sizeof(float) + c->n_spans * sizeof *h->groups);
+    if (!h->mass)
+        return -ENOMEM;
+    h->score = h->mass + h->rows * h->ld;
+    h->groups = (const uint8_t **)(h->mass + floats); /* aligned, as ld is */
+    h->order = (uint32_t *)(h->groups + c->n_spans);
+    h->lists = h->order + h->n_pages;
+    for (size_t i = 0; i < c->n_spans; i++)
+        h->groups[i] = span_groups(c->shape, c->spans[i], h->layer, head);
+    ch->estimated = s->policy == SKV_CASCADE;
+    return 0;
+}
+
+static void score_slice(void *arg, unsigned part)
+{
+    const struct choosers *all = arg;
+    unsigned head = part / all->n_slices, slice = part % all->n_slices;
+    const struct chooser *h = &all->heads[head];
+    size_t first = (size_t)slice * SLICE_SPANS, from = first * SPAN_PAGES;
+    if (!h->scored || from >= h->n_pages)
+        return;
+    size_t n = h->n_pages - from < SLICE_SPANS * SPAN_PAGES ? h->n_pages - from : SLICE_SPANS * SPAN_PAGES;
+    if (h->s->policy == SKV_NORM_ONLY) {
+        for (size_t p = from; p < from + n; p++)
+            h->score[p] =
+                span_norms(h->c->shape, h->c->spans[p / SPAN_PAGES], h->layer, head)[p % SPAN_PAGES];
         return;
     }
     struct scout_head sh = {
-        .groups = groups, .norms = norms, .pages_per_piece = SPAN_PAGES, .d_k = c->shape->layers[layer].d_k};
-    scout_score(&sh, n_pages, rows, q, mass, ld);
-    scout_aggregate(n_pages, rows, mass, ld, ch->lse, score);
-    ch->estimated = true;
+        .groups = h->groups + first, .pages_per_piece = SPAN_PAGES, .d_k = h->c->shape->layers[h->layer].d_k};
+    scout_score(&sh, n, h->rows, h->q, h->mass + from, h->ld);
 }
 
-int choose_pages(const struct skv_context *c, unsigned layer, unsigned head, const struct skv_select *s,
-                 unsigned rows, const float *q, struct choice *ch, uint64_t *bytes)
+static void take_best(void *arg, unsigned head)
 {
-    size_t n_pages = context_sealed_pages(c);
-    size_t n_protected = protected_pages(c, NULL);
-    size_t units = s->budget / s->unit;
-    bool all = s->policy == SKV_DENSE;
-    bool scored = !all && s->policy != SKV_WINDOW && units > 0 && n_pages > n_protected;
-    size_t cap = all ? n_pages : n_protected + (scored ? units * (s->unit / PAGE_TOKENS) : 0);
-    *ch = (struct choice){0};
-    ch->pages = malloc((cap + 1) * sizeof *ch->pages);
-    ch->lse = calloc(rows, sizeof *ch->lse);
-    ch->share = calloc(rows, sizeof *ch->share);
-    if (!ch->pages || !ch->lse || !ch->share)
-        return -ENOMEM;
-    if (all) {
-        for (size_t p = 0; p < n_pages; p++)
-            ch->pages[p] = (uint32_t)p;
-        ch->n = n_pages;
-        ch->n_selected = n_pages - n_protected;
-        return 0;
+    const struct chooser *h = &((struct choosers *)arg)->heads[head];
+    struct choice *ch = h->out;
+    const struct skv_select *s = h->s;
+    if (!h->scored)
+        return;
+    if (ch->estimated)
+        scout_aggregate(h->n_pages, h->rows, h->mass, h->ld, ch->lse, h->score);
+    size_t n = scout_top(h->n_pages, h->score, h->c->eligible, s->budget / s->unit, s->unit / PAGE_TOKENS,
+                         s->mass, h->order, h->lists);
+    size_t n_protected = protected_pages(h->c, h->lists + n);
+    merge_sorted(ch->pages, h->lists, n, h->lists + n, n_protected);
+    ch->n = n + n_protected;
+    if (ch->estimated)
+        estimate_shares(ch, h->rows, h->mass, h->ld);
+}
+
+int choose_pages(struct skv_context *c, unsigned layer, const struct skv_select *s, unsigned rows,
+                 const float *q, struct choice *out)
+{
+    unsigned n_heads = c->shape->layouts[layer].n_heads, d_k = c->shape->layers[layer].d_k;
+    struct choosers all = {.heads = calloc(n_heads, sizeof *all.heads),
+                           .n_slices = (unsigned)((c->n_spans + SLICE_SPANS - 1) / SLICE_SPANS)};
+    int rc = all.heads ? 0 : -ENOMEM;
+    bool scored = false;
+    for (unsigned h = 0; h < n_heads && rc == 0; h++) {
+        all.heads[h] = (struct chooser){
+            .c = c, .s = s, .layer = layer, .rows = rows, .q = q + (size_t)h * rows * d_k, .out = &out[h]};
+        rc = chooser_begin(&all.heads[h], h);
+        scored |= all.heads[h].scored;
+        if (out[h].estimated)
+            c->stats.scout_bytes += all.heads[h].n_pages / REPS_LANES * reps_group_bytes(d_k);
     }
-    if (!scored) {
-        ch->n = protected_pages(c, ch->pages);
-        return 0;
+    if (rc == 0 && scored) {
+        pool_run(c->tier->pool, n_heads * all.n_slices, score_slice, &all);
+        pool_run(c->tier->pool, n_heads, take_best, &all);
     }
-    size_t ld = (n_pages + 15) / 16 * 16, n_lists = cap + n_protected + 1;
-    float *mass = scratch_take(&c->tier->scratch[head],
-                               ((rows + 1) * ld + n_pages + n_lists) * 4 + 2 * c->n_spans * sizeof(void *));
-    if (!mass)
-        return -ENOMEM;
-    const void **pieces = (const void **)(mass + (rows + 1) * ld); /* 64-byte aligned, as ld is */
-    float *score = mass + rows * ld;
-    uint32_t *order = (uint32_t *)(pieces + 2 * c->n_spans), *lists = order + n_pages;
-    score_pages(c, layer, head, s->policy, rows, q, mass, ld, score, ch, pieces);
-    ch->n_selected =
-        scout_top(n_pages, score, c->eligible, units, s->unit / PAGE_TOKENS, s->mass, order, lists);
-    size_t n_prot = protected_pages(c, lists + ch->n_selected);
-    merge_sorted(ch->pages, lists, ch->n_selected, lists + ch->n_selected, n_prot);
-    ch->n = ch->n_selected + n_prot;
-    if (ch->estimated) {
-        estimate_shares(ch, rows, mass, ld);
-        *bytes += ld / REPS_LANES * reps_group_bytes(c->shape->layers[layer].d_k);
-    }
-    return 0;
+    free(all.heads);
+    return rc;
 }
 
 void choice_free(struct choice *ch)
@@ -116,80 +169,4 @@ void choice_free(struct choice *ch)
     free(ch->pages);
     free(ch->lse);
     free(ch->share);
-}
-
-void want_list_free(struct want_list *w)
-{
-    free(w->wants);
-    free(w->keys);
-    free(w->at);
-    *w = (struct want_list){0};
-}
-
-int want_pages(struct skv_context *c, unsigned layer, const struct choice *heads, size_t from, size_t to,
-               void (*on_held)(void *arg, unsigned head, size_t index, const uint8_t *bytes), void *arg,
-               struct want_list *w)
-{
-    unsigned n_heads = c->shape->layouts[layer].n_heads;
-    size_t n = 0;
-    for (unsigned h = 0; h < n_heads; h++)
-        n += heads[h].n > from ? (heads[h].n < to ? heads[h].n : to) - from : 0;
-    *w = (struct want_list){0};
-    size_t *next = malloc(n_heads * sizeof *next);
-    w->wants = malloc((n + 1) * sizeof *w->wants);
-    w->keys = malloc((n + 1) * sizeof *w->keys);
-    w->at = malloc((n + 1) * sizeof *w->at);
-    if (!next || !w->wants || !w->keys || !w->at) {
-        free(next);
-        want_list_free(w);
-        return -ENOMEM;
-    }
-    size_t n_keys = 0;
-    for (unsigned h = 0; h < n_heads; h++)
-        next[h] = from;
-    for (;;) {
-        uint64_t block = UINT64_MAX; /* the lowest block that some head still has to visit */
-        for (unsigned h = 0; h < n_heads; h++)
-            if (next[h] < heads[h].n && next[h] < to && heads[h].pages[next[h]] / BLOCK_PAGES < block)
-                block = heads[h].pages[next[h]] / BLOCK_PAGES;
-        if (block == UINT64_MAX)
-            break;
-        struct block_key *key = NULL;
-        for (unsigned h = 0; h < n_heads; h++) {
-            for (; next[h] < heads[h].n && next[h] < to && heads[h].pages[next[h]] / BLOCK_PAGES == block;
-                 next[h]++) {
-                uint32_t page = heads[h].pages[next[h]];
-                const uint8_t *bytes = cache_get(c->cache, layer, h, page);
-                if (!bytes && c->pending)
-                    bytes = context_held_page(c, layer, h, page);
-                if (bytes) {
-                    on_held(arg, h, next[h], bytes);
-                    continue;
-                }
-                if (!key) {
-                    key = &w->keys[n_keys++];
-                    context_block_key(c, layer, block, key);
-                }
-                const uint64_t *sums = span_checksums(c->shape, context_span(c, block), layer, h);
-                w->wants[w->n] = (struct tier_want){.key = key,
-                                                    .head = (uint16_t)h,
-                                                    .page = (uint8_t)(page % BLOCK_PAGES),
-                                                    .checksum = sums[page % SPAN_PAGES]};
-                w->at[w->n++].index = (uint32_t)next[h];
-            }
-        }
-    }
-    c->stats.pages_wanted += n;
-    c->stats.pages_held += n - w->n;
-    free(next);
-    return 0;
-}
-
-void keep_page(struct skv_context *c, unsigned layer, unsigned head, uint32_t page, const uint8_t *bytes,
-               size_t pass_pages)
-{
-    bool pinned = context_page_protected(c, page);
-    if (pinned ||
-        pass_pages <= cache_room(c->cache)) /* a larger pass would flush the cache before it is asked again */
-        cache_put(c->cache, layer, head, page, bytes, layout_page_bytes(&c->shape->layouts[layer]), pinned);
 }

@@ -12,7 +12,6 @@
  * [i·pages_per_piece, …), n_pages in all. */
 struct scout_head {
     const uint8_t *const *groups; /* per piece: its groups of 8 pages (reps.h) */
-    const float *const *norms;    /* per piece: largest key norm of each page */
     unsigned pages_per_piece;     /* a multiple of 8 */
     unsigned d_k;
 };
