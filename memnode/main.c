@@ -7,11 +7,10 @@
 
 #include <errno.h>
 #include <malloc.h>
-#include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/signalfd.h>
+#include <sys/eventfd.h>
 #include <unistd.h>
 
 enum { NAME_MAX_BYTES = 63, MAX_NAMESPACES = 1024 };
@@ -87,27 +86,39 @@ static void warn_of(const struct node_opts *o, const char *endpoint, const struc
                   (double)o->ram / (1 << 30), machine / (1 << 30));
 }
 
-/* Blocks SIGTERM and SIGINT for this thread and those it starts; returns an fd that becomes readable instead.
- */
-static int stop_signals(void)
+/* Where SIGTERM and SIGINT end up: an eventfd, -1 until it is made. A handler, not a signalfd: that would
+ * need the signals blocked in every thread, and the runtime of a sanitizer starts one before main. */
+static int stop_fd = -1;
+
+static void on_stop(int number)
 {
-    sigset_t set;
-    sigemptyset(&set);
-    sigaddset(&set, SIGTERM);
-    sigaddset(&set, SIGINT);
+    uint64_t one = 1;
+    int saved = errno;
+    (void)number;
+    ssize_t written = write(stop_fd, &one, sizeof one); /* can't fail: the counter is far from its limit */
+    (void)written;
+    errno = saved;
+}
+
+static int catch_signals(void)
+{
+    struct sigaction act = {.sa_handler = on_stop};
+    sigemptyset(&act.sa_mask);
     signal(SIGPIPE, SIG_IGN);
-    int rc = pthread_sigmask(SIG_BLOCK, &set, NULL);
-    return rc ? -rc : signalfd(-1, &set, SFD_CLOEXEC);
+    stop_fd = eventfd(0, EFD_CLOEXEC);
+    if (stop_fd < 0 || sigaction(SIGTERM, &act, NULL) || sigaction(SIGINT, &act, NULL))
+        return -errno;
+    return 0;
 }
 
 /* Listens, says so, and serves until a signal. */
 static int serve(const char *listen, struct node_opts *opts, struct log *log, struct skv_error *err)
 {
     struct zmqx_socket *listener = NULL;
-    int rc = 0, stop_fd = stop_signals();
+    int rc = catch_signals();
     void *ctx = NULL;
-    if (stop_fd < 0) {
-        rc = skv_fail(err, -errno, "cannot wait for signals: %s", strerror(errno));
+    if (rc) {
+        skv_fail(err, rc, "cannot wait for signals: %s", strerror(-rc));
         goto done;
     }
     if (!(ctx = zmqx_ctx_new(1, err))) {
@@ -130,8 +141,6 @@ static int serve(const char *listen, struct node_opts *opts, struct log *log, st
 done:
     zmqx_close(listener);
     zmqx_ctx_free(ctx);
-    if (stop_fd >= 0)
-        close(stop_fd);
     return rc;
 }
 
