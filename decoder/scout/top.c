@@ -17,7 +17,14 @@
 #include <stdbool.h>
 #include <string.h>
 
-enum { ZERO_KEY = 1, BUCKET_BITS = 12, BUCKETS = 1 << BUCKET_BITS, TOP_SHIFT = 31 - BUCKET_BITS };
+enum {
+    ZERO_KEY = 1,
+    BUCKET_BITS = 12,
+    BUCKETS = 1 << BUCKET_BITS,
+    TOP_SHIFT = 31 - BUCKET_BITS,
+    DIGIT_BITS = 8,
+    DIGITS = 1 << DIGIT_BITS
+};
 
 struct units {
     const float *score;
@@ -125,14 +132,12 @@ struct cut {
 static struct cut find_cut(const struct units *u, size_t n, const uint32_t *candidate, size_t k,
                            double enough)
 {
-    static const unsigned shifts[] = {TOP_SHIFT, TOP_SHIFT - BUCKET_BITS, 0};
     uint32_t prefix = 0, known = 0; /* bits of the cut's key, and which of them are fixed */
     size_t taken = 0, at_prefix = 0;
     double mass = 0;
-    for (unsigned round = 0; round < 3; round++) {
-        const unsigned shift = shifts[round];
-        uint32_t count[BUCKETS] = {0};
-        double sum[BUCKETS] = {0};
+    for (int shift = 32 - DIGIT_BITS; shift >= 0; shift -= DIGIT_BITS) {
+        uint32_t count[DIGITS] = {0};
+        double sum[DIGITS] = {0};
         for (size_t i = 0; i < n; i++) {
             uint32_t key = unit_key(u, candidate[i]);
             if ((key & known) == prefix) {
@@ -141,14 +146,14 @@ static struct cut find_cut(const struct units *u, size_t n, const uint32_t *cand
                 sum[b] += key_score(key);
             }
         }
-        unsigned b = BUCKETS - 1;
+        unsigned b = DIGITS - 1;
         while (b > 0 && taken + count[b] < k && mass + sum[b] < enough) {
             taken += count[b];
             mass += sum[b];
             b--;
         }
         prefix |= (uint32_t)b << shift;
-        known = ~((UINT32_C(1) << shift) - 1);
+        known = UINT32_MAX << shift;
         at_prefix = count[b];
     }
     struct cut cut = {.key = prefix};
