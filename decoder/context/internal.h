@@ -25,14 +25,15 @@ enum {
     SPAN_BLOCKS = 64,
     SPAN_PAGES = SPAN_BLOCKS * BLOCK_PAGES,
     SPAN_GROUPS = SPAN_PAGES / REPS_LANES,
+    SPAN_BLOCK_GROUPS = SPAN_BLOCKS / REPS_LANES,
     SPAN_TOKENS = SPAN_BLOCKS * BLOCK_TOKENS,
     MAX_LAYERS = 1024,
     MAX_HEADS = 1024, /* KV heads held */
 };
+static_assert(MAX_LAYERS <= MAX_HEADS, "scratch is by layer too");
 static_assert((int)SKV_BLOCK == (int)BLOCK_TOKENS && (int)SKV_PAGE == (int)PAGE_TOKENS, "one geometry");
 
-/* Memory of a head's scoring, kept between steps: fresh megabytes would cost more in page faults than the
- * scores. */
+/* Working memory kept between calls: fresh megabytes at each would cost page faults. */
 struct scratch {
     void *bytes;
     size_t size;
@@ -43,8 +44,7 @@ struct skv_tier {
     struct pool *pool;
     const struct kernels *k;
     uint64_t ns;
-    struct scratch
-        scratch[MAX_HEADS]; /* by KV head: heads are scored side by side, contexts one after another */
+    struct scratch scratch[MAX_HEADS]; /* by KV head while choosing, by layer while sealing */
 };
 /* At least n bytes, 64-aligned, contents undefined; NULL when out of memory. */
 void *scratch_take(struct scratch *, size_t n);
@@ -74,7 +74,8 @@ struct span {
     unsigned refs; /* shared by forks; written only while there is one holder */
     unsigned n_blocks;
     uint8_t chain[SPAN_BLOCKS][CHAIN_BYTES];
-    uint8_t data[]; /* per layer and KV head: groups[32], norms[256] f32, checksums[256] u64 */
+    uint8_t data[]; /* per layer and KV head: groups of pages [32] and of blocks [8], checksums [256] u64,
+                       norms [256] f32 */
 };
 struct span *span_new(const struct shape *);
 struct span *span_ref(struct span *);
@@ -84,6 +85,7 @@ void span_unref(struct span *);
 struct span *span_own(const struct shape *, struct span *);
 uint8_t *span_groups(const struct shape *, const struct span *, unsigned layer, unsigned head);
 float *span_norms(const struct shape *, const struct span *, unsigned layer, unsigned head);
+uint8_t *span_block_groups(const struct shape *, const struct span *, unsigned layer, unsigned head);
 uint64_t *span_checksums(const struct shape *, const struct span *, unsigned layer, unsigned head);
 /* Forgets blocks from n on. */
 void span_truncate(const struct shape *, struct span *, unsigned n);

@@ -141,28 +141,35 @@ static void index_layer(void *arg, unsigned layer)
     const struct skv_context *c = j->c;
     const struct kernels *k = c->tier->k;
     const struct block_layout *lay = &c->shape->layouts[layer];
-    size_t page_bytes = layout_page_bytes(lay), group_bytes = reps_group_bytes(lay->d_k);
+    size_t page_bytes = layout_page_bytes(lay), page_floats = (size_t)PAGE_TOKENS * lay->d_k;
+    unsigned d_k = lay->d_k, in_span = (unsigned)(j->block % SPAN_BLOCKS);
     struct block_key key;
     context_block_key(c, layer, j->block, &key);
-    float keys[PAGE_TOKENS * 1024]; /* d_k <= 1024 */
+    float *keys = c->tier->scratch[layer].bytes; /* (64, d_k) */
     for (unsigned h = 0; h < lay->n_heads; h++) {
         for (unsigned p = 0; p < BLOCK_PAGES; p++) {
             const uint8_t *page = j->kv[layer]->data + (h * BLOCK_PAGES + p) * page_bytes;
-            unsigned at = (unsigned)(j->block % SPAN_BLOCKS * BLOCK_PAGES) + p;
+            float *page_keys = keys + p * page_floats;
+            unsigned at = in_span * BLOCK_PAGES + p;
             if (lay->dtype == SKV_F16)
-                k->f16_to_f32((size_t)PAGE_TOKENS * lay->d_k, (const uint16_t *)page, keys);
+                k->f16_to_f32(page_floats, (const uint16_t *)page, page_keys);
             else
-                memcpy(keys, page, (size_t)PAGE_TOKENS * lay->d_k * sizeof *keys);
+                memcpy(page_keys, page, page_floats * sizeof *page_keys);
             span_checksums(c->shape, j->span, layer, h)[at] =
                 page_checksum(&key, lay->head0 + h, p, page, page_bytes);
-            reps_build(lay->d_k, keys,
-                       span_groups(c->shape, j->span, layer, h) + at / REPS_LANES * group_bytes,
+            reps_build(REPS_PAGE, d_k, page_keys,
+                       span_groups(c->shape, j->span, layer, h) +
+                           at / REPS_LANES * reps_group_bytes(REPS_PAGE, d_k),
                        at % REPS_LANES);
             float norm = 0.0f;
             for (unsigned i = 0; i < PAGE_TOKENS; i++)
-                norm = fmaxf(norm, k->dot(lay->d_k, keys + i * lay->d_k, keys + i * lay->d_k));
+                norm = fmaxf(norm, k->dot(d_k, page_keys + i * d_k, page_keys + i * d_k));
             span_norms(c->shape, j->span, layer, h)[at] = sqrtf(norm);
         }
+        reps_build(REPS_BLOCK, d_k, keys,
+                   span_block_groups(c->shape, j->span, layer, h) +
+                       in_span / REPS_LANES * reps_group_bytes(REPS_BLOCK, d_k),
+                   in_span % REPS_LANES);
     }
 }
 
@@ -209,7 +216,12 @@ static int seal_one(struct skv_context *c, struct skv_error *err)
     struct pending_block *p = calloc(1, sizeof *p);
     struct pending_put *puts = calloc(c->shape->n_layers, sizeof *puts);
     struct span *sp = open_span(c);
-    if (!p || !puts || !sp) {
+    bool room = true; /* for each layer's keys in f32 */
+    for (unsigned l = 0; l < c->shape->n_layers; l++)
+        room = scratch_take(&c->tier->scratch[l],
+                            (size_t)BLOCK_TOKENS * c->shape->layouts[l].d_k * sizeof(float)) &&
+               room;
+    if (!p || !puts || !sp || !room) {
         free(p);
         free(puts);
         return skv_fail(err, -ENOMEM, "out of memory");

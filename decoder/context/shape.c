@@ -58,8 +58,9 @@ int shape_new(const struct skv_model *m, enum skv_dtype dtype, struct shape **ou
                                               .head0 = (uint16_t)l->kv_head0,
                                               .n_heads = (uint16_t)l->n_kv_heads};
         size_t page = layout_page_bytes(&s->layouts[i]);
-        size_t group = reps_group_bytes(l->d_k);
-        s->head_bytes[i] = SPAN_GROUPS * group + SPAN_PAGES * (sizeof(float) + sizeof(uint64_t));
+        s->head_bytes[i] = SPAN_GROUPS * reps_group_bytes(REPS_PAGE, l->d_k) +
+                           SPAN_BLOCK_GROUPS * reps_group_bytes(REPS_BLOCK, l->d_k) +
+                           SPAN_PAGES * (sizeof(float) + sizeof(uint64_t));
         s->span_at[i] = s->span_bytes;
         s->span_bytes += l->n_kv_heads * s->head_bytes[i];
         s->token_bytes += l->n_kv_heads * page / PAGE_TOKENS;

@@ -12,11 +12,17 @@ struct span *span_new(const struct shape *s)
     if (!sp)
         return NULL;
     sp->refs = 1;
-    for (unsigned l = 0; l < s->n_layers; l++)
-        for (unsigned h = 0; h < s->layers[l].n_kv_heads; h++)
+    for (unsigned l = 0; l < s->n_layers; l++) {
+        unsigned d_k = s->layers[l].d_k;
+        for (unsigned h = 0; h < s->layers[l].n_kv_heads; h++) {
             for (unsigned g = 0; g < SPAN_GROUPS; g++)
-                reps_group_clear(s->layers[l].d_k,
-                                 span_groups(s, sp, l, h) + g * reps_group_bytes(s->layers[l].d_k));
+                reps_group_clear(REPS_PAGE, d_k,
+                                 span_groups(s, sp, l, h) + g * reps_group_bytes(REPS_PAGE, d_k));
+            for (unsigned g = 0; g < SPAN_BLOCK_GROUPS; g++)
+                reps_group_clear(REPS_BLOCK, d_k,
+                                 span_block_groups(s, sp, l, h) + g * reps_group_bytes(REPS_BLOCK, d_k));
+        }
+    }
     return sp;
 }
 
@@ -50,10 +56,15 @@ uint8_t *span_groups(const struct shape *s, const struct span *sp, unsigned laye
     return (uint8_t *)sp->data + s->span_at[layer] + head * s->head_bytes[layer];
 }
 
+uint8_t *span_block_groups(const struct shape *s, const struct span *sp, unsigned layer, unsigned head)
+{
+    return span_groups(s, sp, layer, head) + SPAN_GROUPS * reps_group_bytes(REPS_PAGE, s->layers[layer].d_k);
+}
+
 uint64_t *span_checksums(const struct shape *s, const struct span *sp, unsigned layer, unsigned head)
 {
-    return (uint64_t *)(span_groups(s, sp, layer, head) +
-                        SPAN_GROUPS * reps_group_bytes(s->layers[layer].d_k));
+    return (uint64_t *)(span_block_groups(s, sp, layer, head) +
+                        SPAN_BLOCK_GROUPS * reps_group_bytes(REPS_BLOCK, s->layers[layer].d_k));
 }
 
 float *span_norms(const struct shape *s, const struct span *sp, unsigned layer, unsigned head)
@@ -66,10 +77,17 @@ void span_truncate(const struct shape *s, struct span *sp, unsigned n)
     assert(sp->refs == 1 && n <= sp->n_blocks);
     for (unsigned l = 0; l < s->n_layers; l++) {
         unsigned d_k = s->layers[l].d_k;
-        for (unsigned h = 0; h < s->layers[l].n_kv_heads; h++)
+        for (unsigned h = 0; h < s->layers[l].n_kv_heads; h++) {
             for (unsigned p = n * BLOCK_PAGES; p < sp->n_blocks * BLOCK_PAGES; p++)
-                reps_lane_clear(d_k, span_groups(s, sp, l, h) + p / REPS_LANES * reps_group_bytes(d_k),
+                reps_lane_clear(REPS_PAGE, d_k,
+                                span_groups(s, sp, l, h) + p / REPS_LANES * reps_group_bytes(REPS_PAGE, d_k),
                                 p % REPS_LANES);
+            for (unsigned b = n; b < sp->n_blocks; b++)
+                reps_lane_clear(REPS_BLOCK, d_k,
+                                span_block_groups(s, sp, l, h) +
+                                    b / REPS_LANES * reps_group_bytes(REPS_BLOCK, d_k),
+                                b % REPS_LANES);
+        }
     }
     sp->n_blocks = n;
 }

@@ -100,6 +100,10 @@ void SCOUT_GROUP(unsigned g, unsigned d_k, unsigned n_vec, const uint8_t *group,
         score_all(g, 64, 5, group, q8, qscale, qsum, qsq, out);
     else if (d_k == 128 && n_vec == 5)
         score_all(g, 128, 5, group, q8, qscale, qsum, qsq, out);
+    else if (d_k == 64 && n_vec == 2)
+        score_all(g, 64, 2, group, q8, qscale, qsum, qsq, out);
+    else if (d_k == 128 && n_vec == 2)
+        score_all(g, 128, 2, group, q8, qscale, qsum, qsq, out);
     else
         score_all(g, d_k, n_vec, group, q8, qscale, qsum, qsq, out);
 }

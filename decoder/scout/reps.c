@@ -7,12 +7,12 @@
 #include <stdbool.h>
 #include <string.h>
 
-enum { TOKENS = 16, CENTRE_TOKENS = TOKENS - REPS_OUTLIERS, MAX_DIMS = 1024, ROW_BYTES = 32 };
+enum { MAX_KEYS = REPS_BLOCK_KEYS, MAX_DIMS = 1024, ROW_BYTES = 32 };
 
 /* How much of the spread counts. 1 is the estimate itself; a calibration may know better per head. */
 static const float gamma_spread = 1.0f;
-static const float log_centre_tokens =
-    2.48490665f; /* ln 12: a number, because libm's may differ in the last bit */
+/* ln 12 and ln 63, of the keys that are no outliers: numbers, because libm's may differ in the last bit */
+static const float log_centre_keys[] = {[REPS_PAGE] = 2.48490665f, [REPS_BLOCK] = 4.14313473f};
 
 /* ---- where things lie in a group ---- */
 
@@ -22,30 +22,38 @@ static size_t vec_bytes(unsigned d_k)
 }
 
 /* Row `index` of the eight-float rows behind the codes: scales, then spread, then lcount. */
-static void put_float(unsigned d_k, uint8_t *group, unsigned index, unsigned lane, float value)
+static void put_float(enum reps_kind kind, unsigned d_k, uint8_t *group, unsigned index, unsigned lane,
+                      float value)
 {
-    uint8_t *rows = group + REPS_VECS * vec_bytes(d_k);
+    uint8_t *rows = group + reps_vecs(kind) * vec_bytes(d_k);
     memcpy(rows + ((size_t)index * REPS_LANES + lane) * sizeof value, &value, sizeof value);
 }
-enum { ROW_SPREAD = REPS_VECS, ROW_LCOUNT };
+static unsigned spread_row(enum reps_kind kind)
+{
+    return reps_vecs(kind);
+}
+static unsigned lcount_row(enum reps_kind kind)
+{
+    return reps_vecs(kind) + 1;
+}
 
-void reps_lane_clear(unsigned d_k, uint8_t *group, unsigned lane)
+void reps_lane_clear(enum reps_kind kind, unsigned d_k, uint8_t *group, unsigned lane)
 {
     assert(lane < REPS_LANES);
-    for (unsigned vec = 0; vec < REPS_VECS; vec++) {
+    for (unsigned vec = 0; vec < reps_vecs(kind); vec++) {
         uint8_t *rows = group + vec * vec_bytes(d_k);
         for (unsigned i = 0; i < d_k / 8; i++)
             memset(rows + (size_t)i * ROW_BYTES + 4 * lane, 0, 4);
-        put_float(d_k, group, vec, lane, 0.0f);
+        put_float(kind, d_k, group, vec, lane, 0.0f);
     }
-    put_float(d_k, group, ROW_SPREAD, lane, 0.0f);
-    put_float(d_k, group, ROW_LCOUNT, lane, -INFINITY);
+    put_float(kind, d_k, group, spread_row(kind), lane, 0.0f);
+    put_float(kind, d_k, group, lcount_row(kind), lane, -INFINITY);
 }
 
-void reps_group_clear(unsigned d_k, uint8_t *group)
+void reps_group_clear(enum reps_kind kind, unsigned d_k, uint8_t *group)
 {
     for (unsigned lane = 0; lane < REPS_LANES; lane++)
-        reps_lane_clear(d_k, group, lane);
+        reps_lane_clear(kind, d_k, group, lane);
 }
 
 /* ---- 4 bit ---- */
@@ -101,23 +109,24 @@ static float best_scale(unsigned d_k, const float *x)
     return best;
 }
 
-static void put_vec(unsigned d_k, const float *x, uint8_t *group, unsigned vec, unsigned lane)
+static void put_vec(enum reps_kind kind, unsigned d_k, const float *x, uint8_t *group, unsigned vec,
+                    unsigned lane)
 {
     float scale = best_scale(d_k, x), inverse = scale != 0.0f ? 1.0f / scale : 0.0f;
     uint8_t *rows = group + vec * vec_bytes(d_k) + 4 * (size_t)lane;
     for (unsigned i = 0; i < d_k; i += 8, rows += ROW_BYTES)
         for (unsigned j = 0; j < 4; j++)
             rows[j] = (uint8_t)(code_of(x[i + j], inverse) | code_of(x[i + 4 + j], inverse) << 4);
-    put_float(d_k, group, vec, lane, scale);
+    put_float(kind, d_k, group, vec, lane, scale);
 }
 
-/* ---- one page ---- */
+/* ---- one representative ---- */
 
 /* Mean of the keys that `in` names. */
-static void mean_of(unsigned d_k, const float *k, const bool in[TOKENS], unsigned n, float *mean)
+static void mean_of(unsigned n_keys, unsigned d_k, const float *k, const bool *in, unsigned n, float *mean)
 {
     memset(mean, 0, d_k * sizeof *mean);
-    for (unsigned t = 0; t < TOKENS; t++)
+    for (unsigned t = 0; t < n_keys; t++)
         for (unsigned i = 0; in[t] && i < d_k; i++)
             mean[i] += k[(size_t)t * d_k + i];
     for (unsigned i = 0; i < d_k; i++)
@@ -136,37 +145,38 @@ static float squared_distance(unsigned d_k, const float *a, const float *b)
 }
 
 /* The farthest key that is still in; the lower index on a tie. */
-static unsigned farthest(const float distance[TOKENS], const bool in[TOKENS])
+static unsigned farthest(unsigned n_keys, const float *distance, const bool *in)
 {
-    unsigned best = TOKENS;
-    for (unsigned t = 0; t < TOKENS; t++)
-        if (in[t] && (best == TOKENS || distance[t] > distance[best]))
+    unsigned best = n_keys;
+    for (unsigned t = 0; t < n_keys; t++)
+        if (in[t] && (best == n_keys || distance[t] > distance[best]))
             best = t;
     return best;
 }
 
-void reps_build(unsigned d_k, const float *k, uint8_t *group, unsigned lane)
+void reps_build(enum reps_kind kind, unsigned d_k, const float *k, uint8_t *group, unsigned lane)
 {
     assert(d_k % 8 == 0 && d_k <= MAX_DIMS && lane < REPS_LANES);
-    float mean[MAX_DIMS], distance[TOKENS];
-    bool in[TOKENS];
+    const unsigned n_keys = reps_keys(kind), n_vecs = reps_vecs(kind), n_centre = n_keys - (n_vecs - 1);
+    float mean[MAX_DIMS], distance[MAX_KEYS];
+    bool in[MAX_KEYS];
     memset(in, true, sizeof in);
-    mean_of(d_k, k, in, TOKENS, mean);
-    for (unsigned t = 0; t < TOKENS; t++)
+    mean_of(n_keys, d_k, k, in, n_keys, mean);
+    for (unsigned t = 0; t < n_keys; t++)
         distance[t] = squared_distance(d_k, k + (size_t)t * d_k, mean);
-    for (unsigned vec = 1; vec < REPS_VECS; vec++) {
-        unsigned t = farthest(distance, in);
+    for (unsigned vec = 1; vec < n_vecs; vec++) {
+        unsigned t = farthest(n_keys, distance, in);
         in[t] = false;
-        put_vec(d_k, k + (size_t)t * d_k, group, vec, lane);
+        put_vec(kind, d_k, k + (size_t)t * d_k, group, vec, lane);
     }
-    mean_of(d_k, k, in, CENTRE_TOKENS, mean);
-    put_vec(d_k, mean, group, 0, lane);
+    mean_of(n_keys, d_k, k, in, n_centre, mean);
+    put_vec(kind, d_k, mean, group, 0, lane);
 
     float scatter = 0.0f;
-    for (unsigned t = 0; t < TOKENS; t++)
+    for (unsigned t = 0; t < n_keys; t++)
         if (in[t])
             scatter += squared_distance(d_k, k + (size_t)t * d_k, mean);
-    float spread = gamma_spread * (scatter / (float)(CENTRE_TOKENS * d_k));
-    put_float(d_k, group, ROW_SPREAD, lane, isfinite(spread) ? spread : 0.0f);
-    put_float(d_k, group, ROW_LCOUNT, lane, log_centre_tokens);
+    float spread = gamma_spread * (scatter / (float)(n_centre * d_k));
+    put_float(kind, d_k, group, spread_row(kind), lane, isfinite(spread) ? spread : 0.0f);
+    put_float(kind, d_k, group, lcount_row(kind), lane, log_centre_keys[kind]);
 }

@@ -48,7 +48,7 @@ static void score_rows(const struct scout_head *h, size_t n_pages, unsigned g, c
                        size_t ld)
 {
     const struct kernels *k = kernels_get();
-    const size_t group_bytes = reps_group_bytes(h->d_k);
+    const size_t group_bytes = reps_group_bytes(h->kind, h->d_k);
     struct queries queries;
     for (unsigned r = 0; r < g; r++)
         quantise_row(h->d_k, q + (size_t)r * h->d_k, &queries, r);
@@ -56,8 +56,8 @@ static void score_rows(const struct scout_head *h, size_t n_pages, unsigned g, c
     for (size_t page = 0; page < n_pages; page += SCOUT_LANES) {
         size_t in_piece = page % h->pages_per_piece;
         const uint8_t *group = h->groups[page / h->pages_per_piece] + in_piece / SCOUT_LANES * group_bytes;
-        k->scout_group(g, h->d_k, REPS_VECS, group, queries.q8, queries.scale, queries.sum, queries.square,
-                       lanes[0]);
+        k->scout_group(g, h->d_k, reps_vecs(h->kind), group, queries.q8, queries.scale, queries.sum,
+                       queries.square, lanes[0]);
         for (unsigned r = 0; r < g; r++)
             memcpy(out + r * ld + page, lanes[r], sizeof lanes[r]);
     }

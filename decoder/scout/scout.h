@@ -4,14 +4,15 @@
 #ifndef SCOUT_SCOUT_H
 #define SCOUT_SCOUT_H
 
-#include "common/pool.h"
+#include "decoder/scout/reps.h"
 #include <stdint.h>
 #include <stddef.h>
 
-/* Representatives of one KV head lie in pieces (a context's spans): piece i covers pages
- * [i·pages_per_piece, …), n_pages in all. */
+/* Representatives of one KV head, of pages or of blocks, lie in pieces (a context's spans): piece i covers
+ * pages [i·pages_per_piece, …). What is said of pages holds for blocks. */
 struct scout_head {
-    const uint8_t *const *groups; /* per piece: its groups of 8 pages (reps.h) */
+    enum reps_kind kind;
+    const uint8_t *const *groups; /* per piece: its groups of 8 (reps.h) */
     unsigned pages_per_piece;     /* a multiple of 8 */
     unsigned d_k;
 };

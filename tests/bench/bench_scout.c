@@ -46,7 +46,8 @@ static void fill(struct scan *s, unsigned n_parts)
     for (size_t page = 0; page < PART_PAGES; page++) {
         for (unsigned i = 0; i < 16 * s->d_k; i++)
             keys[i] = uniform(&seed) * 4;
-        reps_build(s->d_k, keys, s->groups + page / REPS_LANES * reps_group_bytes(s->d_k), page % REPS_LANES);
+        reps_build(REPS_PAGE, s->d_k, keys,
+                   s->groups + page / REPS_LANES * reps_group_bytes(REPS_PAGE, s->d_k), page % REPS_LANES);
     }
     for (unsigned part = 1; part < n_parts; part++)
         memcpy(s->groups + part * s->part_bytes, s->groups, s->part_bytes);
@@ -101,7 +102,7 @@ int main(int argc, char **argv)
                 MAX_ROWS);
         return 2;
     }
-    s.part_bytes = PART_PAGES / REPS_LANES * reps_group_bytes(s.d_k);
+    s.part_bytes = PART_PAGES / REPS_LANES * reps_group_bytes(REPS_PAGE, s.d_k);
     unsigned n_parts = (unsigned)(bytes / s.part_bytes) + 1;
     s.groups = malloc(n_parts * s.part_bytes);
     s.q = malloc(s.g * s.d_k * sizeof *s.q);
@@ -111,7 +112,7 @@ int main(int argc, char **argv)
         fill(&s, n_parts);
         printf("%s, d_k %u, g %u, %.0f MB of representatives (%.1f bytes a token)\n", kernels_get()->name,
                s.d_k, s.g, (double)n_parts * (double)s.part_bytes / 1e6,
-               (double)reps_group_bytes(s.d_k) / (REPS_LANES * 16));
+               (double)reps_group_bytes(REPS_PAGE, s.d_k) / (REPS_LANES * 16));
         time_scan(&s, n_parts, 1);
         time_scan(&s, n_parts, 0);
         rc = time_top(&s, (size_t)n_parts * PART_PAGES);

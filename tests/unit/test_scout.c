@@ -74,7 +74,7 @@ static void test_equal_keys(void **state)
     (void)state;
     uint8_t group[4096];
     float k[16 * D], q[D], out[8];
-    reps_group_clear(D, group);
+    reps_group_clear(REPS_PAGE, D, group);
     for (unsigned i = 0; i < D; i++)
         k[i] = on_grid(0.125f);
     k[5] = 7 * 0.125f;
@@ -83,14 +83,14 @@ static void test_equal_keys(void **state)
     for (unsigned i = 0; i < D; i++)
         q[i] = (float)((int)(next_random() % 255) - 127) / 256;
     q[9] = 127.0f / 256; /* int8 holds q exactly */
-    reps_build(D, k, group, 6);
+    reps_build(REPS_PAGE, D, k, group, 6);
     score_group(D, group, q, out);
     assert_float_equal(out[6], (float)true_log_mass(D, q, k), 1e-3f);
     for (unsigned lane = 0; lane < 8; lane++)
         if (lane != 6)
             assert_true(out[lane] == -INFINITY);
     memset(k, 0, sizeof k);
-    reps_build(D, k, group, 6);
+    reps_build(REPS_PAGE, D, k, group, 6);
     score_group(D, group, q, out);
     assert_float_equal(out[6], logf(16), 1e-6f);
 }
@@ -102,7 +102,7 @@ static void test_outliers(void **state)
     uint8_t group[4096];
     float k[16 * D], q[D], out[8];
     for (unsigned round = 0; round < 50; round++) {
-        reps_group_clear(D, group);
+        reps_group_clear(REPS_PAGE, D, group);
         for (unsigned i = 0; i < D; i++)
             k[i] = 0.25f * on_grid(0.0625f);
         k[0] = 0.25f * 7 * 0.0625f;
@@ -118,7 +118,7 @@ static void test_outliers(void **state)
         for (unsigned i = 0; i < D; i++)
             q[i] = rintf(k[lone * D + i] * 64) / 128;
         q[2] = 127.0f / 128;
-        reps_build(D, k, group, round % 8);
+        reps_build(REPS_PAGE, D, k, group, round % 8);
         score_group(D, group, q, out);
         assert_float_equal(out[round % 8], (float)true_log_mass(D, q, k), 2e-3f);
         assert_true(out[round % 8] > 20.0f);
@@ -136,14 +136,14 @@ static void test_spread(void **state)
         for (unsigned page = 0; page < PAGES; page++) {
             uint8_t group[4096];
             float k[16 * D], q[D], centre[D], out[8];
-            reps_group_clear(D, group);
+            reps_group_clear(REPS_PAGE, D, group);
             for (unsigned i = 0; i < D; i++) {
                 centre[i] = normal();
                 q[i] = normal() * sizes[s] / sqrtf(D);
                 for (unsigned t = 0; t < 16; t++)
                     k[t * D + i] = centre[i] + normal();
             }
-            reps_build(D, k, group, 0);
+            reps_build(REPS_PAGE, D, k, group, 0);
             score_group(D, group, q, out);
             double truth = true_log_mass(D, q, k);
             bias += (double)out[0] - truth;
@@ -164,23 +164,23 @@ static void test_lanes_are_independent(void **state)
         unsigned d = dims[i];
         static uint8_t all[8192], again[8192], empty[8192];
         static float k[8][16 * MAX_D];
-        assert_true(reps_group_bytes(d) <= sizeof all);
-        reps_group_clear(d, all);
-        reps_group_clear(d, again);
-        reps_group_clear(d, empty);
+        assert_true(reps_group_bytes(REPS_PAGE, d) <= sizeof all);
+        reps_group_clear(REPS_PAGE, d, all);
+        reps_group_clear(REPS_PAGE, d, again);
+        reps_group_clear(REPS_PAGE, d, empty);
         for (unsigned lane = 0; lane < 8; lane++) {
             for (unsigned j = 0; j < 16 * d; j++)
                 k[lane][j] = normal();
-            reps_build(d, k[lane], all, lane);
+            reps_build(REPS_PAGE, d, k[lane], all, lane);
         }
         for (unsigned lane = 8; lane-- > 0;) { /* another order, over other content */
-            reps_build(d, k[(lane + 1) % 8], again, lane);
-            reps_build(d, k[lane], again, lane);
+            reps_build(REPS_PAGE, d, k[(lane + 1) % 8], again, lane);
+            reps_build(REPS_PAGE, d, k[lane], again, lane);
         }
-        assert_memory_equal(all, again, reps_group_bytes(d));
+        assert_memory_equal(all, again, reps_group_bytes(REPS_PAGE, d));
         for (unsigned lane = 0; lane < 8; lane++)
-            reps_lane_clear(d, all, lane);
-        assert_memory_equal(all, empty, reps_group_bytes(d));
+            reps_lane_clear(REPS_PAGE, d, all, lane);
+        assert_memory_equal(all, empty, reps_group_bytes(REPS_PAGE, d));
     }
 }
 
@@ -188,7 +188,7 @@ static float decode(unsigned d, const uint8_t *group, unsigned vec, unsigned lan
 {
     uint8_t byte = group[(size_t)vec * d * 4 + i / 8 * 32 + 4 * lane + i % 4];
     float scale;
-    memcpy(&scale, group + (size_t)REPS_VECS * d * 4 + (vec * 8 + lane) * 4, sizeof scale);
+    memcpy(&scale, group + (size_t)(1 + REPS_PAGE_OUTLIERS) * d * 4 + (vec * 8 + lane) * 4, sizeof scale);
     return (float)((i % 8 < 4 ? byte & 15 : byte >> 4) - 8) * scale;
 }
 
@@ -200,9 +200,9 @@ static void test_outlier_ties(void **state)
     float k[16 * 16] = {0};
     for (unsigned t = 0; t < 16; t++)
         k[t * 16 + t] = 1.0f;
-    reps_group_clear(16, group);
-    reps_build(16, k, group, 2);
-    for (unsigned vec = 1; vec < REPS_VECS; vec++)
+    reps_group_clear(REPS_PAGE, 16, group);
+    reps_build(REPS_PAGE, 16, k, group, 2);
+    for (unsigned vec = 1; vec < (1 + REPS_PAGE_OUTLIERS); vec++)
         for (unsigned i = 0; i < 16; i++)
             assert_float_equal(decode(16, group, vec, 2, i), i == vec - 1 ? 1.0f : 0.0f, 1e-6f);
     for (unsigned i = 0; i < 16; i++) /* the centre of the other twelve */
@@ -220,8 +220,8 @@ static void test_quantisation_error(void **state)
             k[i] = normal();
         for (unsigned t = 1; t < 16; t++)
             memcpy(k + t * D, k, D * sizeof *k);
-        reps_group_clear(D, group);
-        reps_build(D, k, group, 0);
+        reps_group_clear(REPS_PAGE, D, group);
+        reps_build(REPS_PAGE, D, k, group, 0);
         for (unsigned i = 0; i < D; i++) {
             double e = (double)(decode(D, group, 0, 0, i) - k[i]);
             error += e * e;
@@ -240,17 +240,17 @@ static void test_broken_keys(void **state)
     for (unsigned b = 0; b < 5; b++) {
         uint8_t group[4096];
         float k[16 * D], q[D], before[8], out[8];
-        reps_group_clear(D, group);
+        reps_group_clear(REPS_PAGE, D, group);
         for (unsigned i = 0; i < 16 * D; i++)
             k[i] = normal();
         for (unsigned i = 0; i < D; i++)
             q[i] = normal();
         for (unsigned lane = 0; lane < 8; lane++)
-            reps_build(D, k, group, lane);
+            reps_build(REPS_PAGE, D, k, group, lane);
         score_group(D, group, q, before);
         for (unsigned i = 0; i < 16 * D; i += 1 + i % 7)
             k[i] = bad[b];
-        reps_build(D, k, group, 3);
+        reps_build(REPS_PAGE, D, k, group, 3);
         score_group(D, group, q, out);
         for (unsigned lane = 0; lane < 8; lane++)
             assert_true(lane == 3 || out[lane] == before[lane]);
@@ -280,7 +280,7 @@ static void test_score_pieces(void **state)
                 float k[16 * MAX_D];
                 for (unsigned j = 0; j < 16 * d; j++)
                     k[j] = normal();
-                reps_build(d, k, data[p] + page / 8 * reps_group_bytes(d), page % 8);
+                reps_build(REPS_PAGE, d, k, data[p] + page / 8 * reps_group_bytes(REPS_PAGE, d), page % 8);
             }
         }
         for (unsigned j = 0; j < MAX_G * d; j++)
@@ -296,7 +296,7 @@ static void test_score_pieces(void **state)
                 for (size_t page = 0; page < n; page++) {
                     float lanes[8];
                     const uint8_t *group =
-                        data[page / PER_PIECE] + page % PER_PIECE / 8 * reps_group_bytes(d);
+                        data[page / PER_PIECE] + page % PER_PIECE / 8 * reps_group_bytes(REPS_PAGE, d);
                     score_group(d, group, q + r * d, lanes);
                     assert_true(out[r * LD + page] == lanes[page % 8] && isfinite(lanes[page % 8]));
                 }
