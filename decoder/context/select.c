@@ -15,7 +15,7 @@
 
 /* As many candidate blocks as the budget has pages (four times its tokens), but not fewer than this: where
  * the budget is small, looking closer at a few more costs next to nothing. */
-enum { SLICE_SPANS = 16, MIN_CANDIDATES = 256 };
+enum { SLICE_SPANS = 16, MIN_CANDIDATES = 128 };
 
 /* One head on its way to its choice. Arrays lie in the head's scratch. */
 struct chooser {

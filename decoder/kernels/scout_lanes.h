@@ -33,10 +33,14 @@ INLINE __m256 log_mass(unsigned n_vec, __m256 *term, __m256 variance, __m256 lco
     __m256 max = term[0];
     for (unsigned i = 1; i < n_vec; i++)
         max = _mm256_max_ps(term[i], max);
-    __m256 sum = _mm256_setzero_ps();
-    for (unsigned i = 0; i < n_vec; i++)
-        sum = _mm256_add_ps(sum, exp2_avx2(_mm256_sub_ps(term[i], max)));
-    __m256 mass = _mm256_fmadd_ps(max, _mm256_set1_ps(LN_2), log_avx2(sum));
+    __m256 beyond = _mm256_setzero_ps(); /* log of the sum relative to its largest term: 0 for one term */
+    if (n_vec > 1) {
+        __m256 sum = _mm256_setzero_ps();
+        for (unsigned i = 0; i < n_vec; i++)
+            sum = _mm256_add_ps(sum, exp2_avx2(_mm256_sub_ps(term[i], max)));
+        beyond = log_avx2(sum);
+    }
+    __m256 mass = _mm256_fmadd_ps(max, _mm256_set1_ps(LN_2), beyond);
     const __m256 none = _mm256_set1_ps(-INFINITY);
     return _mm256_blendv_ps(mass, none, _mm256_cmp_ps(lcount, none, _CMP_EQ_OQ));
 }
@@ -100,10 +104,10 @@ void SCOUT_GROUP(unsigned g, unsigned d_k, unsigned n_vec, const uint8_t *group,
         score_all(g, 64, 5, group, q8, qscale, qsum, qsq, out);
     else if (d_k == 128 && n_vec == 5)
         score_all(g, 128, 5, group, q8, qscale, qsum, qsq, out);
-    else if (d_k == 64 && n_vec == 2)
-        score_all(g, 64, 2, group, q8, qscale, qsum, qsq, out);
-    else if (d_k == 128 && n_vec == 2)
-        score_all(g, 128, 2, group, q8, qscale, qsum, qsq, out);
+    else if (d_k == 64 && n_vec == 1)
+        score_all(g, 64, 1, group, q8, qscale, qsum, qsq, out);
+    else if (d_k == 128 && n_vec == 1)
+        score_all(g, 128, 1, group, q8, qscale, qsum, qsq, out);
     else
         score_all(g, d_k, n_vec, group, q8, qscale, qsum, qsq, out);
 }

@@ -33,7 +33,7 @@ enum {
     REPS_PAGE_KEYS = 16,
     REPS_BLOCK_KEYS = 64,
     REPS_PAGE_OUTLIERS = 4,
-    REPS_BLOCK_OUTLIERS = 1
+    REPS_BLOCK_OUTLIERS = 0
 };
 
 /* Keys that one representative speaks for, and its vectors: the centre and the outliers. */

@@ -1,14 +1,12 @@
 /* top.c: the pages worth reading, out of a million, without sorting.
  *
  * DESIGN. Non-negative floats order like their bits, so a unit's key is its score's bits + 1 (0: may not be
- * chosen). One pass counts keys by their top bits and finds the bucket that holds the k-th largest; a second
- * keeps only units from that bucket up, a few more than k. Radix steps over these few find the exact key at
- * which k, or the wanted share of mass, is reached. The last pass takes them in page order: above that key
- * all, at it the lowest pages. Every decision is by key and page alone, hence deterministic.
+ * chosen). Radix rounds over the keys find the one at which k, or the wanted share of mass, is reached; the
+ * last pass takes, in page order, all above that key and the lowest pages at it. Every decision is by key and
+ * page alone, hence deterministic.
  *
  * Where one page draws nearly all attention, most shares underflow: what is below the smallest normal float
- * counts as zero, so that the lowest bucket holds equal keys only and its lowest pages can be taken at once.
- */
+ * counts as zero, so that the lowest digit holds equal keys only and ends the search at once. */
 #include "decoder/scout/scout.h"
 
 #include <assert.h>
@@ -17,14 +15,7 @@
 #include <stdbool.h>
 #include <string.h>
 
-enum {
-    ZERO_KEY = 1,
-    BUCKET_BITS = 12,
-    BUCKETS = 1 << BUCKET_BITS,
-    TOP_SHIFT = 31 - BUCKET_BITS,
-    DIGIT_BITS = 8,
-    DIGITS = 1 << DIGIT_BITS
-};
+enum { ZERO_KEY = 1, DIGITS = 1 << 12 };
 
 struct units {
     const float *score;
@@ -90,28 +81,6 @@ static void make_keys(const struct units *u, uint32_t *key)
                     key[i] = 0;
 }
 
-/* Lowest key of the bucket in which the k-th largest key lies; ZERO_KEY if fewer than k are above zero (their
- * number is then *n_above). */
-static uint32_t lower_bound(size_t n, const uint32_t *key, size_t k, size_t *n_above)
-{
-    uint32_t count[2][BUCKETS] = {0}; /* two, so that runs of equal keys don't wait for each other's store */
-    size_t i = 0;
-    for (; i + 2 <= n; i += 2) {
-        count[0][key[i] >> TOP_SHIFT]++;
-        count[1][key[i + 1] >> TOP_SHIFT]++;
-    }
-    if (i < n)
-        count[0][key[i] >> TOP_SHIFT]++;
-    size_t seen = 0;
-    for (unsigned b = BUCKETS - 1; b > 0; b--) {
-        seen += count[0][b] + count[1][b];
-        if (seen >= k)
-            return (uint32_t)b << TOP_SHIFT;
-    }
-    *n_above = seen;
-    return ZERO_KEY;
-}
-
 /* Sum of all that may be chosen. */
 static double total_score(size_t n, const uint32_t *key)
 {
@@ -127,39 +96,50 @@ struct cut {
     size_t at_key;
 };
 
-/* Takes units in falling order of key until k are taken or their scores reach `enough`. Each round fixes the
- * next bits of the key where that happens; what lies above it is taken whole. */
-static struct cut find_cut(const struct units *u, size_t n, const uint32_t *candidate, size_t k,
-                           double enough)
+/* Takes units in falling order of key until k are taken or their scores reach `enough` (INFINITY: never).
+ * Each round fixes the next bits of the key where that happens; what lies above it is taken whole. */
+static struct cut find_cut(size_t n, const uint32_t *key, size_t k, double enough)
 {
-    uint32_t prefix = 0, known = 0; /* bits of the cut's key, and which of them are fixed */
+    static const unsigned shifts[] = {19, 7, 0}, widths[] = {12, 12, 7}; /* 31 bits: scores have no sign */
+    const bool weighed = isfinite(enough);
+    uint32_t prefix = 0;
     size_t taken = 0, at_prefix = 0;
     double mass = 0;
-    for (int shift = 32 - DIGIT_BITS; shift >= 0; shift -= DIGIT_BITS) {
-        uint32_t count[DIGITS] = {0};
-        double sum[DIGITS] = {0};
+    for (unsigned round = 0; round < 3; round++) {
+        const unsigned shift = shifts[round], width = widths[round];
+        const uint32_t mask = (UINT32_C(1) << width) - 1;
+        uint32_t count[2][DIGITS] = {
+            0}; /* two, so that runs of equal keys don't wait for each other's store */
+        double sum[DIGITS];
+        if (weighed)
+            memset(sum, 0, sizeof sum);
         for (size_t i = 0; i < n; i++) {
-            uint32_t key = unit_key(u, candidate[i]);
-            if ((key & known) == prefix) {
-                unsigned b = (key & ~known) >> shift;
-                count[b]++;
-                sum[b] += key_score(key);
-            }
+            if (key[i] >> shift >> width != prefix)
+                continue;
+            uint32_t digit = key[i] >> shift & mask;
+            count[i % 2][digit]++;
+            if (weighed && key[i] >= ZERO_KEY)
+                sum[digit] += key_score(key[i]);
         }
-        unsigned b = DIGITS - 1;
-        while (b > 0 && taken + count[b] < k && mass + sum[b] < enough) {
-            taken += count[b];
-            mass += sum[b];
-            b--;
+        uint32_t d = mask;
+        for (; d > 0; d--) {
+            size_t here = count[0][d] + count[1][d];
+            if (taken + here >= k || (weighed && mass + sum[d] >= enough))
+                break;
+            taken += here;
+            mass += weighed ? sum[d] : 0;
         }
-        prefix |= (uint32_t)b << shift;
-        known = UINT32_MAX << shift;
-        at_prefix = count[b];
+        prefix = prefix << width | d;
+        at_prefix = count[0][d] + count[1][d];
+        if (prefix == 0) { /* zeros, and what may not be chosen: neither adds mass */
+            prefix = ZERO_KEY;
+            break;
+        }
     }
     struct cut cut = {.key = prefix};
     while (cut.at_key < at_prefix && taken + cut.at_key < k && mass < enough) {
         cut.at_key++;
-        mass += key_score(prefix);
+        mass += weighed ? key_score(prefix) : 0;
     }
     return cut;
 }
@@ -174,24 +154,13 @@ size_t scout_top(size_t n_pages, const float *score, const uint64_t *eligible, s
         return 0;
     make_keys(&u, scratch);
     double enough = mass > 0.0f && mass < 1.0f ? (double)mass * total_score(u.n, scratch) : INFINITY;
-    size_t n = 0, n_above = k;
-    uint32_t bound = lower_bound(u.n, scratch, k, &n_above);
-    size_t zeros = k - n_above;        /* the lowest pages of score zero fill the budget */
-    for (size_t i = 0; i < u.n; i++) { /* candidates overwrite keys that were read already */
-        bool zero = scratch[i] == ZERO_KEY, keep = scratch[i] >= bound && (!zero || zeros > 0);
-        zeros -= keep && zero;
-        scratch[n] = keep ? (uint32_t)i : scratch[n];
-        n += keep;
-    }
-    struct cut cut = find_cut(&u, n, scratch, k, enough);
+    struct cut cut = find_cut(u.n, scratch, k, enough);
     size_t chosen = 0;
-    for (size_t i = 0; i < n; i++) {
-        uint32_t key = unit_key(&u, scratch[i]);
-        if (key < cut.key || (key == cut.key && cut.at_key == 0))
+    for (size_t i = 0; i < u.n; i++) {
+        if (scratch[i] < cut.key || (scratch[i] == cut.key && cut.at_key == 0))
             continue;
-        cut.at_key -= key == cut.key;
-        for (size_t page = (size_t)scratch[i] * unit;
-             page < (size_t)(scratch[i] + 1) * unit && page < n_pages; page++)
+        cut.at_key -= scratch[i] == cut.key;
+        for (size_t page = i * unit; page < (i + 1) * unit && page < n_pages; page++)
             if (page_eligible(&u, page))
                 pages[chosen++] = (uint32_t)page;
     }

@@ -548,6 +548,8 @@ static double group_score(const struct group_case *c, unsigned r, unsigned page,
     }
     double variance = (double)tail_float(c, c->n_vec, page) * (double)c->qsq[r];
     term[0] += lcount + (variance <= 2 * lcount ? variance / 2 : sqrt(2 * variance * lcount) - lcount);
+    if (isfinite(lcount)) /* what the gain was made of may cancel */
+        *size = 1 + lcount + variance;
     double sum = 0;
     for (unsigned v = 0; v < c->n_vec; v++) {
         sum += exp(term[v]);
@@ -563,7 +565,7 @@ static void test_scout_group(void **state)
     for (unsigned d = 8; d <= MAX_D; d += d < 64 ? 8 : 32)
         for (unsigned g = 1; g <= MAX_G; g += g < 8 ? 1 : 3)
             for (unsigned round = 0; round < 3; round++) {
-                unsigned n_vec = d % 64 == 0 ? 5 : 1 + (d / 8 + round) % MAX_VECS;
+                unsigned n_vec = d % 64 == 0 ? (round ? 5 : 1) : 1 + (d / 8 + round) % MAX_VECS;
                 make_group(&c, g, d, n_vec, round == 2);
                 float first[MAX_G * 8], last[MAX_G * 8];
                 for (unsigned f = 0; f < n_families; f++) {
