@@ -38,7 +38,7 @@ ends 1 eval recall -m "$dir/recall.gguf" --tokens 8192 --questions 4 --policies 
 says 'more than 1 %'
 
 ends 0 bench step -m "$dir/recall.gguf" --tokens 4096,16384 --steps 24 --budget 256 --json --nodes "$nodes"
-for key in ratio_without_scout ratio scout_bandwidth_share memory_gbps scout_gbps dense_bytes_per_step without_scout; do
+for key in ratio_without_scout ratio scan_bandwidth_share scan_gbps memory_gbps scout_gbps dense_bytes_per_step without_scout; do
     grep -q "\"$key\": [0-9{]" "$dir/out" || fail "bench step --json has no $key"
 done
 [ "$(grep -c '"dense_bytes_per_step": [0-9]*$' "$dir/out")" -eq 2 ] || fail "bench step --json has not both lengths"
