@@ -307,10 +307,10 @@ static void softmax_tile(unsigned rows, unsigned ld, unsigned width, const uint3
     {                                                                                               \
         .name = "avx2", .page_f16 = page_f16, .page_f32 = page_f32, .merge = merge, .max = row_max, \
         .exp_sum = exp_sum, .softmax_tile = softmax_tile, .f16_to_f32 = f16_to_f32,                 \
-        .f32_to_f16 = f32_to_f16, .dot = dot, .scout_group = scout                                  \
+        .f32_to_f16 = f32_to_f16, .dot = dot, .scout_groups = scout                                 \
     }
-const struct kernels kernels_avx2 = AVX2_WITH(scout_group_avx2);
-const struct kernels kernels_avx2_vnni = AVX2_WITH(scout_group_vnni);
+const struct kernels kernels_avx2 = AVX2_WITH(scout_groups_avx2);
+const struct kernels kernels_avx2_vnni = AVX2_WITH(scout_groups_vnni);
 
 #else
 typedef int attention_avx2_is_x86_only;

@@ -15,10 +15,12 @@ extern const struct kernels kernels_portable;
 #if defined(__x86_64__)
 /* One family, two scouts: the sums are exact, so the bits are the same. */
 extern const struct kernels kernels_avx2, kernels_avx2_vnni;
-void scout_group_avx2(unsigned g, unsigned d_k, unsigned n_vec, const uint8_t *group, const int8_t *q8,
-                      const float *qscale, const int32_t *qsum, const float *qsq, float *out);
-void scout_group_vnni(unsigned g, unsigned d_k, unsigned n_vec, const uint8_t *group, const int8_t *q8,
-                      const float *qscale, const int32_t *qsum, const float *qsq, float *out);
+void scout_groups_avx2(size_t n_groups, unsigned g, unsigned d_k, unsigned n_vec, const uint8_t *groups,
+                       const int8_t *q8, const float *qscale, const int32_t *qsum, const float *qsq,
+                       float *out, size_t ld);
+void scout_groups_vnni(size_t n_groups, unsigned g, unsigned d_k, unsigned n_vec, const uint8_t *groups,
+                       const int8_t *q8, const float *qscale, const int32_t *qsum, const float *qsq,
+                       float *out, size_t ld);
 #endif
 
 #endif

@@ -27,10 +27,12 @@ struct kernels {
     void (*merge)(unsigned g, unsigned d_v, float *M, float *L, float *O, const float *m, const float *l,
                   const float *o);
 
-    /* Log-mass scores of one group of 8 pages (scout/reps.h has the layout) for g query rows.
-     * q8 (g, d_k) int8, qscale (g), qsum (g) = sum of q8, qsq (g) = |q|^2 of the scaled query; out (g, 8). */
-    void (*scout_group)(unsigned g, unsigned d_k, unsigned n_vec, const uint8_t *group, const int8_t *q8,
-                        const float *qscale, const int32_t *qsum, const float *qsq, float *out);
+    /* Log-mass scores of groups of 8 pages that lie behind each other (scout/reps.h has the layout) for g
+     * query rows. q8 (g, d_k) int8, qscale (g), qsum (g) = sum of q8, qsq (g) = |q|^2 of the scaled query;
+     * out (g, ld), of which each row gets 8·n_groups scores. */
+    void (*scout_groups)(size_t n_groups, unsigned g, unsigned d_k, unsigned n_vec, const uint8_t *groups,
+                         const int8_t *q8, const float *qscale, const int32_t *qsum, const float *qsq,
+                         float *out, size_t ld);
 
     /* Largest of n, -inf for none; NaN is passed over. */
     float (*max)(size_t n, const float *x);

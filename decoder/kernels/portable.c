@@ -241,7 +241,7 @@ static float log_mass(unsigned n_vec, float term[SCOUT_MAX_VECS], float variance
 }
 
 static void scout_group(unsigned g, unsigned d_k, unsigned n_vec, const uint8_t *group, const int8_t *q8,
-                        const float *qscale, const int32_t *qsum, const float *qsq, float *out)
+                        const float *qscale, const int32_t *qsum, const float *qsq, float *out, size_t ld)
 {
     assert(d_k % 8 == 0 && d_k <= HEAD_MAX_DIMS && n_vec >= 1 && n_vec <= SCOUT_MAX_VECS);
     const size_t vec_bytes = (size_t)d_k / 8 * 32;
@@ -250,7 +250,7 @@ static void scout_group(unsigned g, unsigned d_k, unsigned n_vec, const uint8_t 
     memcpy(scale, tail, n_vec * sizeof scale[0]);
     memcpy(spread, tail + n_vec * sizeof scale[0], sizeof spread);
     memcpy(lcount, tail + (n_vec + 1) * sizeof scale[0], sizeof lcount);
-    for (unsigned r = 0; r < g; r++, q8 += d_k, out += SCOUT_LANES) {
+    for (unsigned r = 0; r < g; r++, q8 += d_k, out += ld) {
         float term[SCOUT_LANES][SCOUT_MAX_VECS];
         for (unsigned i = 0; i < n_vec; i++) {
             int32_t sum[SCOUT_LANES];
@@ -263,12 +263,21 @@ static void scout_group(unsigned g, unsigned d_k, unsigned n_vec, const uint8_t 
     }
 }
 
+static void scout_groups(size_t n_groups, unsigned g, unsigned d_k, unsigned n_vec, const uint8_t *groups,
+                         const int8_t *q8, const float *qscale, const int32_t *qsum, const float *qsq,
+                         float *out, size_t ld)
+{
+    const size_t bytes = (size_t)n_vec * (d_k / 8 * 32 + 32) + 64;
+    for (size_t i = 0; i < n_groups; i++)
+        scout_group(g, d_k, n_vec, groups + i * bytes, q8, qscale, qsum, qsq, out + i * SCOUT_LANES, ld);
+}
+
 const struct kernels kernels_portable = {
     .name = "portable",
     .page_f16 = page_f16,
     .page_f32 = page_f32,
     .merge = merge,
-    .scout_group = scout_group,
+    .scout_groups = scout_groups,
     .max = row_max,
     .exp_sum = exp_sum,
     .softmax_tile = softmax_tile,

@@ -7,7 +7,7 @@
  * unpacking. */
 #if defined(__x86_64__)
 
-#define SCOUT_GROUP scout_group_avx2
+#define SCOUT_GROUPS scout_groups_avx2
 #include "decoder/kernels/scout_lanes.h"
 
 static inline __m256i repeat_4(const int8_t *q)

@@ -1,7 +1,7 @@
 /* scout_lanes.h: what the two ways of multiplying 4-bit codes share: the group's layout, log mass, the row
  * loop.
  *
- * A *.c file defines add_rows (32-bit sums per page, exact, so both give the same bits) and SCOUT_GROUP, its
+ * A *.c file defines add_rows (32-bit sums per page, exact, so both give the same bits) and SCOUT_GROUPS, its
  * function's name, and includes this once. Only for x86 files with AVX2. */
 #ifndef KERNELS_SCOUT_LANES_H
 #define KERNELS_SCOUT_LANES_H
@@ -45,9 +45,10 @@ INLINE __m256 log_mass(unsigned n_vec, __m256 *term, __m256 variance, __m256 lco
     return _mm256_blendv_ps(mass, none, _mm256_cmp_ps(lcount, none, _CMP_EQ_OQ));
 }
 
+/* One group against `rows` query rows: out row r at out + r·ld. */
 INLINE void score_rows(const unsigned rows, unsigned d_k, unsigned n_vec, const uint8_t *group,
-                       const int8_t *q8, const float *qscale, const int32_t *qsum, const float *qsq,
-                       float *out)
+                       const int8_t *restrict q8, const float *restrict qscale, const int32_t *restrict qsum,
+                       const float *restrict qsq, float *restrict out, size_t ld)
 {
     const unsigned n = d_k / 8;
     const uint8_t *codes = group;
@@ -72,44 +73,48 @@ INLINE void score_rows(const unsigned rows, unsigned d_k, unsigned n_vec, const 
     __m256 spread = _mm256_loadu_ps(tail + 8 * n_vec), lcount = _mm256_loadu_ps(tail + 8 * n_vec + 8);
     for (unsigned r = 0; r < rows; r++) {
         __m256 variance = _mm256_mul_ps(spread, _mm256_set1_ps(qsq[r]));
-        _mm256_storeu_ps(out + 8 * r, log_mass(n_vec, term[r], variance, lcount));
+        _mm256_storeu_ps(out + r * ld, log_mass(n_vec, term[r], variance, lcount));
     }
 }
 
-INLINE void score_all(unsigned g, unsigned d_k, unsigned n_vec, const uint8_t *group, const int8_t *q8,
-                      const float *qscale, const int32_t *qsum, const float *qsq, float *out)
+INLINE void score_all(size_t n_groups, const unsigned g, unsigned d_k, unsigned n_vec, const uint8_t *groups,
+                      const int8_t *restrict q8, const float *restrict qscale, const int32_t *restrict qsum,
+                      const float *restrict qsq, float *restrict out, size_t ld)
 {
-    for (unsigned r = 0; r < g;) {
-        const int8_t *q = q8 + (size_t)r * d_k;
-        float *o = out + 8 * (size_t)r;
-        if (g - r >= 4) {
-            score_rows(4, d_k, n_vec, group, q, qscale + r, qsum + r, qsq + r, o);
-            r += 4;
-        } else if (g - r >= 2) {
-            score_rows(2, d_k, n_vec, group, q, qscale + r, qsum + r, qsq + r, o);
+    const size_t bytes = (size_t)n_vec * (d_k / 8 * 32 + 32) + 64;
+    for (size_t i = 0; i < n_groups; i++, groups += bytes, out += SCOUT_LANES) {
+        unsigned r = 0;
+        for (; g - r >= 4; r += 4)
+            score_rows(4, d_k, n_vec, groups, q8 + (size_t)r * d_k, qscale + r, qsum + r, qsq + r,
+                       out + r * ld, ld);
+        if (g - r >= 2) {
+            score_rows(2, d_k, n_vec, groups, q8 + (size_t)r * d_k, qscale + r, qsum + r, qsq + r,
+                       out + r * ld, ld);
             r += 2;
-        } else {
-            score_rows(1, d_k, n_vec, group, q, qscale + r, qsum + r, qsq + r, o);
-            r++;
         }
+        if (r < g)
+            score_rows(1, d_k, n_vec, groups, q8 + (size_t)r * d_k, qscale + r, qsum + r, qsq + r,
+                       out + r * ld, ld);
     }
 }
 
 /* The usual shapes with their loops unrolled. */
-void SCOUT_GROUP(unsigned g, unsigned d_k, unsigned n_vec, const uint8_t *group, const int8_t *q8,
-                 const float *qscale, const int32_t *qsum, const float *qsq, float *out)
+void SCOUT_GROUPS(size_t n_groups, unsigned g, unsigned d_k, unsigned n_vec, const uint8_t *groups,
+                  const int8_t *q8, const float *qscale, const int32_t *qsum, const float *qsq, float *out,
+                  size_t ld)
 {
     assert(d_k % 8 == 0 && d_k <= HEAD_MAX_DIMS && n_vec >= 1 && n_vec <= SCOUT_MAX_VECS);
-    if (d_k == 64 && n_vec == 5)
-        score_all(g, 64, 5, group, q8, qscale, qsum, qsq, out);
-    else if (d_k == 128 && n_vec == 5)
-        score_all(g, 128, 5, group, q8, qscale, qsum, qsq, out);
-    else if (d_k == 64 && n_vec == 1)
-        score_all(g, 64, 1, group, q8, qscale, qsum, qsq, out);
-    else if (d_k == 128 && n_vec == 1)
-        score_all(g, 128, 1, group, q8, qscale, qsum, qsq, out);
-    else
-        score_all(g, d_k, n_vec, group, q8, qscale, qsum, qsq, out);
+#define USUAL(G, D, V)                                                        \
+    if (g == G && d_k == D && n_vec == V) {                                   \
+        score_all(n_groups, G, D, V, groups, q8, qscale, qsum, qsq, out, ld); \
+        return;                                                               \
+    }
+    USUAL(2, 64, 1)
+    USUAL(2, 64, 5)
+    USUAL(4, 128, 1)
+    USUAL(4, 128, 5)
+#undef USUAL
+    score_all(n_groups, g, d_k, n_vec, groups, q8, qscale, qsum, qsq, out, ld);
 }
 
 #endif

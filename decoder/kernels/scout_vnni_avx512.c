@@ -5,7 +5,7 @@
  * is shared, so bits are those of the AVX2 family, of which this is the faster half. */
 #if defined(__x86_64__)
 
-#define SCOUT_GROUP scout_group_vnni
+#define SCOUT_GROUPS scout_groups_vnni
 #include "decoder/kernels/scout_lanes.h"
 
 static inline __m256i repeat_4(const int8_t *q)

@@ -15,7 +15,7 @@ enum { MAX_DIMS = 1024, ROWS_AT_ONCE = 16 };
 
 _Static_assert((int)SCOUT_LANES == (int)REPS_LANES, "a kernel scores what a group holds");
 
-/* Query rows as scout_group wants them. */
+/* Query rows as scout_groups wants them. */
 struct queries {
     int8_t q8[ROWS_AT_ONCE * MAX_DIMS]; /* (rows, d_k) */
     float scale[ROWS_AT_ONCE];
@@ -48,18 +48,14 @@ static void score_rows(const struct scout_head *h, size_t n_pages, unsigned g, c
                        size_t ld)
 {
     const struct kernels *k = kernels_get();
-    const size_t group_bytes = reps_group_bytes(h->kind, h->d_k);
     struct queries queries;
     for (unsigned r = 0; r < g; r++)
         quantise_row(h->d_k, q + (size_t)r * h->d_k, &queries, r);
-    float lanes[ROWS_AT_ONCE][SCOUT_LANES];
-    for (size_t page = 0; page < n_pages; page += SCOUT_LANES) {
-        size_t in_piece = page % h->pages_per_piece;
-        const uint8_t *group = h->groups[page / h->pages_per_piece] + in_piece / SCOUT_LANES * group_bytes;
-        k->scout_group(g, h->d_k, reps_vecs(h->kind), group, queries.q8, queries.scale, queries.sum,
-                       queries.square, lanes[0]);
-        for (unsigned r = 0; r < g; r++)
-            memcpy(out + r * ld + page, lanes[r], sizeof lanes[r]);
+    for (size_t page = 0; page < n_pages; page += h->pages_per_piece) {
+        size_t left = n_pages - page, here = left < h->pages_per_piece ? left : h->pages_per_piece;
+        k->scout_groups((here + SCOUT_LANES - 1) / SCOUT_LANES, g, h->d_k, reps_vecs(h->kind),
+                        h->groups[page / h->pages_per_piece], queries.q8, queries.scale, queries.sum,
+                        queries.square, out + page, ld);
     }
     for (unsigned r = 0; r < g; r++)
         for (size_t page = n_pages; page % SCOUT_LANES; page++)

@@ -570,7 +570,7 @@ static void test_scout_group(void **state)
                 float first[MAX_G * 8], last[MAX_G * 8];
                 for (unsigned f = 0; f < n_families; f++) {
                     const struct kernels *k = families[f];
-                    k->scout_group(g, d, c.n_vec, c.bytes + 1, c.q8, c.qscale, c.qsum, c.qsq, c.out);
+                    k->scout_groups(1, g, d, c.n_vec, c.bytes + 1, c.q8, c.qscale, c.qsum, c.qsq, c.out, 8);
                     for (unsigned r = 0; r < g; r++)
                         for (unsigned page = 0; page < 8; page++) {
                             double size, want = group_score(&c, r, page, &size),
@@ -582,8 +582,8 @@ static void test_scout_group(void **state)
                         }
                     for (unsigned r = 0; r < g; r++) { /* a row alone gives the same bits */
                         one = c;
-                        k->scout_group(1, d, c.n_vec, c.bytes + 1, c.q8 + r * d, c.qscale + r, c.qsum + r,
-                                       c.qsq + r, one.out);
+                        k->scout_groups(1, 1, d, c.n_vec, c.bytes + 1, c.q8 + r * d, c.qscale + r, c.qsum + r,
+                                        c.qsq + r, one.out, 8);
                         assert_memory_equal(one.out, c.out + 8 * r, 8 * sizeof one.out[0]);
                     }
                     if (f == 0)
