@@ -281,7 +281,7 @@ static void close_bench(struct bench *b)
 
 static int bench_step(int argc, char **argv)
 {
-    struct bench_args a = {.tokens = "65536,1000000", .seed = 1, .steps = 96};
+    struct bench_args a = {.tokens = "65536,1000000", .seed = 1, .steps = 400};
     struct opt_memory mem = {0};
     struct skv_error err = {0};
     kv_options_defaults(&a.kv);

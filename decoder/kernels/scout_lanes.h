@@ -15,7 +15,7 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
-enum { MAX_ROWS = 4, WIDEN_ROWS = 4 };
+enum { MAX_ROWS = 4, WIDEN_ROWS = 4, AHEAD_GROUPS = 4 };
 
 /* acc (rows), 32 bit per page, += codes·q of n (at most WIDEN_ROWS) rows of a group. */
 INLINE void add_rows(const unsigned rows, unsigned n, unsigned d_k, const uint8_t *codes, const int8_t *q8,
@@ -43,6 +43,14 @@ INLINE __m256 log_mass(unsigned n_vec, __m256 *term, __m256 variance, __m256 lco
     __m256 mass = _mm256_fmadd_ps(max, _mm256_set1_ps(LN_2), beyond);
     const __m256 none = _mm256_set1_ps(-INFINITY);
     return _mm256_blendv_ps(mass, none, _mm256_cmp_ps(lcount, none, _CMP_EQ_OQ));
+}
+
+/* Representatives are read once a step: they should pass through the caches without driving out what the rest
+ * of the step will want again (weights, window, held pages). */
+INLINE void prefetch_once(const uint8_t *group, size_t bytes)
+{
+    for (size_t at = 0; at < bytes; at += 64)
+        _mm_prefetch((const char *)group + at, _MM_HINT_NTA);
 }
 
 /* One group against `rows` query rows: out row r at out + r·ld. */
@@ -83,6 +91,8 @@ INLINE void score_all(size_t n_groups, const unsigned g, unsigned d_k, unsigned 
 {
     const size_t bytes = (size_t)n_vec * (d_k / 8 * 32 + 32) + 64;
     for (size_t i = 0; i < n_groups; i++, groups += bytes, out += SCOUT_LANES) {
+        if (i + AHEAD_GROUPS < n_groups)
+            prefetch_once(groups + AHEAD_GROUPS * bytes, bytes);
         unsigned r = 0;
         for (; g - r >= 4; r += 4)
             score_rows(4, d_k, n_vec, groups, q8 + (size_t)r * d_k, qscale + r, qsum + r, qsq + r,
