@@ -16,7 +16,7 @@ WERROR    ?=
 
 CC        ?= cc
 B         := build$(if $(SANITIZER),/$(SANITIZER))
-PKGS      := libzmq libprotobuf-c openblas libsodium libxxhash inih jansson libpcre2-8
+PKGS      := libzmq libprotobuf-c openblas libsodium libxxhash inih jansson libpcre2-8 liburing
 
 ifeq ($(filter clean format format-check,$(MAKECMDGOALS)),)
 missing := $(strip $(foreach p,$(PKGS) cmocka,$(shell pkg-config --exists $(p) || echo $(p))))
@@ -41,7 +41,7 @@ endif
 
 # One room a folder. The library is what engines link; the app adds models and the command line.
 LIB_SRC  := $(wildcard common/*.c proto/*.c decoder/tier/*.c decoder/context/*.c decoder/scout/*.c decoder/kernels/*.c) \
-            $(filter-out memnode/main.c,$(wildcard memnode/*.c))
+            $(filter-out memnode/main.c,$(wildcard memnode/*.c memnode/store/*.c))
 APP_SRC  := $(wildcard decoder/model/*.c) $(filter-out decoder/cli/main.c,$(wildcard decoder/cli/*.c))
 UNIT_SRC := $(wildcard tests/unit/test_*.c)
 TOOL_SRC := $(wildcard tests/tools/*.c) $(wildcard tests/fuzz/*.c) $(wildcard tests/bench/*.c)
@@ -102,11 +102,11 @@ $(B)/scoutkv-memnode: $(call obj,memnode/main.c) $(B)/libscoutkv.a
 $(B)/tests/%: $(B)/obj/tests/unit/%.o $(B)/app.a $(B)/libscoutkv.a
 	@mkdir -p $(@D)
 	@echo '  link   $@'
-	$(CC) $(LDFLAGS) -o $@ $^ $(shell pkg-config --libs cmocka) $(LDLIBS)
+	$(CC) $(LDFLAGS) -o $@ $(filter %.o,$^) $(filter %.a,$^) $(shell pkg-config --libs cmocka) $(LDLIBS)
 $(B)/tests/%: $(B)/obj/tests/%.o $(B)/app.a $(B)/libscoutkv.a
 	@mkdir -p $(@D)
 	@echo '  link   $@'
-	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+	$(CC) $(LDFLAGS) -o $@ $(filter %.o,$^) $(filter %.a,$^) $(LDLIBS)
 # Examples see only the public header and the shared library, as an engine would.
 $(B)/examples/%: decoder/examples/%.c $(B)/libscoutkv.so
 	@mkdir -p $(@D)
