@@ -128,6 +128,23 @@ unit: tests
 integration: tests
 	tests/run $(B) integration
 
+# Histories of the block store on simulated disks: make check-store [SEED=1] [N=500]. It needs only what lies
+# below the store, so that it builds from a few folders (tests/integration/store_bugs.sh).
+SEED ?= 1
+N    ?= 500
+CHECK_STORE := $(B)/tests/store/check_store
+CHECK_STORE_SRC := $(wildcard tests/store/*.c memnode/store/*.c $(filter-out common/zmqx.c,$(wildcard common/*.c))) memnode/memory.c
+$(CHECK_STORE): $(call obj,$(CHECK_STORE_SRC))
+	@mkdir -p $(@D)
+	@echo '  link   $@'
+	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+$(B)/tests/test_sim_disk $(B)/tests/test_node_disk $(B)/tests/fuzz/fuzz_node: $(call obj,$(wildcard tests/store/sim_*.c))
+$(B)/tests/test_sim_disk: $(call obj,common/error.c) # nothing before it takes that from the library
+tests: $(CHECK_STORE)
+.PHONY: check-store
+check-store: $(CHECK_STORE)
+	$(CHECK_STORE) --seed $(SEED) --count $(N)
+
 install: all
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/pkgconfig $(DESTDIR)$(PREFIX)/include/scoutkv/common
 	install $(B)/scoutkv $(B)/scoutkv-memnode $(DESTDIR)$(PREFIX)/bin/

@@ -3,14 +3,14 @@
 #ifndef MEMNODE_LEASES_H
 #define MEMNODE_LEASES_H
 
-#include "memnode/ram_store.h"
+#include "memnode/store/store.h"
 
 enum { LEASES_PER_BLOCK = 64 }; /* bounds memory; a block with so many owners refuses another */
 
 struct leases;
 
 struct leases *leases_new(struct memory *); /* NULL when out of memory */
-void leases_free(struct leases *);          /* ends all of them; before store_free */
+void leases_free(struct leases *);          /* ends all of them; before store_close */
 
 /* -ENOSPC when there is no memory, -EMLINK at LEASES_PER_BLOCK. */
 int lease_take(struct leases *, const char *owner, struct block *, uint64_t until_ns);

@@ -3,7 +3,9 @@
 #include "common/log.h"
 #include "common/options.h"
 #include "common/zmqx.h"
+#include "memnode/disk_options.h"
 #include "memnode/server.h"
+#include "memnode/verify_main.h"
 
 #include <errno.h>
 #include <malloc.h>
@@ -16,8 +18,10 @@
 enum { NAME_MAX_BYTES = 63, MAX_NAMESPACES = 1024 };
 
 struct settings {
-    const char *listen, *id, *cluster, *namespaces, *log_level;
-    uint64_t ram;
+    const char *listen, *id, *cluster, *namespaces, *log_level, *verify;
+    uint64_t ram, scrub;
+    struct opt_list disk;
+    bool json;
 };
 
 static const struct opt table[] = {
@@ -25,6 +29,10 @@ static const struct opt table[] = {
      "host:port to listen on; port 0 takes a free one"},
     {"ram", 0, OPT_SIZE, offsetof(struct settings, ram), "SIZE",
      "memory for blocks, objects and replies on their way: 512MiB, 16GiB"},
+    {"disk", 0, OPT_LIST, offsetof(struct settings, disk), "DIR:SIZE",
+     "a directory that blocks are kept in, and how much of it they may take; one a disk"},
+    {"scrub", 0, OPT_SIZE, offsetof(struct settings, scrub), "RATE",
+     "bytes a second read again from the disks, to find what has rotted; 0: none"},
     {"id", 0, OPT_STRING, offsetof(struct settings, id), "NAME",
      "this node's name, at most 63 bytes; without it, the address it listens on"},
     {"cluster", 0, OPT_STRING, offsetof(struct settings, cluster), "NAME",
@@ -33,20 +41,33 @@ static const struct opt table[] = {
      "tenants served: numbers separated by commas, or any"},
     {"log-level", 0, OPT_CHOICE, offsetof(struct settings, log_level), "LEVEL", "what is written to stderr",
      .choices = "error|warn|info|debug"},
+    {"verify", 0, OPT_STRING, offsetof(struct settings, verify), "DIR",
+     "instead of serving, read all that a disk's directory holds and report what is damaged"},
+    {"json", 0, OPT_FLAG, offsetof(struct settings, json), NULL, "the report of --verify as JSON"},
     {0},
 };
 
 static const char about[] =
-    "A memory node. It keeps sealed KV blocks in RAM and hands out the pages that decoders ask for.\n"
+    "A memory node. It keeps sealed KV blocks in RAM, and with --disk on disks too, and hands out the pages "
+    "that\n"
+    "decoders ask for. What was acknowledged 'durable' is there after a restart, a crash or a power cut; "
+    "what "
+    "was\n"
+    "acknowledged from RAM is written soon afterwards. Without --disk, what it held is gone when it stops.\n"
     "\n"
     "When clients may connect, it prints 'listening on tcp://HOST:PORT' on stdout. SIGTERM or SIGINT stops "
-    "it, and\n"
-    "what it held is gone then: there is no disk yet. There is no authentication yet either: beyond "
-    "loopback, listen\n"
-    "only on a network that you trust.";
-static const char examples[] = "  scoutkv-memnode --listen 127.0.0.1:7071 --ram 8GiB --id a &\n"
-                               "  scoutkv run -m model.gguf -p 'Once upon a time' --nodes 127.0.0.1:7071\n"
-                               "  scoutkv stats --nodes 127.0.0.1:7071";
+    "it, after\n"
+    "it has written what is not on disk yet. A directory belongs to the node that made it, by its --id, and "
+    "to one\n"
+    "process at a time. There is no authentication yet: beyond loopback, listen only on a network that you "
+    "trust.";
+static const char examples[] =
+    "  scoutkv-memnode --listen 127.0.0.1:7071 --ram 8GiB --id a &\n"
+    "  scoutkv run -m model.gguf -p 'Once upon a time' --nodes 127.0.0.1:7071\n"
+    "  scoutkv stats --nodes 127.0.0.1:7071\n"
+    "\n"
+    "  scoutkv-memnode --ram 8GiB --disk /nvme0/scoutkv:800GiB --disk /nvme1/scoutkv:800GiB --id a\n"
+    "  scoutkv-memnode --verify /nvme0/scoutkv";
 
 /* "0,7,12" -> numbers. The count, or -EINVAL. */
 static int parse_namespaces(const char *s, uint64_t out[MAX_NAMESPACES])
@@ -111,10 +132,23 @@ static int catch_signals(void)
     return 0;
 }
 
-/* Listens, says so, and serves until a signal. */
-static int serve(const char *listen, struct node_opts *opts, struct log *log, struct skv_error *err)
+/* "800.00 GiB on 1 disk" */
+static void disks_text(const struct node_opts *o, const struct disk_options *disks, char out[64])
+{
+    if (o->n_disks)
+        snprintf(out, 64, "%.2f GiB on %zu disk%s", (double)disk_options_bytes(disks) / (1 << 30), o->n_disks,
+                 o->n_disks > 1 ? "s" : "");
+    else
+        snprintf(out, 64, "no disk");
+}
+
+/* Listens, opens the disks, says so, and serves until a signal. */
+static int serve(const char *listen, struct node_opts *opts, const struct disk_options *disks,
+                 struct log *log, struct skv_error *err)
 {
     struct zmqx_socket *listener = NULL;
+    struct server *server = NULL;
+    char text[64];
     int rc = catch_signals();
     void *ctx = NULL;
     if (rc) {
@@ -132,22 +166,37 @@ static int serve(const char *listen, struct node_opts *opts, struct log *log, st
         opts->id = strncmp(endpoint, "tcp://", 6) == 0 ? endpoint + 6 : endpoint;
     log->name = opts->id;
     warn_of(opts, endpoint, log);
-    log_write(log, LOG_LEVEL_INFO, "serving cluster '%s' on %s with %.2f GiB of RAM and no disk",
-              opts->cluster, endpoint, (double)opts->ram / (1 << 30));
+    if (!(server = server_new(listener, opts, err))) {
+        rc = err->code;
+        goto done;
+    }
+    disks_text(opts, disks, text);
+    log_write(log, LOG_LEVEL_INFO, "serving cluster '%s' on %s with %.2f GiB of RAM and %s", opts->cluster,
+              endpoint, (double)opts->ram / (1 << 30), text);
     printf("listening on %s\n", endpoint);
     fflush(stdout);
-    if ((rc = server_run(listener, opts, stop_fd, err)) == 0)
+    if ((rc = server_run(server, stop_fd, err)) == 0)
         log_write(log, LOG_LEVEL_INFO, "stopped");
 done:
+    server_free(server);
     zmqx_close(listener);
     zmqx_ctx_free(ctx);
     return rc;
+}
+
+/* A disk's directory belongs to a name, and with port 0 the name would be another one every time. */
+static bool name_lasts(const struct settings *s, const char *endpoint)
+{
+    const char *port = strrchr(endpoint, ':');
+    bool any = port && (strcmp(port, ":0") == 0 || strcmp(port, ":*") == 0);
+    return s->id || s->disk.n == 0 || !any;
 }
 
 int main(int argc, char **argv)
 {
     struct settings s = {.listen = "127.0.0.1:7071",
                          .ram = UINT64_C(4) << 30,
+                         .scrub = 8 << 20,
                          .cluster = "default",
                          .namespaces = "any",
                          .log_level = "info"};
@@ -166,7 +215,9 @@ int main(int argc, char **argv)
     char endpoint[ZMQX_ENDPOINT];
     struct skv_error err = {0};
     struct log log = {.out = stderr, .name = "memnode"};
-    struct node_opts opts = {.id = s.id, .cluster = s.cluster, .ram = s.ram, .log = &log};
+    struct disk_options disks = {0};
+    struct node_opts opts = {
+        .id = s.id, .cluster = s.cluster, .ram = s.ram, .scrub_rate = s.scrub, .log = &log};
     log_level_parse(s.log_level, &log.level);
     int n = strcmp(s.namespaces, "any") == 0 ? 0 : parse_namespaces(s.namespaces, namespaces);
     if (n < 0)
@@ -175,18 +226,35 @@ int main(int argc, char **argv)
     else if (s.ram < NODE_RAM_MIN)
         rc = options_mistake(&cmd, "--ram is too little: a memory node needs at least %d MiB",
                              NODE_RAM_MIN >> 20);
+    else if (s.verify && (s.disk.n || s.id))
+        rc = options_mistake(&cmd,
+                             "--verify looks at a directory and serves nothing: leave out --disk and --id");
+    else if (s.json && !s.verify)
+        rc = options_mistake(&cmd,
+                             "--json is for --verify; `scoutkv stats --json` asks a node for its counters");
+    else if (s.verify)
+        rc = verify_run(s.verify, s.json);
+    else if (disk_options_parse(s.disk.item, s.disk.n, &disks, &err))
+        rc = options_mistake(&cmd, "--disk %s", err.text);
     else if (zmqx_endpoint_parse(s.listen, endpoint, &err))
         rc = options_mistake(&cmd, "--listen: %s", err.text);
     else if (s.id && (!s.id[0] || strlen(s.id) > NAME_MAX_BYTES))
         rc = options_mistake(&cmd, "--id is a name of 1 to %d bytes", NAME_MAX_BYTES);
+    else if (!name_lasts(&s, endpoint))
+        rc =
+            options_mistake(&cmd, "--disk needs an --id when --listen takes any free port: what a disk holds "
+                                  "belongs to a node of one name");
     else {
         opts.ns = n ? namespaces : NULL;
         opts.n_ns = (size_t)n;
-        int code = serve(endpoint, &opts, &log, &err);
+        opts.disks = disks.disk;
+        opts.n_disks = disks.n;
+        int code = serve(endpoint, &opts, &disks, &log, &err);
         if (code)
             fprintf(stderr, "scoutkv-memnode: %s\n", err.text);
         rc = skv_exit_code(code);
     }
+    disk_options_free(&disks);
     options_free(&memory);
     return rc;
 }

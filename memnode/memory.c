@@ -8,7 +8,7 @@
 #include <sys/mman.h>
 
 enum {
-    SLOT_UNIT = 1024, /* slot sizes are multiples of this */
+    SLOT_UNIT = 4096, /* slot sizes are multiples of this: disks want memory aligned so */
     SLOTS_MIN = 8,    /* a span has at least so many: an eighth of it is wasted at worst */
     SPAN_MAX = 4 << 20,
     SPAN_MIN = 256 << 10,
@@ -133,7 +133,7 @@ uint64_t memory_limit(const struct memory *m, enum memory_use use)
 /* ---- bufs from the heap ---- */
 
 struct heap_buf {
-    struct buf buf;
+    struct buf buf; /* its data: the bytes below, or aligned ones of their own */
     struct memory *memory;
     enum memory_use use;
     _Alignas(64) uint8_t bytes[];
@@ -145,13 +145,16 @@ static void release_heap(struct buf *b)
     struct memory *m = h->memory;
     size_t len = b->len;
     enum memory_use use = h->use;
+    if (b->data != h->bytes)
+        free(b->data);
     free(h);
     pthread_mutex_lock(&m->lock);
     uncharge(m, use, len);
     buf_gone(m);
 }
 
-struct buf *memory_buf(struct memory *m, enum memory_use use, size_t len)
+/* align: of the data; 0: whatever comes after the head. */
+static struct buf *heap_buf(struct memory *m, enum memory_use use, size_t len, size_t align)
 {
     pthread_mutex_lock(&m->lock);
     bool ok = charge(m, use, len);
@@ -159,8 +162,12 @@ struct buf *memory_buf(struct memory *m, enum memory_use use, size_t len)
     pthread_mutex_unlock(&m->lock);
     if (!ok)
         return NULL;
-    struct heap_buf *h = aligned_alloc(64, (sizeof *h + len + 63) / 64 * 64);
-    if (!h) {
+    struct heap_buf *h = aligned_alloc(64, (sizeof *h + (align ? 0 : len) + 63) / 64 * 64);
+    uint8_t *data = h && align ? aligned_alloc(align, (len + align - 1) / align * align)
+                    : h        ? h->bytes
+                               : NULL;
+    if (!data) {
+        free(h);
         pthread_mutex_lock(&m->lock);
         uncharge(m, use, len);
         buf_gone(m);
@@ -168,11 +175,21 @@ struct buf *memory_buf(struct memory *m, enum memory_use use, size_t len)
     }
     atomic_init(&h->buf.refs, 1);
     h->buf.len = len;
-    h->buf.data = h->bytes;
+    h->buf.data = data;
     h->buf.release = release_heap;
     h->memory = m;
     h->use = use;
     return &h->buf;
+}
+
+struct buf *memory_buf(struct memory *m, enum memory_use use, size_t len)
+{
+    return heap_buf(m, use, len, 0);
+}
+
+struct buf *memory_pages(struct memory *m, size_t len)
+{
+    return heap_buf(m, MEMORY_REPLIES, len, PAGE);
 }
 
 /* ---- blocks ---- */

@@ -24,9 +24,10 @@ struct memory *memory_new(uint64_t ram); /* NULL when out of memory */
 void memory_free(struct memory *);       /* NULL is allowed; lives on until the last buf is released */
 
 /* All answer NULL or false when the budget (or the machine) has no room. */
-struct buf *memory_block(struct memory *, size_t len);                /* for MEMORY_STORE; 64-byte aligned */
+struct buf *memory_block(struct memory *, size_t len); /* for MEMORY_STORE; 4096-byte aligned, and padded */
 struct buf *memory_buf(struct memory *, enum memory_use, size_t len); /* from the heap */
-bool memory_charge(struct memory *, size_t len);                      /* what is kept about blocks */
+struct buf *memory_pages(struct memory *, size_t len); /* for MEMORY_REPLIES; 4096-byte aligned: for disks */
+bool memory_charge(struct memory *, size_t len);       /* what is kept about blocks */
 void memory_uncharge(struct memory *, size_t len);
 
 uint64_t memory_used(struct memory *, enum memory_use);

@@ -1,12 +1,13 @@
-/* node_impl.h: what the files of the node core share: node.c (peers, answers, dispatch), node_ops.c
- * (operations), node_get.c (streamed page replies), node_stats.c. */
+/* node_impl.h: what the files of the node core share: node.c (life, dispatch, running), node_lanes.c (peers
+ * and answers), node_ops.c (operations), node_put.c (PUTs, those that wait too), node_get.c (streamed page
+ * replies from RAM), node_cold.c (and from disks), node_stats.c. */
 #ifndef MEMNODE_NODE_IMPL_H
 #define MEMNODE_NODE_IMPL_H
 
 #include "memnode/leases.h"
 #include "memnode/node.h"
 #include "memnode/objects.h"
-#include "memnode/ram_store.h"
+#include "memnode/store/store.h"
 
 #include <assert.h>
 
@@ -19,8 +20,11 @@ enum {
     MAX_PAGES_PER_BLOCK = 4096,       /* 1024 heads of 4 pages: layout_valid's limit */
     MAX_WANTS = PROTO_MAX_HEADER / 8, /* pages that a GET can name: each has a checksum of 8 bytes */
     JOB_PATIENCE_MS = 5000,           /* a GET that can't move for so long is refused */
-    LANE_PATIENCE_MS = 30000,         /* a peer that reads nothing for so long is forgotten */
-    N_REASONS = SCOUTKV__REFUSED__REASON__NO_HELLO + 1,
+    DISK_PATIENCE_MS = 4000,  /* so is what waits for a disk: before the client's usual 5 s, to say why */
+    READING_BYTES = 32 << 20, /* pages being read from disks; more GETs wait for their turn */
+    BATCH_RUNS = 256,         /* reads that fill one Pages message, at most */
+    LANE_PATIENCE_MS = 30000, /* a peer that reads nothing for so long is forgotten */
+    N_REASONS = SCOUTKV__REFUSED__REASON__READ_ONLY + 1,
     OWNER_NAME_MAX = OBJECT_NAME_MAX,
 };
 
@@ -38,14 +42,42 @@ struct cursor {
     uint32_t index; /* wanted pages before this one, through all wants */
 };
 
-/* A GET that is not completely answered. */
+/* A GET that is not completely answered. It first goes through its pages in RAM, in turn with the lane's
+ * other GETs, and sets aside those that are only on a disk; if there are any, it then goes to node->cold and
+ * has them read. */
 struct get_job {
-    struct get_job *next;
+    struct get_job *next; /* of the lane, then of node->cold */
+    struct lane *lane;
     Scoutkv__Header *header; /* owned */
     uint64_t ns;
-    size_t bytes; /* counted in lane->job_bytes */
-    struct cursor at;
-    uint64_t moved_ns; /* when it last produced something */
+    size_t bytes;       /* counted in lane->job_bytes */
+    struct cursor at;   /* of the walk through RAM, then of the one through what was set aside */
+    size_t touched;     /* wants before this one were told to the store, in this walk */
+    uint64_t moved_ns;  /* when it last produced something */
+    uint32_t n_cold;    /* pages set aside and not yet looked at again */
+    unsigned n_batches; /* Pages messages being read, or read and not yet sent */
+    struct cold_batch *ready, **ready_end; /* of those: to be sent */
+    bool starved;                          /* the last thing that it lacked was memory for replies */
+    uint64_t cold[];                       /* bit i: wanted page i was set aside; nothing without disks */
+};
+
+/* A PUT that is not answered yet: it is parked until the disks' queue has room for it, or it is stored and
+ * waits to be on the medium. */
+struct put_job {
+    struct put_job *next; /* of node->parked */
+    struct put_job *prev_of_lane, *next_of_lane;
+    struct node *node;
+    struct lane *lane;
+    uint64_t id, ns;
+    size_t bytes; /* counted in lane->unacknowledged */
+    bool stored;
+    /* parked */
+    Scoutkv__Header *header; /* owned */
+    struct view payload;     /* owns a reference */
+    uint64_t since_ns;
+    /* stored */
+    Scoutkv__PutAck__Result result;
+    struct store_waiter waiter;
 };
 
 struct lane {
@@ -60,14 +92,17 @@ struct lane {
     uint64_t stuck_ns; /* since when the first outgoing answer waits */
     struct outgoing *out, **out_end;
     size_t out_bytes;
-    struct get_job *jobs, **jobs_end;
-    size_t job_bytes;
+    struct get_job *jobs, **jobs_end; /* that go through RAM */
+    unsigned n_cold;                  /* others, in node->cold */
+    size_t job_bytes;                 /* of both */
+    struct put_job *puts;
+    size_t unacknowledged; /* payload bytes of these */
 };
 
 /* Everything that STATS shows beside gauges; node_stats.c names them. */
 struct node_counters {
-    uint64_t puts, puts_stored, puts_same, puts_exists, put_bytes;
-    uint64_t gets, get_pages, get_bytes, get_misses, get_zero_copy_bytes;
+    uint64_t puts, puts_stored, puts_same, puts_exists, puts_durable, puts_parked, put_bytes;
+    uint64_t gets, get_pages, get_bytes, get_misses, get_zero_copy_bytes, get_disk_pages, get_disk_bytes;
     uint64_t haves, hints, drops, pins, unpins, object_puts, object_gets, object_lists, stats, pings, hellos;
     uint64_t malformed, wrong_version, unread, leases_ended;
     uint64_t refused[N_REASONS];
@@ -79,26 +114,43 @@ struct page_plan {
     const uint8_t *source[PROTO_REPLY_BYTES / 64];
 };
 
+/* The same for one that is read from disk: neighbouring pages of one block. */
+struct cold_run {
+    struct block *block;
+    uint32_t first, n;
+    struct cursor from;         /* where it begins, */
+    uint32_t n_pages, n_missed; /* and how many of the message were planned before it */
+};
+
 struct node {
     char *id, *cluster;
     uint64_t *namespaces; /* NULL: any */
     size_t n_namespaces;
     uint64_t ram, put_credit, idle_ns;
-    uint8_t incarnation[16];
+    size_t n_disks;
+    uint64_t disk_bytes; /* of all */
+    uint64_t now;        /* as last told */
+    uint64_t start_ns;
+    bool indexing, served; /* what lies on the disks is still being read; a first GET was answered */
     const struct log *log;
     node_send_fn *send;
     void *send_arg;
     struct memory *memory;
-    struct ram_store *store;
+    struct store *store;
     struct leases *leases;
     struct objects *objects;
     struct lane *lane_buckets[LANE_BUCKETS];
     struct lane *lanes, *oldest_lane;
     unsigned n_lanes;
-    bool waiting; /* some lane may have answers or GETs that wait */
+    bool waiting; /* some lane may have answers or GETs that wait, or is to be forgotten */
+    struct get_job *cold, **cold_end;     /* GETs whose other pages are on disks, oldest first */
+    struct cold_batch *batches;           /* all of them, also those whose GET is gone */
+    uint64_t reading_bytes;               /* of pages that the store is reading for us */
+    struct put_job *parked, **parked_end; /* oldest first, whatever their lane */
     struct node_counters counters;
     struct node_transport transport;
     struct page_plan plan;
+    struct cold_run runs[BATCH_RUNS];
     uint64_t checksums[MAX_PAGES_PER_BLOCK];
 };
 
@@ -111,21 +163,34 @@ struct call {
     uint64_t id, now;
 };
 
-/* ---- node.c ---- */
+/* ---- node_lanes.c ---- */
+
+/* The lane of a peer; made if it is new. NULL when out of memory. */
+struct lane *lane_open(struct node *, const struct node_peer *, uint64_t now);
+struct lane *lane_heard(struct node *, const struct node_peer *, uint64_t now); /* NULL: a stranger */
+void lane_forget(struct node *, struct lane *);
+void lane_reap(struct node *, const struct node_peer *); /* forgets it if it is gone */
+/* Queues or sends; takes its own references. */
+void lane_send(struct node *, struct lane *, struct buf *header, const struct view *payload, uint64_t now);
+/* Sends what the transport takes of the lane's queue. True if something moved. */
+bool lane_flush(struct node *, struct lane *, uint64_t now);
+/* Whether node_run has something to do for it, besides what waits for disks. */
+static inline bool lane_waits(const struct lane *l)
+{
+    return l->out || l->jobs;
+}
 
 /* Fills in version and id, and sends. The header's strings and arrays are the caller's. */
 void call_answer(struct call *, Scoutkv__Header *, const struct view *payload);
 /* Answers Refused and counts it. credit: payload bytes of a PUT to give back. */
 void call_refuse(struct call *, Scoutkv__Refused__Reason, uint64_t credit, const char *fmt, ...)
     __attribute__((format(printf, 4, 5)));
-/* The lane of a peer; made if it is new. NULL when out of memory. */
-struct lane *lane_open(struct node *, const struct node_peer *, uint64_t now);
-/* Queues or sends; takes its own references. */
-void lane_send(struct node *, struct lane *, struct buf *header, const struct view *payload, uint64_t now);
-static inline bool lane_waits(const struct lane *l)
-{
-    return l->out || l->jobs;
-}
+void call_refuse_malformed(struct call *, uint64_t credit, const char *what);
+/* For want of memory, or of room on the disks; err: the store's sentence, or NULL. */
+void call_refuse_full(struct call *, uint64_t credit, const struct skv_error *err);
+/* What is to become of a key that is not found can't be told while disks are being read. */
+bool node_starting(const struct node *);
+void call_refuse_starting(struct call *, uint64_t credit);
 
 /* ---- operations ---- */
 
@@ -143,12 +208,46 @@ void op_object_list(struct call *);
 void op_stats(struct call *);
 void op_ping(struct call *);
 
+/* ---- node_put.c ---- */
+
+/* Tries the parked PUTs again, in their order. True if one was stored. */
+bool puts_retry(struct node *);
+void puts_tick(struct node *, uint64_t now); /* refuses those that were parked for too long */
+void puts_forget(struct node *, struct lane *);
+
 /* ---- node_get.c ---- */
 
 enum step { STEP_DONE, STEP_SENT, STEP_NO_MEMORY };
-/* Sends the next message of the lane's first GET. DONE: that was its last, and it is gone. */
+/* Sends the next message of the lane's first GET. DONE: that was its last from RAM, and the GET is gone, or
+ * waits for disks. */
 enum step get_step(struct node *, struct lane *, uint64_t now);
 void get_drop(struct lane *); /* forgets the first GET */
+void get_free(struct get_job *);
+/* Refuses a GET that waited for memory which others' unread replies hold. */
+void get_refuse_unread(struct node *, struct lane *, uint64_t id, uint64_t now);
 uint64_t get_id(const struct get_job *);
+
+/* Moves to the next wanted page, if not on one. False at the end. */
+bool cursor_settle(const Scoutkv__Get *, struct cursor *);
+void cursor_pass(struct cursor *);
+/* The block that the want under the cursor names, or NULL. */
+struct block *cursor_block(struct node *, const Scoutkv__Get *, uint64_t ns, const struct cursor *);
+/* Where the page under the cursor is: at *source, or in the block's record, or not here in the version
+ * wanted. */
+enum page_place { PAGE_MISSED, PAGE_IN_RAM, PAGE_ON_DISK };
+enum page_place page_at(const struct block *, const Scoutkv__Get *, const struct cursor *,
+                        const uint8_t **source);
+/* Sends one Pages message (n->plan's found and missed) and counts it. */
+void get_send_pages(struct node *, struct get_job *, size_t n_found, size_t n_missed, size_t page_bytes,
+                    bool last, const struct view *payload, uint64_t now);
+
+/* ---- node_cold.c ---- */
+
+/* Sends what was read and starts reading more. */
+enum node_work cold_run(struct node *, uint64_t now);
+void cold_add(struct node *, struct get_job *); /* a GET that has gone through RAM */
+void cold_tick(struct node *, uint64_t now);    /* refuses those that waited for too long */
+void cold_forget(struct node *, struct lane *);
+void cold_free(struct node *); /* what is left when the store is closed */
 
 #endif

@@ -1,4 +1,5 @@
-/* node_ops.c: what a node does on each request but GET (node_get.c) and STATS (node_stats.c).
+/* node_ops.c: what a node does on each request but PUT (node_put.c), GET (node_get.c) and STATS
+ * (node_stats.c).
  *
  * Every operation checks all of a message before it changes anything: a refused message has changed nothing.
  */
@@ -12,27 +13,11 @@
 #include <string.h>
 
 enum {
+    LEASE_ROOM = 4096, /* holds a lease and its owner's name */
     LIST_MAX = 500
 }; /* names of an OBJECT_LIST answer: at most 256 bytes each, so the header limit holds */
 
 #define REASON(x) SCOUTKV__REFUSED__REASON__##x
-
-static void refuse_malformed(struct call *c, uint64_t credit, const char *what)
-{
-    c->node->counters.malformed++;
-    call_refuse(c, REASON(MALFORMED), credit, "%s", what);
-}
-
-static void refuse_full(struct call *c, uint64_t credit)
-{
-    struct node *n = c->node;
-    call_refuse(
-        c, REASON(FULL), credit,
-        "node '%s' is full: %.1f of its %.1f MiB for blocks are taken, by %" PRIu64
-        " blocks; start it with a larger --ram, add a node, or drop contexts that are no longer needed",
-        n->id, (double)memory_used(n->memory, MEMORY_STORE) / (1 << 20),
-        (double)memory_limit(n->memory, MEMORY_STORE) / (1 << 20), store_blocks(n->store));
-}
 
 static void answer_done(struct call *c, uint32_t count, uint64_t revision)
 {
@@ -55,6 +40,18 @@ static bool serves(const struct node *n, uint64_t ns)
         if (n->namespaces[i] == ns)
             return true;
     return false;
+}
+
+static ProtobufCBinaryData incarnation(const struct node *n)
+{
+    return (ProtobufCBinaryData){DISK_NODE, (uint8_t *)(uintptr_t)store_node(n->store)}; /* only read */
+}
+
+static bool takes_durable(const struct node *n)
+{
+    struct store_stats s;
+    store_stats(n->store, &s);
+    return s.disk_readonly < n->n_disks;
 }
 
 void op_hello(struct call *c)
@@ -92,7 +89,8 @@ void op_hello(struct call *c)
     Scoutkv__HelloAck ack = SCOUTKV__HELLO_ACK__INIT;
     ack.version = hello->version_max < PROTO_VERSION_MAX ? hello->version_max : PROTO_VERSION_MAX;
     ack.node = n->id;
-    ack.incarnation = (ProtobufCBinaryData){sizeof n->incarnation, n->incarnation};
+    ack.incarnation = incarnation(n);
+    ack.durable = takes_durable(n);
     ack.put_credit = l->bulk ? n->put_credit : 0;
     ack.max_header = PROTO_MAX_HEADER;
     ack.max_message = PROTO_MAX_PAYLOAD;
@@ -107,118 +105,20 @@ void op_ping(struct call *c)
 {
     c->node->counters.pings++;
     Scoutkv__Pong pong = SCOUTKV__PONG__INIT;
-    pong.incarnation = (ProtobufCBinaryData){sizeof c->node->incarnation, c->node->incarnation};
+    pong.incarnation = incarnation(c->node);
     Scoutkv__Header h = SCOUTKV__HEADER__INIT;
     h.body_case = SCOUTKV__HEADER__BODY_PONG;
     h.pong = &pong;
     call_answer(c, &h, NULL);
 }
 
-/* ---- PUT ---- */
-
-static void answer_put(struct call *c, Scoutkv__PutAck__Result result, const struct block *stored)
-{
-    Scoutkv__PutAck ack = SCOUTKV__PUT_ACK__INIT;
-    ack.result = result;
-    ack.credit = c->message->payload.len;
-    if (result == SCOUTKV__PUT_ACK__RESULT__EXISTS) {
-        ack.n_checksums = layout_pages(&stored->layout);
-        ack.checksums = (uint64_t *)(uintptr_t)stored->checksums; /* only read */
-    }
-    Scoutkv__Header h = SCOUTKV__HEADER__INIT;
-    h.body_case = SCOUTKV__HEADER__BODY_PUT_ACK;
-    h.put_ack = &ack;
-    call_answer(c, &h, NULL);
-}
-
-static bool same_version(const struct block *b, const struct block_layout *l, const uint64_t *checksums)
-{
-    return b->layout.dtype == l->dtype && b->layout.d_k == l->d_k && b->layout.d_v == l->d_v &&
-           b->layout.head0 == l->head0 && b->layout.n_heads == l->n_heads &&
-           memcmp(b->checksums, checksums, layout_pages(l) * sizeof *checksums) == 0;
-}
-
-/* Whether a PUT may be stored as far as its header and sizes tell; else it has been refused. */
-static bool put_acceptable(struct call *c, struct block_key *key, struct block_layout *layout)
-{
-    const Scoutkv__Put *put = c->message->header->put;
-    size_t len = c->message->payload.len;
-    if (!c->lane->bulk) {
-        call_refuse(c, REASON(CREDIT), len, "PUTs travel on a lane of their own; say HELLO with bulk set");
-        return false;
-    }
-    /* A RAM store answers each PUT before the next one is looked at, so this one is all that is unanswered;
-     * what the client has sent besides waits in the transport, whose queues are bounded per peer. */
-    if (len > c->node->put_credit) {
-        call_refuse(c, REASON(CREDIT), len, "this PUT has %zu bytes and the lane was granted %" PRIu64, len,
-                    c->node->put_credit);
-        return false;
-    }
-    if (!key_from_wire(put->key, c->lane->ns, key) || !layout_from_wire(put->layout, layout)) {
-        refuse_malformed(c, len, "a PUT needs a key with a chain of 32 bytes and a possible layout");
-        return false;
-    }
-    if (layout_block_bytes(layout) > PROTO_MAX_PAYLOAD) {
-        call_refuse(c, REASON(TOO_LARGE), len,
-                    "a block of this layout has %zu bytes and the limit is %d; split its KV heads over "
-                    "several ranges",
-                    layout_block_bytes(layout), PROTO_MAX_PAYLOAD);
-        return false;
-    }
-    if (len != layout_block_bytes(layout) || put->n_checksums != layout_pages(layout)) {
-        refuse_malformed(c, len,
-                         "the payload of a PUT has the size that its layout says, and one checksum a page");
-        return false;
-    }
-    if (put->ack != SCOUTKV__ACK__RAM) {
-        call_refuse(c, REASON(NOT_DURABLE), len,
-                    "node '%s' has no disk and cannot acknowledge 'durable'; ask for 'ram', or use a node "
-                    "with a data "
-                    "directory",
-                    c->node->id);
-        return false;
-    }
-    return true;
-}
-
-void op_put(struct call *c)
-{
-    struct node *n = c->node;
-    const Scoutkv__Put *put = c->message->header->put;
-    const struct view *payload = &c->message->payload;
-    struct block_key key;
-    struct block_layout layout;
-    n->counters.puts++;
-    if (!put_acceptable(c, &key, &layout))
-        return;
-    struct block *b = store_find(n->store, &key);
-    if (b) {
-        bool same = same_version(b, &layout, put->checksums);
-        n->counters.puts_same += same;
-        n->counters.puts_exists += !same;
-        return answer_put(c, same ? SCOUTKV__PUT_ACK__RESULT__SAME : SCOUTKV__PUT_ACK__RESULT__EXISTS, b);
-    }
-    block_checksums(&key, &layout, payload->data, n->checksums);
-    for (size_t i = 0; i < layout_pages(&layout); i++)
-        if (n->checksums[i] != put->checksums[i])
-            return call_refuse(
-                c, REASON(CHECKSUM), payload->len,
-                "page %zu of KV head %zu does not match its checksum: the bytes changed on their way, or "
-                "the sums were made for another key; send the block again",
-                i % BLOCK_PAGES, layout.head0 + i / BLOCK_PAGES);
-    if (store_put(n->store, &key, &layout, payload->data, put->checksums, &b))
-        return refuse_full(c, payload->len);
-    n->counters.puts_stored++;
-    n->counters.put_bytes += payload->len;
-    answer_put(c, SCOUTKV__PUT_ACK__RESULT__STORED, b);
-}
-
 /* ---- by keys: HAVE, HINT, DROP, PIN, UNPIN ---- */
 
 /* Finds the blocks of keys: blocks[i] is NULL where there is none. NULL when the message was refused; free()
- * it. */
-static struct block **find_blocks(struct call *c, Scoutkv__Key **keys, size_t n)
+ * it. all: one that is not found while the disks are still being read refuses it. */
+static struct block **find_blocks(struct call *c, Scoutkv__Key **keys, size_t n, bool all)
 {
+    bool starting = all && node_starting(c->node);
     struct block **blocks = malloc((n + 1) * sizeof *blocks);
     if (!blocks) {
         call_refuse(c, REASON(FULL), 0, "node '%s' is out of memory", c->node->id);
@@ -228,10 +128,15 @@ static struct block **find_blocks(struct call *c, Scoutkv__Key **keys, size_t n)
         struct block_key key;
         if (!key_from_wire(keys[i], c->lane->ns, &key)) {
             free(blocks);
-            refuse_malformed(c, 0, "a key has a chain of 32 bytes");
+            call_refuse_malformed(c, 0, "a key has a chain of 32 bytes");
             return NULL;
         }
         blocks[i] = store_find(c->node->store, &key);
+        if (!blocks[i] && starting) {
+            free(blocks);
+            call_refuse_starting(c, 0);
+            return NULL;
+        }
     }
     return blocks;
 }
@@ -240,7 +145,7 @@ void op_have(struct call *c)
 {
     const Scoutkv__Have *have = c->message->header->have;
     c->node->counters.haves++;
-    struct block **blocks = find_blocks(c, have->keys, have->n_keys);
+    struct block **blocks = find_blocks(c, have->keys, have->n_keys, true);
     if (!blocks)
         return;
     uint8_t *present = (uint8_t *)blocks; /* in place: byte i is written after pointer i was read */
@@ -257,20 +162,21 @@ void op_have(struct call *c)
 
 void op_hint(struct call *c)
 {
+    struct node *n = c->node;
     const Scoutkv__Hint *hint = c->message->header->hint;
     uint32_t done = 0;
-    c->node->counters.hints++;
+    n->counters.hints++;
     bool ok = hint->n_keys == hint->n_keep;
     for (size_t i = 0; ok && i < hint->n_keep; i++)
         ok = !isnan(hint->keep[i]);
     if (!ok)
-        return refuse_malformed(c, 0, "a HINT has one number a key");
-    struct block **blocks = find_blocks(c, hint->keys, hint->n_keys);
+        return call_refuse_malformed(c, 0, "a HINT has one number a key");
+    struct block **blocks = find_blocks(c, hint->keys, hint->n_keys, true);
     if (!blocks)
         return;
     for (size_t i = 0; i < hint->n_keys; i++)
         if (blocks[i]) {
-            blocks[i]->keep = hint->keep[i];
+            store_hint(n->store, blocks[i], hint->keep[i]);
             done++;
         }
     free(blocks);
@@ -283,7 +189,7 @@ void op_drop(struct call *c)
     const Scoutkv__Drop *drop = c->message->header->drop;
     uint32_t done = 0;
     n->counters.drops++;
-    struct block **blocks = find_blocks(c, drop->keys, drop->n_keys);
+    struct block **blocks = find_blocks(c, drop->keys, drop->n_keys, true);
     if (!blocks)
         return;
     for (size_t i = 0; i < drop->n_keys; i++) {
@@ -315,7 +221,7 @@ static bool owner_acceptable(struct call *c, const char *owner)
     size_t len = strlen(owner);
     if (len >= 1 && len <= OWNER_NAME_MAX)
         return true;
-    refuse_malformed(c, 0, "a lease's owner is a name of 1 to 255 bytes");
+    call_refuse_malformed(c, 0, "a lease's owner is a name of 1 to 255 bytes");
     return false;
 }
 
@@ -328,13 +234,15 @@ void op_pin(struct call *c)
     n->counters.pins++;
     if (!owner_acceptable(c, pin->owner))
         return;
-    struct block **blocks = find_blocks(c, pin->keys, pin->n_keys);
+    struct block **blocks = find_blocks(c, pin->keys, pin->n_keys, true);
     if (!blocks)
         return;
     for (size_t i = 0; i < pin->n_keys && rc == 0; i++)
         if (blocks[i]) {
             lease_owner(n->leases, blocks[i], c->now); /* ended ones make room */
             rc = lease_take(n->leases, pin->owner, blocks[i], c->now + pin->ttl_ms * NS_PER_MS);
+            if (rc == -ENOSPC && store_make_room(n->store, LEASE_ROOM))
+                rc = lease_take(n->leases, pin->owner, blocks[i], c->now + pin->ttl_ms * NS_PER_MS);
             done += rc == 0;
         }
     free(blocks);
@@ -344,7 +252,7 @@ void op_pin(struct call *c)
             "a block has %d leases, which is the limit; %u of the blocks were leased before it",
             LEASES_PER_BLOCK, done);
     if (rc)
-        return refuse_full(c, 0);
+        return call_refuse_full(c, 0, NULL);
     answer_done(c, done, 0);
 }
 
@@ -358,7 +266,8 @@ void op_unpin(struct call *c)
         return;
     if (unpin->n_keys == 0)
         return answer_done(c, (uint32_t)lease_end_all(n->leases, c->lane->ns, unpin->owner), 0);
-    struct block **blocks = find_blocks(c, unpin->keys, unpin->n_keys);
+    struct block **blocks =
+        find_blocks(c, unpin->keys, unpin->n_keys, false); /* who has no entry has no lease */
     if (!blocks)
         return;
     for (size_t i = 0; i < unpin->n_keys; i++)
@@ -375,7 +284,7 @@ static bool object_acceptable(struct call *c, Scoutkv__ObjectKind kind, const ch
     if ((kind == SCOUTKV__OBJECT_KIND__MANIFEST || kind == SCOUTKV__OBJECT_KIND__SIDECAR) &&
         len >= name_min && len <= OBJECT_NAME_MAX)
         return true;
-    refuse_malformed(c, 0, "an object is a manifest or a sidecar with a name of 1 to 255 bytes");
+    call_refuse_malformed(c, 0, "an object is a manifest or a sidecar with a name of 1 to 255 bytes");
     return false;
 }
 
@@ -416,8 +325,10 @@ void op_object_put(struct call *c)
     if (put->ack != SCOUTKV__ACK__RAM)
         return call_refuse(
             c, REASON(NOT_DURABLE), 0,
-            "node '%s' has no disk and cannot acknowledge 'durable'; ask for 'ram', or use a node with "
-            "a data directory",
+            n->n_disks ? "node '%s' keeps manifests and sidecars in RAM only, so far, and cannot "
+                         "acknowledge 'durable' for them; ask for 'ram'"
+                       : "node '%s' has no disk and cannot acknowledge 'durable'; ask for 'ram', or use "
+                         "a node with a data directory",
             n->id);
     if (object_checksum(put->kind, put->name, payload->data, payload->len) != put->checksum)
         return call_refuse(c, REASON(CHECKSUM), 0, "object '%s' does not match its checksum; send it again",
@@ -425,9 +336,10 @@ void op_object_put(struct call *c)
     if (!object_may_change(c, put, object_find(n->objects, c->lane->ns, put->kind, put->name)))
         return;
     const struct object *stored;
+    (void)store_make_room(n->store, payload->len + OBJECT_NAME_MAX + 4096); /* if not, it says so itself */
     if (object_store(n->objects, c->lane->ns, put->kind, put->name, payload->data, payload->len,
                      put->checksum, &stored))
-        return refuse_full(c, 0);
+        return call_refuse_full(c, 0, NULL);
     answer_done(c, 1, stored->revision);
 }
 

@@ -1,8 +1,12 @@
-/* server.c: see server.h. One loop: receive a bounded batch, let the core act, give it its ticks, sleep. */
+/* server.c: see server.h. One loop: receive a bounded batch, let the core act, give it its ticks, sleep until
+ * a message comes or a disk is done with something. */
 #include "memnode/server.h"
 #include "common/clock.h"
+#include "memnode/store/io_files.h"
+#include "memnode/store/store.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,16 +17,25 @@ enum {
     BATCH = 64, /* messages received before anything else gets its turn */
     TICK_MS = 500,
     BLOCKED_MS = 1, /* a ROUTER can't be polled for room towards one peer */
+    DISK_MS = 50,   /* small groups are written, and disks scrubbed, by the clock */
+    FLUSH_S = 60,   /* at the end */
 };
 
-struct shell {
+struct server {
     struct zmqx_socket *socket;
     struct node *node;
+    struct io *io; /* NULL: no disks */
+    const struct log *log;
+    /* embedded: */
+    int stop_fd;
+    pthread_t thread;
 };
+
+/* ---- serving ---- */
 
 static int send_answer(void *arg, const struct node_peer *p, struct buf *header, const struct view *payload)
 {
-    struct shell *s = arg;
+    struct server *s = arg;
     struct zmqx_peer to = {.len = p->len};
     memcpy(to.id, p->id, p->len);
     return zmqx_send(s->socket, &to, header, payload);
@@ -44,7 +57,7 @@ static void act(struct node *n, const struct zmqx_message *z, uint64_t now)
 }
 
 /* Receives what is there, at most a batch. 0 or -ESHUTDOWN. */
-static int drain(struct shell *s)
+static int drain(struct server *s)
 {
     for (int i = 0; i < BATCH; i++) {
         struct zmqx_message z;
@@ -61,7 +74,7 @@ static int drain(struct shell *s)
     return 0;
 }
 
-static void tick(struct shell *s, uint64_t now)
+static void tick(struct server *s, uint64_t now)
 {
     struct zmqx_events e = zmqx_events(s->socket);
     node_set_transport(s->node, &(struct node_transport){.accepted = e.accepted,
@@ -70,8 +83,19 @@ static void tick(struct shell *s, uint64_t now)
     node_tick(s->node, now);
 }
 
+/* How long the loop may sleep, in ms. */
+static int nap(const struct server *s, enum node_work work, uint64_t left_ns)
+{
+    int left = (int)(left_ns / NS_PER_MS) + 1;
+    if (work == NODE_BUSY)
+        return 0;
+    if (work == NODE_BLOCKED)
+        return BLOCKED_MS;
+    return s->io && left > DISK_MS ? DISK_MS : left;
+}
+
 /* Serves until stop_fd is readable (0) or the context is shut down (-ESHUTDOWN). */
-static int serve(struct shell *s, int stop_fd)
+static int serve(struct server *s, int stop_fd)
 {
     uint64_t next_tick = 0;
     for (;;) {
@@ -81,11 +105,9 @@ static int serve(struct shell *s, int stop_fd)
             next_tick = now + TICK_MS * NS_PER_MS;
         }
         enum node_work work = node_run(s->node, now);
-        int wait = work == NODE_BUSY      ? 0
-                   : work == NODE_BLOCKED ? BLOCKED_MS
-                                          : (int)((next_tick - now) / NS_PER_MS) + 1;
-        struct zmqx_poll_item items[] = {{.socket = s->socket}, {.fd = stop_fd}};
-        int rc = zmqx_poll(items, 2, wait);
+        struct zmqx_poll_item items[] = {
+            {.socket = s->socket}, {.fd = stop_fd}, {.fd = node_poll_fd(s->node)}};
+        int rc = zmqx_poll(items, items[2].fd >= 0 ? 3 : 2, nap(s, work, next_tick - now));
         if (rc >= 0 && items[1].readable)
             return 0;
         if (rc > 0 && items[0].readable)
@@ -95,14 +117,103 @@ static int serve(struct shell *s, int stop_fd)
     }
 }
 
-int server_run(struct zmqx_socket *listener, const struct node_opts *opts, int stop_fd, struct skv_error *err)
+/* ---- the end ---- */
+
+static bool asked_again(int stop_fd)
 {
-    struct shell s = {.socket = listener};
-    s.node = node_new(opts, send_answer, &s, err);
-    if (!s.node)
-        return err ? err->code : -ENOMEM;
-    int rc = serve(&s, stop_fd);
-    node_free(s.node);
+    struct pollfd p = {.fd = stop_fd, .events = POLLIN};
+    uint64_t count;
+    return poll(&p, 1, 0) == 1 && read(stop_fd, &count, sizeof count) == sizeof count;
+}
+
+/* Nobody is served any more; what was acknowledged from RAM goes to the disks. */
+static void flush(struct server *s, int stop_fd)
+{
+    uint64_t left, begin = clock_ns(), now = begin;
+    if (node_flushed(s->node, &left))
+        return;
+    log_write(s->log, LOG_LEVEL_INFO, "flushing %.1f MiB to disk", (double)left / (1 << 20));
+    asked_again(stop_fd); /* the first time */
+    for (; now < begin + FLUSH_S * NS_PER_S; now = clock_ns()) {
+        enum node_work work = node_run(s->node, now);
+        if (node_flushed(s->node, &left))
+            break;
+        struct pollfd p[] = {{.fd = node_poll_fd(s->node), .events = POLLIN},
+                             {.fd = stop_fd, .events = POLLIN}};
+        (void)poll(p, 2, work == NODE_BUSY ? 0 : DISK_MS);
+        if (asked_again(stop_fd))
+            log_write(
+                s->log, LOG_LEVEL_WARN,
+                "still flushing: %.1f MiB are not on disk yet, and it may take %d s in all; SIGKILL would "
+                "lose them",
+                (double)left / (1 << 20), FLUSH_S);
+    }
+    double seconds = (double)(clock_ns() - begin) / 1e9;
+    if (!node_flushed(s->node, &left))
+        log_write(s->log, LOG_LEVEL_ERROR,
+                  "gave up flushing after %.0f s: %.1f MiB are not on disk and are lost", seconds,
+                  (double)left / (1 << 20));
+    else if (*node_trouble(s->node))
+        log_write(s->log, LOG_LEVEL_ERROR, "what could not be written is lost: %s", node_trouble(s->node));
+    else
+        log_write(s->log, LOG_LEVEL_INFO, "flushed in %.2f s", seconds);
+}
+
+/* ---- making and freeing ---- */
+
+static int make_node(struct server *s, const struct node_opts *opts, struct skv_error *err)
+{
+    struct node_opts o = *opts;
+    struct skv_error why = {0};
+    char text[600];
+    s->log = o.log;
+    s->stop_fd = -1;
+    o.start_ns = clock_ns();
+    if (o.n_disks && !(s->io = io_new(&why, err)))
+        return -EIO;
+    if (why.text[0])
+        log_write(s->log, why.code ? LOG_LEVEL_WARN : LOG_LEVEL_INFO, "%s", why.text);
+    o.io = s->io;
+    s->node = node_new(&o, send_answer, s, err);
+    for (size_t i = 0; s->node && i < o.n_disks; i++)
+        log_write(s->log, LOG_LEVEL_INFO, "%s", io_files_describe(s->io, (int)i, text, sizeof text));
+    return s->node ? 0 : -EIO;
+}
+
+void server_free(struct server *s)
+{
+    if (!s)
+        return;
+    node_free(s->node);
+    if (s->io)
+        s->io->ops->close(s->io);
+    free(s);
+}
+
+static struct server *server_make(const struct node_opts *opts, struct skv_error *err)
+{
+    struct server *s = calloc(1, sizeof *s);
+    if (!s)
+        skv_fail(err, -ENOMEM, "out of memory");
+    if (s && make_node(s, opts, err)) {
+        server_free(s);
+        return NULL;
+    }
+    return s;
+}
+
+struct server *server_new(struct zmqx_socket *listener, const struct node_opts *opts, struct skv_error *err)
+{
+    struct server *s = server_make(opts, err);
+    if (s)
+        s->socket = listener;
+    return s;
+}
+
+int server_run(struct server *s, int stop_fd, struct skv_error *err)
+{
+    int rc = serve(s, stop_fd);
+    flush(s, stop_fd);
     return rc == -ESHUTDOWN ? 0
            : rc             ? skv_fail(err, rc, "the listening socket failed: %s", strerror(-rc))
                             : 0;
@@ -110,43 +221,33 @@ int server_run(struct zmqx_socket *listener, const struct node_opts *opts, int s
 
 /* ---- embedded ---- */
 
-struct server {
-    struct shell shell;
-    int stop_fd;
-    pthread_t thread;
-};
-
 static void *thread_main(void *arg)
 {
     struct server *s = arg;
-    (void)serve(&s->shell, s->stop_fd); /* a shutdown of the context ends it as well */
+    (void)server_run(s, s->stop_fd, NULL); /* a shutdown of the context ends it as well */
     return NULL;
 }
 
-static void server_free(struct server *s)
+static void embedded_free(struct server *s)
 {
-    zmqx_close(s->shell.socket);
-    node_free(s->shell.node);
+    zmqx_close(s->socket);
     if (s->stop_fd >= 0)
         close(s->stop_fd);
-    free(s);
+    server_free(s);
 }
 
 struct server *server_start(void *zmq_ctx, const char *endpoint, const struct node_opts *opts,
                             struct skv_error *err)
 {
-    struct server *s = calloc(1, sizeof *s);
-    if (!s) {
-        skv_fail(err, -ENOMEM, "out of memory");
+    struct server *s = server_make(opts, err);
+    if (!s)
         return NULL;
-    }
     s->stop_fd = eventfd(0, EFD_CLOEXEC);
     if (s->stop_fd < 0) {
         skv_fail(err, -errno, "cannot make an eventfd: %s", strerror(errno));
         goto error;
     }
-    s->shell.node = node_new(opts, send_answer, &s->shell, err);
-    if (!s->shell.node || zmqx_router(zmq_ctx, endpoint, PROTO_MAX_PAYLOAD, &s->shell.socket, err))
+    if (zmqx_router(zmq_ctx, endpoint, PROTO_MAX_PAYLOAD, &s->socket, err))
         goto error;
     int rc = pthread_create(&s->thread, NULL, thread_main, s);
     if (rc) {
@@ -155,7 +256,7 @@ struct server *server_start(void *zmq_ctx, const char *endpoint, const struct no
     }
     return s;
 error:
-    server_free(s);
+    embedded_free(s);
     return NULL;
 }
 
@@ -167,10 +268,10 @@ void server_stop(struct server *s)
     ssize_t written = write(s->stop_fd, &one, sizeof one); /* can't fail: the counter is far from its limit */
     (void)written;
     pthread_join(s->thread, NULL);
-    server_free(s);
+    embedded_free(s);
 }
 
 const char *server_endpoint(const struct server *s)
 {
-    return zmqx_endpoint(s->shell.socket);
+    return zmqx_endpoint(s->socket);
 }

@@ -19,7 +19,8 @@ struct stats_args {
 #define AT(member) offsetof(struct stats_args, member)
 static const struct opt table[] = {
     {"nodes", 0, OPT_STRING, AT(nodes), "LIST", "memory nodes: host:port[*weight],…", .required = true},
-    {"json", 0, OPT_FLAG, AT(json), NULL, "print {\"nodes\": {\"NAME\": {\"COUNTER\": VALUE, …}, …}}"},
+    {"json", 0, OPT_FLAG, AT(json), NULL,
+     "print {\"nodes\": {\"NAME\": {\"COUNTER\": VALUE, …, \"trouble\": TEXT}, …}}"},
     {"all", 0, OPT_FLAG, AT(all), NULL, "also show counters that are 0 on every node"},
     {"cluster", 0, OPT_STRING, AT(cluster), "NAME", "name that the nodes were started with"},
     {"namespace", 0, OPT_U64, AT(ns), "N", "tenant to ask as, where nodes serve only some"},
@@ -27,6 +28,12 @@ static const struct opt table[] = {
      .max = 3600e3},
     {0},
 };
+
+/* The one entry that is no number. */
+static bool is_text(const struct tier_counter *c)
+{
+    return strcmp(c->name, "trouble") == 0;
+}
 
 static int print_json(const struct tier_counter *c, size_t n)
 {
@@ -38,7 +45,8 @@ static int print_json(const struct tier_counter *c, size_t n)
             json_object_set_new(nodes, c[i].node, json_object());
             node = json_object_get(nodes, c[i].node);
         }
-        json_object_set_new(node, c[i].name, json_integer((json_int_t)c[i].value));
+        json_t *value = is_text(&c[i]) ? json_string(c[i].text) : json_integer((json_int_t)c[i].value);
+        json_object_set_new(node, c[i].name, value ? value : json_string("(not UTF-8)"));
     }
     int rc = json_dumpf(root, stdout, JSON_INDENT(2)) || putchar('\n') == EOF ? -EIO : 0;
     json_decref(root);
@@ -78,7 +86,7 @@ static void print_table(const struct tier_counter *c, size_t n, bool all)
     printf("%s\n", n_nodes > 1 ? "           total" : "");
     for (size_t i = 0; i < n; i++) {
         uint64_t value, sum = 0;
-        if (!is_first(c, i, false))
+        if (is_text(&c[i]) || !is_first(c, i, false))
             continue;
         for (size_t j = 0; j < n; j++)
             sum += strcmp(c[j].name, c[i].name) == 0 ? c[j].value : 0;
@@ -96,6 +104,9 @@ static void print_table(const struct tier_counter *c, size_t n, bool all)
             printf(" %15" PRIu64, sum);
         putchar('\n');
     }
+    for (size_t i = 0; i < n; i++)
+        if (is_text(&c[i]) && c[i].text[0])
+            printf("%s has trouble: %s\n", c[i].node, c[i].text);
 }
 
 static int stats(const struct stats_args *a, struct skv_error *err)
@@ -134,7 +145,10 @@ int cmd_stats(int argc, char **argv)
         "asked (puts,\n"
         "gets and their pages and bytes, misses), what it refused and why, and what its sockets saw. "
         "Counters begin at 0 when\n"
-        "a node starts; blocks, bytes, objects, leases, lanes and the ram_ lines are the state now.",
+        "a node starts; blocks, bytes, objects, leases, lanes, the ram_ lines and most of the disk_ lines "
+        "that "
+        "end in bytes\n"
+        "or segments are the state now. What is wrong with a node's disks is said last.",
         "  scoutkv stats --nodes 127.0.0.1:7401,127.0.0.1:7402\n"
         "  scoutkv stats --nodes 127.0.0.1:7401 --json | jq '.nodes[].bytes'",
         groups};

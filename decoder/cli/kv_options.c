@@ -1,4 +1,5 @@
 #include "decoder/cli/kv_options.h"
+#include "memnode/disk_options.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -16,6 +17,8 @@ const struct opt kv_node_table[] = {
     {"cluster", 0, OPT_STRING, AT(cluster), "NAME", "name that the nodes were started with"},
     {"namespace", 0, OPT_U64, AT(ns), "N", "tenant; blocks of different tenants never meet (0 if not given)"},
     {"ram", 0, OPT_SIZE, AT(ram), "SIZE", "memory of the node inside this process", .min = 1 << 20},
+    {"disk", 0, OPT_LIST, AT(disk), "DIR:SIZE",
+     "a directory that the node inside this process keeps blocks in, and how much of it they may take"},
     {"timeout-ms", 0, OPT_U32, AT(timeout_ms), "MS", "deadline of every request to a node", .min = 1,
      .max = 3600000},
     {"threads", 't', OPT_U32, AT(threads), "N", "compute threads; all cores if not given", .min = 1,
@@ -113,6 +116,21 @@ static int add_protected(const struct kv_options *o, struct kv_ranges *ranges, s
     return 0;
 }
 
+static int check_disks(const struct kv_options *o, struct skv_error *err)
+{
+    struct disk_options disks;
+    struct skv_error why;
+    if (o->disk.n && o->nodes)
+        return skv_fail(
+            err, -EINVAL,
+            "disk: it belongs to the node inside this process, which --nodes replaces; give it to "
+            "scoutkv-memnode");
+    if (disk_options_parse(o->disk.item, o->disk.n, &disks, &why))
+        return skv_fail(err, -EINVAL, "disk: %.450s", why.text);
+    disk_options_free(&disks);
+    return 0;
+}
+
 int kv_context_opts(const struct kv_options *o, struct kv_ranges *ranges, char recipe[32],
                     struct skv_context_opts *out, struct skv_error *err)
 {
@@ -122,7 +140,9 @@ int kv_context_opts(const struct kv_options *o, struct kv_ranges *ranges, char r
         return skv_fail(err, -EINVAL, "chunk: %u is not a multiple of %d", o->chunk, SKV_BLOCK);
     if (o->seal_lag && o->seal_lag < o->window)
         return skv_fail(err, -EINVAL, "seal-lag: %u is less than the window (%u)", o->seal_lag, o->window);
-    int rc = add_protected(o, ranges, err);
+    int rc = check_disks(o, err);
+    if (!rc)
+        rc = add_protected(o, ranges, err);
     if (rc)
         return rc;
     skv_context_defaults(out);
@@ -155,6 +175,8 @@ void kv_tier_opts(const struct kv_options *o, struct skv_tier_opts *out)
         .cluster = o->cluster,
         .ns = o->ns,
         .ram = o->ram,
+        .disks = o->disk.item,
+        .n_disks = o->disk.n,
         .timeout_ms = o->timeout_ms,
         .threads = o->threads,
     };

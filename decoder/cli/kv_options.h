@@ -10,6 +10,7 @@ struct kv_options {
     /* the tier */
     const char *nodes, *cluster;
     uint64_t ns, ram;
+    struct opt_list disk; /* of the node inside this process */
     uint32_t timeout_ms, threads;
     /* contexts */
     const char *policy, *prefill, *kv_type, *ack;

@@ -25,8 +25,13 @@ int skv_tier_open(const struct skv_tier_opts *o, skv_tier **out, struct skv_erro
         rc = skv_fail(err, -ENOMEM, "out of memory");
         goto error;
     }
-    struct tier_opts to = {
-        .nodes = o->nodes, .cluster = o->cluster, .ns = o->ns, .ram = o->ram, .timeout_ms = o->timeout_ms};
+    struct tier_opts to = {.nodes = o->nodes,
+                           .cluster = o->cluster,
+                           .ns = o->ns,
+                           .ram = o->ram,
+                           .disks = o->disks,
+                           .n_disks = o->n_disks,
+                           .timeout_ms = o->timeout_ms};
     rc = tier_open(&to, &t->tier, err);
     if (rc)
         goto error;

@@ -9,6 +9,7 @@
 #include "common/clock.h"
 
 #include <assert.h>
+#include <ctype.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -387,6 +388,15 @@ struct stats_node {
     const char *id;
 };
 
+/* A node's words are a stranger's. */
+static void printable(char *out, size_t size, const char *text)
+{
+    size_t len = 0;
+    for (; *text && len + 1 < size; text++)
+        out[len++] = iscntrl((unsigned char)*text) ? '?' : *text;
+    out[len] = 0;
+}
+
 static void stats_answered(void *arg, int rc, const struct message *m, const struct skv_error *err)
 {
     struct stats_node *node = arg;
@@ -400,11 +410,14 @@ static void stats_answered(void *arg, int rc, const struct message *m, const str
             err = &own;
         } else {
             r->all = all;
-            for (size_t i = 0; i < a->n_counters; i++) {
+            for (size_t i = 0; i <= a->n_counters; i++) {
                 struct tier_counter *to = &all[r->n++];
+                bool last = i == a->n_counters;
+                *to = (struct tier_counter){.value = last ? 0 : a->counters[i]->value};
                 snprintf(to->node, sizeof to->node, "%s", node->id);
-                snprintf(to->name, sizeof to->name, "%s", a->counters[i]->name);
-                to->value = a->counters[i]->value;
+                snprintf(to->name, sizeof to->name, "%s", last ? "trouble" : a->counters[i]->name);
+                if (last)
+                    printable(to->text, sizeof to->text, a->trouble);
             }
         }
     }

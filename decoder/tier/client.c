@@ -125,6 +125,7 @@ void request_free(struct client *c, struct request *r)
         l->asked -= r->n_left * r->page_bytes;
     }
     outgoing_clear(&r->message);
+    r->queued = false;
     r->kind = REQUEST_FREE;
     c->free_slots[c->n_free++] = r->id & UINT16_MAX;
 }
@@ -384,6 +385,17 @@ static void hello_answered(struct client *c, struct request *r, const struct mes
 
 /* ---- calls ---- */
 
+static void call_queue(struct lane *l, struct request *r, uint64_t not_before)
+{
+    struct request **at = &l->calls;
+    while (*at)
+        at = &(*at)->next;
+    r->queued = true;
+    r->not_before = not_before;
+    r->next = NULL;
+    *at = r;
+}
+
 int client_call(struct client *c, unsigned node, bool bulk, Scoutkv__Header *header, struct view payload,
                 Scoutkv__Header__BodyCase expect, client_reply_fn *reply, void *arg, uint64_t now,
                 struct skv_error *err)
@@ -410,21 +422,26 @@ int client_call(struct client *c, unsigned node, bool bulk, Scoutkv__Header *hea
     r->expect = expect;
     r->reply = reply;
     r->arg = arg;
-    r->next = NULL;
-    struct lane *l = &c->lanes[lane];
-    *(l->calls ? &l->calls_end->next : &l->calls) = r;
-    l->calls_end = r;
+    r->give_up = r->deadline;
+    call_queue(&c->lanes[lane], r, now);
     return 0;
 }
 
-static bool call_next(struct lane *l, struct outgoing *out)
+/* The lane's next call that may be sent now. What is sent stays with the request: it may be asked again. */
+static bool call_next(struct lane *l, uint64_t now, struct outgoing *out)
 {
-    struct request *r = l->calls;
+    struct request **at = &l->calls;
+    while (*at && now < (*at)->not_before)
+        at = &(*at)->next;
+    struct request *r = *at;
     if (!r)
         return false;
-    l->calls = r->next;
+    *at = r->next;
+    r->queued = false;
     *out = r->message;
-    r->message = (struct outgoing){0};
+    buf_ref(out->header);
+    if (out->payload.owner)
+        buf_ref(out->payload.owner);
     return true;
 }
 
@@ -433,10 +450,17 @@ static void call_answered(struct client *c, struct request *r, const struct mess
     client_reply_fn *reply = r->reply;
     void *arg = r->arg;
     unsigned node = c->lanes[r->lane].node;
+    bool refused = m->header->body_case == SCOUTKV__HEADER__BODY_REFUSED;
+    if (refused && refused_starting(m->header->refused) && now + STARTING_PAUSE_NS < r->give_up) {
+        c->totals.tier.refused++;
+        r->deadline = now + STARTING_PAUSE_NS + c->opts.timeout_ns;
+        call_queue(&c->lanes[r->lane], r, now + STARTING_PAUSE_NS);
+        return;
+    }
     if (m->header->body_case == r->expect) {
         request_free(c, r);
         reply(arg, 0, m, NULL);
-    } else if (m->header->body_case == SCOUTKV__HEADER__BODY_REFUSED) {
+    } else if (refused) {
         struct skv_error err;
         int rc = refusal(&c->nodes[node], m->header->refused, &err);
         c->totals.tier.refused++;
@@ -459,7 +483,7 @@ int refusal(const struct client_node *n, const Scoutkv__Refused *r, struct skv_e
         [SCOUTKV__REFUSED__REASON__VERSION] = {-EPROTONOSUPPORT, "speaks another version of the protocol"},
         [SCOUTKV__REFUSED__REASON__CLUSTER] = {-EHOSTUNREACH, "belongs to another cluster"},
         [SCOUTKV__REFUSED__REASON__NAMESPACE] = {-EACCES, "does not serve this namespace"},
-        [SCOUTKV__REFUSED__REASON__FULL] = {-ENOSPC, "is full"},
+        [SCOUTKV__REFUSED__REASON__FULL] = {-ENOSPC, "has no room"},
         [SCOUTKV__REFUSED__REASON__NOT_DURABLE] = {-ENOTSUP, "has no disk"},
         [SCOUTKV__REFUSED__REASON__CHECKSUM] = {-EBADMSG, "got bytes that fail their checksums"},
         [SCOUTKV__REFUSED__REASON__TOO_LARGE] = {-EMSGSIZE, "finds the request too large"},
@@ -467,6 +491,8 @@ int refusal(const struct client_node *n, const Scoutkv__Refused *r, struct skv_e
         [SCOUTKV__REFUSED__REASON__CONFLICT] = {-ESTALE, "has another revision"},
         [SCOUTKV__REFUSED__REASON__CREDIT] = {-EPROTO, "was sent more than it granted"},
         [SCOUTKV__REFUSED__REASON__NO_HELLO] = {-EPROTO, "does not know this client any more"},
+        [SCOUTKV__REFUSED__REASON__STARTING] = {-EHOSTUNREACH, "is still reading its disks"},
+        [SCOUTKV__REFUSED__REASON__READ_ONLY] = {-EROFS, "takes no writes"},
     };
     unsigned reason = (unsigned)r->reason;
     bool known = reason < sizeof reasons / sizeof *reasons;
@@ -477,6 +503,11 @@ int refusal(const struct client_node *n, const Scoutkv__Refused *r, struct skv_e
     text[len] = 0;
     return skv_fail(err, known ? reasons[reason].code : -EPROTO, "%s %s%s%s", node_name(n, name),
                     known ? reasons[reason].what : "refuses", len ? ": " : "", text);
+}
+
+bool refused_starting(const Scoutkv__Refused *r)
+{
+    return r->reason == SCOUTKV__REFUSED__REASON__STARTING;
 }
 
 static void dispatch(struct client *c, unsigned lane, const struct message *m, uint64_t now)
@@ -492,7 +523,7 @@ static void dispatch(struct client *c, unsigned lane, const struct message *m, u
         node_lost(c, node, now, -EHOSTUNREACH, "%s", err.text);
         return;
     }
-    if (!r || r->message.header) { /* given up already, or not even sent */
+    if (!r || r->queued) { /* given up already, or not even sent */
         c->totals.late++;
         return;
     }
@@ -549,7 +580,7 @@ bool client_next(struct client *c, unsigned lane, uint64_t now, struct outgoing 
     bool sent;
     if (!l->greeted)
         sent = hello_next(c, lane, now, out);
-    else if (call_next(l, out))
+    else if (call_next(l, now, out))
         sent = true;
     else
         sent = l->bulk ? put_next(c, lane, now, out) : get_next(c, lane, now, out);

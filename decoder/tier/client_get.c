@@ -3,7 +3,8 @@
  * Every page of a fetch lies in at most one queue: of the node that is asked next, or of the doomed, which no
  * node has; so one array of links serves all queues. GETs are built only when a lane has room in its window,
  * from the oldest fetch first and in page order, so pages arrive about in the order in which they are merged.
- * A page that its node misses, spoils or cannot give goes to the next node in rank. */
+ * A page that its node misses, spoils or cannot give goes to the next node in rank. A node that still reads
+ * its disks is asked again, for as long as a request may take. */
 #include "decoder/tier/client_internal.h"
 
 #include <assert.h>
@@ -31,6 +32,10 @@ struct tier_fetch {
     uint8_t order[PLACEMENT_MAX_NODES];
     struct page_queue doomed;
     struct page_queue queue[PLACEMENT_MAX_NODES];
+    struct {
+        uint64_t not_before; /* to be asked again then */
+        uint64_t give_up;    /* 0: it was not starting when it was asked */
+    } starting[PLACEMENT_MAX_NODES];
     uint32_t *link; /* [n] the next page in the same queue */
     uint8_t *asked; /* [n] nodes of the rank order that are done with */
     uint8_t *flaws; /* [n] */
@@ -44,6 +49,16 @@ static void queue_push(struct tier_fetch *f, struct page_queue *q, uint32_t page
     else
         q->first = page;
     q->last = page;
+}
+
+static void queue_push_first(struct tier_fetch *f, struct page_queue *q, uint32_t page)
+{
+    f->link[page] = q->first;
+    if (q->n++ == 0) {
+        f->link[page] = NO_PAGE;
+        q->last = page;
+    }
+    q->first = page;
 }
 
 static uint32_t queue_pop(struct tier_fetch *f, struct page_queue *q)
@@ -251,7 +266,7 @@ bool get_next(struct client *c, unsigned lane, uint64_t now, struct outgoing *ou
 {
     struct lane *l = &c->lanes[lane];
     struct tier_fetch *f = c->fetches;
-    while (f && f->queue[l->node].n == 0)
+    while (f && (f->queue[l->node].n == 0 || now < f->starting[l->node].not_before))
         f = f->next;
     if (!f || l->gets == LANE_GETS)
         return false;
@@ -325,6 +340,24 @@ static void page_found(struct client *c, struct tier_fetch *f, uint32_t page, co
     page_done(c, f, page, 0, bytes);
 }
 
+/* The node still reads its disks: its pages go back to the head of its queue, to be asked for again. False
+ * when their time is up. */
+static bool get_postpone(struct request *r, unsigned node, uint64_t now)
+{
+    struct tier_fetch *f = r->fetch;
+    if (!f)
+        return true;
+    if (!f->starting[node].give_up)
+        f->starting[node].give_up = r->deadline;
+    if (now + STARTING_PAUSE_NS >= f->starting[node].give_up)
+        return false;
+    f->starting[node].not_before = now + STARTING_PAUSE_NS;
+    for (uint32_t i = r->n_pages; i-- > 0;)
+        if (!(r->answered[i >> 6] >> (i & 63) & 1))
+            queue_push_first(f, &f->queue[node], r->pages[i]);
+    return true;
+}
+
 /* The request ends when each of its pages was answered; `last` adds nothing to that. */
 void get_answered(struct client *c, struct request *r, const struct message *m, uint64_t now)
 {
@@ -333,7 +366,8 @@ void get_answered(struct client *c, struct request *r, const struct message *m, 
         struct skv_error why;
         refusal(&c->nodes[node], m->header->refused, &why);
         c->totals.tier.refused++;
-        get_failed(c, r, &why);
+        if (!refused_starting(m->header->refused) || !get_postpone(r, node, now))
+            get_failed(c, r, &why);
         request_free(c, r);
         return;
     }

@@ -3,6 +3,7 @@
 #ifndef TIER_CLIENT_INTERNAL_H
 #define TIER_CLIENT_INTERNAL_H
 
+#include "common/clock.h"
 #include "decoder/tier/client.h"
 
 enum {
@@ -14,10 +15,13 @@ enum {
 };
 #define NO_PAGE UINT32_MAX
 #define NO_DEADLINE UINT64_MAX
+/* What a node refused because it still reads its disks is asked again after this long. */
+#define STARTING_PAUSE_NS (100 * NS_PER_MS)
 
 enum request_kind { REQUEST_FREE, REQUEST_HELLO, REQUEST_GET, REQUEST_PUT, REQUEST_CALL };
 
-/* One question on its way (or, for calls, waiting in its lane's queue). Slots are reused; the id is not. */
+/* One question on its way (or, for calls, waiting in its lane's queue). Slots are reused; the id is not,
+ * except that a call which is asked again keeps its own. */
 struct request {
     uint64_t id; /* serial << 16 | slot */
     enum request_kind kind;
@@ -35,8 +39,11 @@ struct request {
     Scoutkv__Header__BodyCase expect;
     client_reply_fn *reply;
     void *arg;
-    struct outgoing message; /* until it is sent */
-    struct request *next;    /* in the lane's queue */
+    struct outgoing message; /* until it is answered */
+    bool queued;             /* in the lane's queue, */
+    uint64_t not_before;     /* to be sent then */
+    uint64_t give_up;        /* if the node is starting: asked again until then */
+    struct request *next;
 };
 
 struct lane {
@@ -48,7 +55,7 @@ struct lane {
     uint64_t asked;                /* payload bytes asked for and not yet received */
     unsigned gets;                 /* GETs on their way */
     uint64_t credit, credit_limit; /* payload bytes that PUTs may still send; as granted by HELLO */
-    struct request *calls, *calls_end;
+    struct request *calls;
 };
 
 struct put {
@@ -59,6 +66,7 @@ struct put {
     enum tier_ack ack;
     tier_put_fn *done;
     void *arg;
+    uint64_t give_up; /* refused as the node is starting: asked again until then; 0: not refused */
     size_t n_checksums;
     uint64_t checksums[];
 };
@@ -74,6 +82,8 @@ struct client_node {
     uint64_t retry_at;           /* no HELLO before */
     uint64_t greet_deadline;     /* all lanes greeted by then */
     struct put *puts, *puts_end; /* placed here, not yet sent */
+    bool puts_probe;             /* the node is starting: one PUT at a time, */
+    uint64_t puts_not_before;    /* and not before */
 };
 
 /* Room to build one GET in; see get_build. */
@@ -118,6 +128,8 @@ void node_broke_protocol(struct client *, unsigned node, uint64_t now, const cha
 /* "memory node n1 (10.0.0.1:7401)" */
 const char *node_name(const struct client_node *, char buf[384]);
 int refusal(const struct client_node *, const Scoutkv__Refused *, struct skv_error *);
+/* Whether a refusal means "ask again soon". */
+bool refused_starting(const Scoutkv__Refused *);
 
 /* ---- client_get.c ---- */
 

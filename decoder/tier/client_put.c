@@ -143,6 +143,8 @@ bool put_next(struct client *c, unsigned lane, uint64_t now, struct outgoing *ou
     struct put *p = n->puts;
     if (!p || p->payload->len > l->credit)
         return false;
+    if (n->puts_probe && (now < n->puts_not_before || l->credit < l->credit_limit))
+        return false;
     struct request *r = request_new(c, REQUEST_PUT, lane, now + c->opts.timeout_ns);
     if (!r)
         return false;
@@ -156,6 +158,25 @@ bool put_next(struct client *c, unsigned lane, uint64_t now, struct outgoing *ou
     r->put = p;
     l->credit -= p->payload->len;
     c->put_backlog -= p->payload->len;
+    return true;
+}
+
+/* The node still reads its disks and can't tell whether it has the block. Until it can, one PUT at a time is
+ * enough to find out. False when the PUT's time is up. */
+static bool put_postpone(struct client *c, struct client_node *n, struct put *p, uint64_t deadline,
+                         uint64_t now)
+{
+    if (!p->give_up)
+        p->give_up = deadline;
+    if (now + STARTING_PAUSE_NS >= p->give_up)
+        return false;
+    n->puts_probe = true;
+    n->puts_not_before = now + STARTING_PAUSE_NS;
+    p->next = n->puts;
+    if (!n->puts)
+        n->puts_end = p;
+    n->puts = p;
+    c->put_backlog += p->payload->len;
     return true;
 }
 
@@ -174,12 +195,17 @@ void put_answered(struct client *c, struct request *r, const struct message *m, 
     if (m->header->body_case == SCOUTKV__HEADER__BODY_REFUSED) {
         struct skv_error err;
         int rc = refusal(n, m->header->refused, &err);
+        uint64_t deadline = r->deadline;
         credit_back(l, m->header->refused->credit);
         t->refused++;
+        bool starting = refused_starting(m->header->refused);
         request_free(c, r);
-        put_finish(c, p, rc, NULL, &err);
+        n->puts_probe = n->puts_probe && starting;
+        if (!starting || !put_postpone(c, n, p, deadline, now))
+            put_finish(c, p, rc, NULL, &err);
         return;
     }
+    n->puts_probe = false;
     const Scoutkv__PutAck *a =
         m->header->body_case == SCOUTKV__HEADER__BODY_PUT_ACK ? m->header->put_ack : NULL;
     bool exists = a && a->result == SCOUTKV__PUT_ACK__RESULT__EXISTS;

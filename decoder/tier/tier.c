@@ -8,6 +8,7 @@
 
 #include "common/clock.h"
 #include "common/zmqx.h"
+#include "memnode/disk_options.h"
 #include "memnode/server.h"
 
 #include <assert.h>
@@ -16,9 +17,10 @@
 #include <string.h>
 
 enum {
-    MAX_LANES = 256,       /* what one poll takes */
-    SLICE_MS = 20,         /* between looks at deadlines and connections */
-    PUT_BACKLOG = 8 << 20, /* bytes queued here beyond the nodes' credit, before tier_put waits */
+    MAX_LANES = 256,          /* what one poll takes */
+    SLICE_MS = 20,            /* between looks at deadlines and connections */
+    PUT_BACKLOG = 8 << 20,    /* bytes queued here beyond the nodes' credit, before tier_put waits */
+    EMBEDDED_SCRUB = 8 << 20, /* bytes a second that the embedded node reads again */
 };
 static const char EMBEDDED[] = "inproc://memnode";
 
@@ -192,10 +194,20 @@ int tier_wait_all(struct tier *t, struct tier_wait *w, struct skv_error *err)
 
 static int start_embedded(struct tier *t, const struct tier_opts *o, struct skv_error *err)
 {
-    struct node_opts node = {.id = "embedded", .cluster = t->cluster, .ram = o->ram};
+    struct disk_options disks;
+    int rc = disk_options_parse(o->disks, o->n_disks, &disks, err);
+    if (rc)
+        return rc;
+    struct node_opts node = {.id = "embedded",
+                             .cluster = t->cluster,
+                             .ram = o->ram,
+                             .disks = disks.disk,
+                             .n_disks = disks.n,
+                             .scrub_rate = EMBEDDED_SCRUB};
     strcpy(t->nodes[0].label, "inside this process");
     t->nodes[0].weight = 1;
     t->server = server_start(t->zmq, EMBEDDED, &node, err);
+    disk_options_free(&disks);
     return t->server ? 0 : err->code;
 }
 

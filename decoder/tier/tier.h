@@ -16,10 +16,12 @@
 struct tier;
 
 struct tier_opts {
-    const char *nodes;   /* "host:port[*weight],…"; NULL: embedded */
-    const char *cluster; /* cluster name, NULL = "default" */
-    uint64_t ns;         /* namespace of all keys */
-    uint64_t ram;        /* embedded node's budget in bytes; 0 = 4 GiB */
+    const char *nodes;        /* "host:port[*weight],…"; NULL: embedded */
+    const char *cluster;      /* cluster name, NULL = "default" */
+    uint64_t ns;              /* namespace of all keys */
+    uint64_t ram;             /* embedded node's budget in bytes; 0 = 4 GiB */
+    const char *const *disks; /* embedded node's disks, each "DIR:SIZE"; none: it keeps blocks in RAM only */
+    size_t n_disks;
     uint32_t timeout_ms; /* deadline of each request; 0 = 5000 */
     uint64_t get_window; /* payload bytes asked for and not yet received, per lane; 0 = 8 MiB */
     uint32_t lanes;      /* GET lanes per node; 0 = 1 (a bulk lane for PUTs comes on top) */
@@ -96,8 +98,9 @@ struct tier_counter {
     char node[64]; /* the node's id */
     char name[48];
     uint64_t value;
+    char text[256]; /* of "trouble", which is no number but says why a disk takes no writes; else empty */
 };
-/* Every counter of every node; *out is malloc'd. */
+/* Every counter of every node, and its "trouble" last; *out is malloc'd. */
 int tier_stats(struct tier *, struct tier_counter **out, size_t *n, struct skv_error *);
 
 /* Client-side totals since open. */

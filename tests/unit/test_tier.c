@@ -257,6 +257,52 @@ static void use_everything(const char *nodes, unsigned n_nodes)
     tier_close(t);
 }
 
+/* The embedded node with a disk: what a tier put is there when another one opens it. */
+static void embedded_with_a_disk(void **state)
+{
+    (void)state;
+    char dir[] = "/tmp/test_tier.XXXXXX", text[64], command[64];
+    const char *disks[] = {text};
+    struct got *g = malloc(sizeof *g);
+    struct skv_error err;
+    assert_non_null(mkdtemp(dir));
+    snprintf(text, sizeof text, "%s/disk:64MiB", dir);
+    snprintf(command, sizeof command, "rm -rf %s", dir);
+    struct tier_opts o = {.ram = 16 << 20, .disks = disks, .n_disks = 1};
+    for (int life = 0; life < 3; life++) {
+        struct tier *t;
+        unsigned answered = 0, n;
+        if (tier_open(&o, &t, &err))
+            fail_msg("%s", err.text);
+        if (life == 0) /* from RAM: it is written when the tier is closed, at the latest */
+            assert_int_equal(put_all(t, &err), 0);
+        for (unsigned b = 0; b < N_BLOCKS && life == 1; b++)
+            assert_int_equal(tier_put(t, &blocks[b].key, &layout, blocks[b].payload, blocks[b].checksums,
+                                      TIER_ACK_DURABLE, count_put, &answered, &err),
+                             0);
+        assert_int_equal(tier_flush(t, &err), 0);
+        assert_int_equal(answered, life == 1 ? N_BLOCKS : 0);
+        if (get_all(t, g, &err))
+            fail_msg("life %d: %s", life, err.text);
+        assert_int_equal(g->ok, N_WANTS);
+        assert_int_equal(counter(t, "blocks", &n), N_BLOCKS);
+        if (life)
+            assert_int_equal(counter(t, "get_disk_pages", &n), N_WANTS);
+        assert_int_equal(counter(t, "trouble", &n), 0);
+        assert_int_equal(n, 1);
+        struct tier *other;
+        assert_int_equal(tier_open(&o, &other, &err), -EBUSY);
+        assert_non_null(strstr(err.text, "in use"));
+        tier_close(t);
+    }
+    snprintf(text, sizeof text, "%s/disk", dir);
+    struct tier *t;
+    assert_int_equal(tier_open(&o, &t, &err), -EINVAL);
+    assert_non_null(strstr(err.text, "DIR:SIZE"));
+    free(g);
+    assert_int_equal(system(command), 0);
+}
+
 static void embedded(void **state)
 {
     (void)state;
@@ -574,6 +620,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(embedded),
+        cmocka_unit_test(embedded_with_a_disk),
         cmocka_unit_test(one_node),
         cmocka_unit_test(three_nodes),
         cmocka_unit_test(many_keys_and_another_order),

@@ -613,6 +613,183 @@ static void unusable_nodes_are_named(void **state)
     world_close(&twins);
 }
 
+/* ---- nodes that refuse for a while, or for good ---- */
+
+/* Answers what asks for blocks in the node's place. */
+struct gate {
+    Scoutkv__Refused__Reason reason;
+    char *text;
+    uint64_t until;
+    unsigned gets, puts, calls; /* refused */
+};
+static bool refuse_at_gate(struct world *w, struct world_message *m)
+{
+    struct gate *g = w->tamper_arg;
+    if (m->to_client || w->now >= g->until)
+        return true;
+    Scoutkv__Header *asked = scoutkv__header__unpack(NULL, m->header->len, m->header->data);
+    bool get = asked->body_case == SCOUTKV__HEADER__BODY_GET,
+         put = asked->body_case == SCOUTKV__HEADER__BODY_PUT;
+    bool call = asked->body_case == SCOUTKV__HEADER__BODY_HAVE;
+    g->gets += get;
+    g->puts += put;
+    g->calls += call;
+    if (get || put || call) {
+        Scoutkv__Refused refused = SCOUTKV__REFUSED__INIT;
+        refused.reason = g->reason;
+        refused.text = g->text;
+        refused.credit = put ? m->payload.len : 0;
+        Scoutkv__Header h = SCOUTKV__HEADER__INIT;
+        h.version = 1;
+        h.id = asked->id;
+        h.body_case = SCOUTKV__HEADER__BODY_REFUSED;
+        h.refused = &refused;
+        struct buf *header = header_pack(&h);
+        world_enqueue(w, true, m->lane, header, NULL);
+        buf_unref(header);
+        if (get)
+            for (size_t i = 0; i < asked->get->n_wants; i++)
+                w->asked[m->lane] -= asked->get->wants[i]->n_checksums * w->page_bytes;
+        if (put)
+            w->unacked[m->lane] -= m->payload.len;
+    }
+    scoutkv__header__free_unpacked(asked, NULL);
+    return !get && !put && !call;
+}
+
+struct have {
+    unsigned n;
+    int rc;
+    char text[500];
+};
+static void on_have(void *arg, int rc, const struct message *m, const struct skv_error *err)
+{
+    struct have *h = arg;
+    h->n++;
+    h->rc = rc;
+    if (rc)
+        strcpy(h->text, err->text);
+    else
+        assert_int_equal(m->header->have_ack->present.len, 1);
+}
+
+static void ask_have(struct world *w, struct have *out)
+{
+    struct skv_error err;
+    Scoutkv__Key key = SCOUTKV__KEY__INIT, *keys[] = {&key};
+    key.chain = (ProtobufCBinaryData){CHAIN_BYTES, blocks[0].key.chain};
+    Scoutkv__Have have = SCOUTKV__HAVE__INIT;
+    have.n_keys = 1;
+    have.keys = keys;
+    Scoutkv__Header h = SCOUTKV__HEADER__INIT;
+    h.body_case = SCOUTKV__HEADER__BODY_HAVE;
+    h.have = &have;
+    *out = (struct have){0};
+    assert_int_equal(client_call(w->client, 0, false, &h, (struct view){0}, SCOUTKV__HEADER__BODY_HAVE_ACK,
+                                 on_have, out, w->now, &err),
+                     0);
+    while (!out->n)
+        world_step(w);
+}
+
+/* Nodes that still read their disks are asked again, without hurry, until a request's time is up. */
+static void starting_nodes_are_asked_again(void **state)
+{
+    (void)state;
+    static const char sentence[] = "has started and read 37 % of its disks' index";
+    struct gate gate = {.reason = SCOUTKV__REFUSED__REASON__STARTING, .text = (char *)(uintptr_t)sentence};
+    struct world w = {.tamper = refuse_at_gate, .tamper_arg = &gate, .delay_ns = NS_PER_MS};
+    struct puts put = {0};
+    struct have have;
+    struct pages *got = malloc(sizeof *got);
+    struct skv_error err;
+    w.get_window = 64 << 10;
+    w.put_credit = 40 << 10;
+    start(&w, 31, 2, 1);
+    uint64_t begin = w.now;
+    gate.until = w.now + 400 * NS_PER_MS;
+    put_all(&w, &put);
+    assert_int_equal(put.ok, N_BLOCKS);
+    assert_in_range(w.now - begin, 400 * NS_PER_MS, 700 * NS_PER_MS);
+    assert_in_range(gate.puts, 4, 2 * 10 + 2 * 5); /* what the credit let go, then one at a time */
+    gate.until = w.now + 400 * NS_PER_MS;
+    assert_int_equal(fetch(&w, wants, N_WANTS, got, &err), 0);
+    assert_in_range(gate.gets, 4, 40);
+    gate.until = w.now + 400 * NS_PER_MS;
+    ask_have(&w, &have);
+    assert_int_equal(have.rc, 0);
+    assert_in_range(gate.calls, 3, 6);
+    assert_true(w.worst_unacked <= 40 << 10 && w.worst_asked <= 64 << 10); /* all credit came back */
+
+    /* For longer than a request may take: an error that says what the node does. The node is not lost. */
+    gate.until = UINT64_MAX;
+    begin = w.now;
+    assert_int_equal(fetch(&w, wants, 40, got, &err), -EHOSTUNREACH);
+    assert_non_null(strstr(err.text, "is still reading its disks: has started and read 37 %"));
+    assert_in_range(w.now - begin, 700 * NS_PER_MS, 2500 * NS_PER_MS); /* one node after the other */
+    begin = w.now;
+    put = (struct puts){0};
+    assert_int_equal(client_put(w.client, &blocks[0].key, &layout, blocks[0].payload, blocks[0].checksums,
+                                TIER_ACK_RAM, on_put, &put, &err),
+                     0);
+    while (client_puts_open(w.client))
+        world_step(&w);
+    assert_int_equal(put.rc, -EHOSTUNREACH);
+    assert_non_null(strstr(put.text, "37 %"));
+    assert_in_range(w.now - begin, 700 * NS_PER_MS, 1100 * NS_PER_MS);
+    client_put_failure(w.client, NULL);
+    ask_have(&w, &have);
+    assert_int_equal(have.rc, -EHOSTUNREACH);
+    assert_non_null(strstr(have.text, "37 %"));
+    assert_true(client_node_up(w.client, 0) && client_node_up(w.client, 1));
+    assert_int_equal(client_totals(w.client)->tier.timeouts, 0);
+
+    /* A fetch that is given up meanwhile, and a node that is lost meanwhile. */
+    struct tier_fetch *f;
+    *got = (struct pages){.wants = wants, .page_bytes = layout_page_bytes(&layout)};
+    assert_int_equal(client_fetch_begin(w.client, &layout, wants, N_WANTS, on_page, got, &f, &err), 0);
+    for (uint64_t until = w.now + 50 * NS_PER_MS; w.now < until;)
+        world_step(&w);
+    client_fetch_free(w.client, f, NULL);
+    assert_int_equal(client_fetch_begin(w.client, &layout, wants, N_WANTS, on_page, got, &f, &err), 0);
+    assert_int_equal(client_put(w.client, &blocks[0].key, &layout, blocks[0].payload, blocks[0].checksums,
+                                TIER_ACK_RAM, on_put, &put, &err),
+                     0);
+    for (uint64_t until = w.now + 50 * NS_PER_MS; w.now < until;)
+        world_step(&w);
+    world_node_kill(&w, 0, true);
+    world_node_kill(&w, 1, true);
+    while (!client_fetch_done(f) || client_puts_open(w.client))
+        world_step(&w);
+    assert_int_equal(client_fetch_free(w.client, f, &err), -EHOSTUNREACH);
+    free(got);
+    world_close(&w);
+}
+
+static void read_only_nodes_are_named(void **state)
+{
+    (void)state;
+    static const char sentence[] = "node 'n1' takes no more blocks: /data: writing failed";
+    struct gate gate = {.reason = SCOUTKV__REFUSED__REASON__READ_ONLY,
+                        .text = (char *)(uintptr_t)sentence,
+                        .until = UINT64_MAX};
+    struct world w = {.tamper = refuse_at_gate, .tamper_arg = &gate};
+    struct puts put = {0};
+    struct skv_error err;
+    start(&w, 32, 1, 1);
+    put_all(&w, &put);
+    assert_int_equal(put.failed, N_BLOCKS);
+    assert_int_equal(put.rc, -EROFS);
+    assert_non_null(strstr(put.text, "takes no writes: node 'n1' takes no more blocks: /data"));
+    assert_int_equal(client_put_failure(w.client, &err), -EROFS);
+    gate.reason = SCOUTKV__REFUSED__REASON__FULL;
+    gate.text = (char *)(uintptr_t) "node 'n1' is full: give it a larger --disk";
+    put_all(&w, &put);
+    assert_int_equal(put.rc, -ENOSPC);
+    assert_non_null(strstr(put.text, "larger --disk"));
+    world_close(&w);
+}
+
 /* A lane that was silent for long greets again before it asks; a node that forgot it anyway is greeted anew.
  */
 static void long_silence(void **state)
@@ -692,6 +869,8 @@ int main(void)
         cmocka_unit_test(ill_networks_end_every_request),
         cmocka_unit_test(damaged_headers_harm_nobody),
         cmocka_unit_test(unusable_nodes_are_named),
+        cmocka_unit_test(starting_nodes_are_asked_again),
+        cmocka_unit_test(read_only_nodes_are_named),
         cmocka_unit_test(long_silence),
         cmocka_unit_test(bad_arguments),
     };

@@ -194,10 +194,13 @@ static void stats_for_people_and_programs(void **state)
     json_int_t blocks = json_integer_value(json_object_get(json_object_get(nodes, "one"), "blocks")) +
                         json_integer_value(json_object_get(json_object_get(nodes, "two"), "blocks"));
     assert_int_equal(blocks, 50);
+    const char *trouble = json_string_value(json_object_get(json_object_get(nodes, "one"), "trouble"));
+    assert_true(trouble && !*trouble);
     json_decref(root);
     assert_int_equal(run(w, cmd_stats, 3, "stats", "--nodes", w->nodes), 0);
     assert_non_null(strstr(w->out, "puts_stored"));
     assert_non_null(strstr(w->out, "total"));
+    assert_null(strstr(w->out, "trouble"));
 }
 
 int main(void)

@@ -1,0 +1,367 @@
+/* node_put.c: PUT.
+ *
+ * DESIGN. All that can be refused is refused first; then the block is copied into the store, and answered: at
+ * once for `ack ram`, when it is on the medium for `ack durable`. While more waits for the disks than the
+ * store takes, PUTs are parked with their bytes, oldest first whatever their lane, so that nobody starves;
+ * each is tried again, from the lookup on, when the disks have moved. A lane's unanswered bytes are bounded
+ * by the credit that it was granted. */
+#include "memnode/node_impl.h"
+#include "common/clock.h"
+
+#include <errno.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define REASON(x) SCOUTKV__REFUSED__REASON__##x
+
+/* ---- answers ---- */
+
+static void answer_put(struct call *c, Scoutkv__PutAck__Result result, const struct block *stored,
+                       size_t bytes)
+{
+    Scoutkv__PutAck ack = SCOUTKV__PUT_ACK__INIT;
+    ack.result = result;
+    ack.credit = bytes;
+    if (result == SCOUTKV__PUT_ACK__RESULT__EXISTS) {
+        ack.n_checksums = layout_pages(&stored->layout);
+        ack.checksums = (uint64_t *)(uintptr_t)stored->checksums; /* only read */
+    }
+    Scoutkv__Header h = SCOUTKV__HEADER__INIT;
+    h.body_case = SCOUTKV__HEADER__BODY_PUT_ACK;
+    h.put_ack = &ack;
+    call_answer(c, &h, NULL);
+}
+
+static struct call call_of(struct put_job *j)
+{
+    return (struct call){
+        .node = j->node, .peer = &j->lane->peer, .lane = j->lane, .id = j->id, .now = j->node->now};
+}
+
+/* ---- PUTs that are not answered yet ---- */
+
+static struct put_job *job_new(struct call *c)
+{
+    struct put_job *j = calloc(1, sizeof *j);
+    if (!j) {
+        call_refuse(c, REASON(FULL), c->message->payload.len, "node '%s' is out of memory", c->node->id);
+        return NULL;
+    }
+    struct lane *l = c->lane;
+    *j = (struct put_job){.next_of_lane = l->puts,
+                          .node = c->node,
+                          .lane = l,
+                          .id = c->id,
+                          .ns = l->ns,
+                          .bytes = c->message->payload.len,
+                          .since_ns = c->now};
+    if (l->puts)
+        l->puts->prev_of_lane = j;
+    l->puts = j;
+    l->unacknowledged += j->bytes;
+    return j;
+}
+
+/* Of one that is neither parked nor with the store any more. */
+static void job_free(struct put_job *j)
+{
+    struct lane *l = j->lane;
+    if (j->prev_of_lane)
+        j->prev_of_lane->next_of_lane = j->next_of_lane;
+    else
+        l->puts = j->next_of_lane;
+    if (j->next_of_lane)
+        j->next_of_lane->prev_of_lane = j->prev_of_lane;
+    l->unacknowledged -= j->bytes;
+    if (j->header)
+        scoutkv__header__free_unpacked(j->header, NULL);
+    buf_unref(j->payload.owner);
+    free(j);
+}
+
+static void park(struct call *c)
+{
+    struct node *n = c->node;
+    struct message *m = c->message;
+    struct put_job *j = job_new(c);
+    if (!j)
+        return;
+    assert(m->payload.owner);
+    buf_ref(m->payload.owner);
+    j->payload = m->payload;
+    j->header = m->header;
+    m->header = NULL;
+    n->counters.puts_parked++;
+    *n->parked_end = j;
+    n->parked_end = &j->next;
+}
+
+static void unpark(struct node *n, struct put_job *j)
+{
+    struct put_job **at = &n->parked;
+    while (*at != j)
+        at = &(*at)->next;
+    *at = j->next;
+    if (n->parked_end == &j->next)
+        n->parked_end = at;
+}
+
+void puts_forget(struct node *n, struct lane *l)
+{
+    while (l->puts) {
+        struct put_job *j = l->puts;
+        if (j->stored)
+            store_waiter_cancel(&j->waiter);
+        else
+            unpark(n, j);
+        job_free(j);
+    }
+}
+
+/* ---- stored, and to be on the medium ---- */
+
+static void on_durable(struct store_waiter *w, int rc)
+{
+    struct put_job *j = (struct put_job *)((char *)w - offsetof(struct put_job, waiter));
+    struct node *n = j->node;
+    struct call c = call_of(j);
+    Scoutkv__PutAck__Result result = j->result;
+    size_t bytes = j->bytes;
+    job_free(j);
+    n->counters.puts_durable += rc == 0;
+    if (rc == 0)
+        answer_put(&c, result, NULL, bytes);
+    else if (rc == -ECANCELED)
+        call_refuse(&c, REASON(CONFLICT), bytes, "the block was dropped before it was on a disk of node '%s'",
+                    n->id);
+    else if (rc == -EAGAIN)
+        call_refuse_starting(&c, bytes);
+    else
+        call_refuse(&c, REASON(READ_ONLY), bytes,
+                    "node '%s' could not write the block to its disk and holds it in RAM only: %.300s", n->id,
+                    *store_trouble(n->store) ? store_trouble(n->store) : strerror(-rc));
+}
+
+/* The block is in the store: answers, now or later. */
+static void settle(struct call *c, const Scoutkv__Put *put, struct block *b, Scoutkv__PutAck__Result result)
+{
+    struct node *n = c->node;
+    size_t bytes = c->message->payload.len;
+    if (put->ack == SCOUTKV__ACK__DURABLE) {
+        struct put_job *j = job_new(c);
+        if (!j)
+            return;
+        j->result = result;
+        j->stored = true;
+        j->waiter.done = on_durable;
+        if (store_when_durable(n->store, b, &j->waiter))
+            return;
+        job_free(j); /* it is there already */
+        n->counters.puts_durable++;
+    }
+    answer_put(c, result, b, bytes);
+}
+
+/* ---- the operation ---- */
+
+static bool same_version(const struct block *b, const struct block_layout *l, const uint64_t *checksums)
+{
+    return b->layout.dtype == l->dtype && b->layout.d_k == l->d_k && b->layout.d_v == l->d_v &&
+           b->layout.head0 == l->head0 && b->layout.n_heads == l->n_heads &&
+           memcmp(b->checksums, checksums, layout_pages(l) * sizeof *checksums) == 0;
+}
+
+/* Whether the lane has the credit for this PUT; else it has been refused. */
+static bool credit_left(struct call *c)
+{
+    size_t len = c->message->payload.len;
+    uint64_t granted = c->node->put_credit;
+    if (!c->lane->bulk) {
+        call_refuse(c, REASON(CREDIT), len, "PUTs travel on a lane of their own; say HELLO with bulk set");
+        return false;
+    }
+    if (len > granted) {
+        call_refuse(c, REASON(CREDIT), len, "this PUT has %zu bytes and the lane was granted %" PRIu64, len,
+                    granted);
+        return false;
+    }
+    if (len > granted - c->lane->unacknowledged) {
+        call_refuse(c, REASON(CREDIT), len,
+                    "this PUT has %zu bytes, %zu of the lane are unanswered, and it was granted %" PRIu64,
+                    len, c->lane->unacknowledged, granted);
+        return false;
+    }
+    return true;
+}
+
+static bool ack_possible(struct call *c, Scoutkv__Ack ack)
+{
+    size_t len = c->message->payload.len;
+    if (ack == SCOUTKV__ACK__RAM || (ack == SCOUTKV__ACK__DURABLE && c->node->n_disks))
+        return true;
+    if (c->node->n_disks)
+        call_refuse_malformed(c, len, "a PUT asks for the ack 'ram' or 'durable'");
+    else
+        call_refuse(c, REASON(NOT_DURABLE), len,
+                    "node '%s' has no disk and cannot acknowledge 'durable'; ask for 'ram', or use a node "
+                    "with a data directory",
+                    c->node->id);
+    return false;
+}
+
+/* Whether a PUT may be stored as far as its header and sizes tell; else it has been refused. */
+static bool put_acceptable(struct call *c, struct block_key *key, struct block_layout *layout)
+{
+    const Scoutkv__Put *put = c->message->header->put;
+    size_t len = c->message->payload.len;
+    if (!credit_left(c))
+        return false;
+    if (!key_from_wire(put->key, c->lane->ns, key) || !layout_from_wire(put->layout, layout)) {
+        call_refuse_malformed(c, len, "a PUT needs a key with a chain of 32 bytes and a possible layout");
+        return false;
+    }
+    if (layout_block_bytes(layout) > PROTO_MAX_PAYLOAD) {
+        call_refuse(c, REASON(TOO_LARGE), len,
+                    "a block of this layout has %zu bytes and the limit is %d; split its KV heads over "
+                    "several ranges",
+                    layout_block_bytes(layout), PROTO_MAX_PAYLOAD);
+        return false;
+    }
+    if (len != layout_block_bytes(layout) || put->n_checksums != layout_pages(layout)) {
+        call_refuse_malformed(
+            c, len, "the payload of a PUT has the size that its layout says, and one checksum a page");
+        return false;
+    }
+    return ack_possible(c, put->ack);
+}
+
+/* Whether every page matches its checksum; else it has been refused. */
+static bool bytes_right(struct call *c, const struct block_key *key, const struct block_layout *layout)
+{
+    struct node *n = c->node;
+    const Scoutkv__Put *put = c->message->header->put;
+    const struct view *payload = &c->message->payload;
+    block_checksums(key, layout, payload->data, n->checksums);
+    for (size_t i = 0; i < layout_pages(layout); i++)
+        if (n->checksums[i] != put->checksums[i]) {
+            call_refuse(
+                c, REASON(CHECKSUM), payload->len,
+                "page %zu of KV head %zu does not match its checksum: the bytes changed on their way, or "
+                "the sums were made for another key; send the block again",
+                i % BLOCK_PAGES, layout->head0 + i / BLOCK_PAGES);
+            return false;
+        }
+    return true;
+}
+
+/* The block is there: answers, unless it is damaged and to be stored again (false). */
+static bool answer_present(struct call *c, struct block *b, const struct block_layout *layout)
+{
+    struct node *n = c->node;
+    const Scoutkv__Put *put = c->message->header->put;
+    size_t len = c->message->payload.len;
+    if (!same_version(b, layout, put->checksums)) {
+        if (node_starting(n)) { /* a later version of it may yet be read */
+            call_refuse_starting(c, len);
+            return true;
+        }
+        n->counters.puts_exists++;
+        answer_put(c, SCOUTKV__PUT_ACK__RESULT__EXISTS, b, len);
+        return true;
+    }
+    if (b->damaged)
+        return false;
+    n->counters.puts_same++;
+    settle(c, put, b, SCOUTKV__PUT_ACK__RESULT__SAME);
+    return true;
+}
+
+/* Stores and answers an acceptable PUT. -EAGAIN: not now, and nothing was answered. */
+static int put_now(struct call *c, const struct block_key *key, const struct block_layout *layout, bool again)
+{
+    struct node *n = c->node;
+    const Scoutkv__Put *put = c->message->header->put;
+    const struct view *payload = &c->message->payload;
+    struct skv_error why = {0};
+    struct block *b = store_find(n->store, key);
+    bool anew = b != NULL;
+    if (b && answer_present(c, b, layout))
+        return 0;
+    if (!b && node_starting(n)) {
+        call_refuse_starting(c, payload->len);
+        return 0;
+    }
+    if (!again && !bytes_right(c, key, layout))
+        return 0;
+    int rc = n->parked && !again ? -EAGAIN
+                                 : store_put(n->store, key, layout, payload->data, put->checksums, &b, &why);
+    if (rc == -EAGAIN)
+        return rc;
+    if (rc == -EROFS) {
+        call_refuse(c, REASON(READ_ONLY), payload->len, "%s", why.text);
+    } else if (rc) {
+        call_refuse_full(c, payload->len, &why);
+    } else {
+        n->counters.puts_stored += !anew;
+        n->counters.puts_same += anew;
+        n->counters.put_bytes += payload->len;
+        settle(c, put, b, anew ? SCOUTKV__PUT_ACK__RESULT__SAME : SCOUTKV__PUT_ACK__RESULT__STORED);
+    }
+    return 0;
+}
+
+void op_put(struct call *c)
+{
+    struct block_key key;
+    struct block_layout layout;
+    c->node->counters.puts++;
+    if (put_acceptable(c, &key, &layout) && put_now(c, &key, &layout, false) == -EAGAIN)
+        park(c);
+}
+
+/* ---- parked ones ---- */
+
+bool puts_retry(struct node *n)
+{
+    bool moved = false;
+    while (n->parked) {
+        struct put_job *j = n->parked;
+        struct message m = {.header = j->header, .payload = j->payload};
+        struct call c = call_of(j);
+        struct block_key key;
+        struct block_layout layout;
+        bool ok = key_from_wire(j->header->put->key, j->ns, &key) &&
+                  layout_from_wire(j->header->put->layout, &layout);
+        assert(ok);
+        (void)ok;
+        c.message = &m;
+        if (put_now(&c, &key, &layout, true) == -EAGAIN)
+            break;
+        unpark(n, j);
+        job_free(j);
+        moved = true;
+    }
+    return moved;
+}
+
+void puts_tick(struct node *n, uint64_t now)
+{
+    while (n->parked && now > n->parked->since_ns + DISK_PATIENCE_MS * NS_PER_MS) {
+        struct put_job *j = n->parked;
+        struct call c = call_of(j);
+        struct store_stats s;
+        size_t bytes = j->bytes;
+        unpark(n, j);
+        job_free(j);
+        if (node_starting(n)) { /* a block that is known to be damaged: no disk takes anything yet */
+            call_refuse_starting(&c, bytes);
+            continue;
+        }
+        store_stats(n->store, &s);
+        call_refuse(&c, REASON(FULL), bytes,
+                    "node '%s' had no room for this block within %d s: its disks are too slow for what is "
+                    "put, and %.1f MiB wait to be written; put less at once, or add a disk or a node",
+                    n->id, DISK_PATIENCE_MS / 1000, (double)s.dirty_bytes / (1 << 20));
+    }
+}

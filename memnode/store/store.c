@@ -1,0 +1,568 @@
+/* store.c: see store.h. Entries: a chained hash table that doubles when it has as many blocks as buckets; and
+ * which of them have their bytes in RAM, from the coldest to the hottest. */
+#include "memnode/store/store_impl.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+
+enum {
+    TICK_NS = 200000000,
+    FIRST_BUCKETS = 1024,
+    SPARE_SHARE = 32, /* of RAM is kept aside */
+    SPARE_AT_ONCE = 8 << 20,
+    COLD_LOOK = 16, /* of so many coldest clean blocks, the least worth keeping leaves RAM */
+};
+
+/* ---- life ---- */
+
+struct store *store_open(const struct store_opts *o, struct skv_error *err)
+{
+    struct store *s = calloc(1, sizeof *s);
+    if (!s) {
+        skv_fail(err, -ENOMEM, "out of memory");
+        return NULL;
+    }
+    s->memory = o->memory;
+    s->io = o->io;
+    s->log = o->log;
+    s->scrub_rate = o->scrub_rate;
+    s->puts.end = &s->puts.first;
+    s->reads_end = &s->reads;
+    s->sequence = s->run = 1;
+    strncpy(s->name, o->name ? o->name : "", sizeof s->name - 1);
+    if (o->node)
+        memcpy(s->node, o->node, DISK_NODE);
+    else if (getrandom(s->node, DISK_NODE, 0) != DISK_NODE) {
+        skv_fail(err, -errno, "no random bytes from the system: %s", strerror(errno));
+        free(s);
+        return NULL;
+    }
+    s->n_buckets = FIRST_BUCKETS;
+    if (!memory_charge(s->memory, s->n_buckets * sizeof *s->buckets)) {
+        free(s);
+        skv_fail(err, -ENOMEM, "out of memory");
+        return NULL;
+    }
+    s->buckets = calloc(s->n_buckets, sizeof *s->buckets);
+    if (!s->buckets) {
+        skv_fail(err, -ENOMEM, "out of memory");
+        goto error;
+    }
+    if (o->n_disks && (disks_open(s, o, err) || scan_start(s, err)))
+        goto error;
+    return s;
+error:
+    store_close(s);
+    return NULL;
+}
+
+void store_close(struct store *s)
+{
+    if (!s)
+        return;
+    disks_close(s);
+    for (size_t i = 0; s->buckets && i < s->n_buckets; i++)
+        while (s->buckets[i]) {
+            assert(!s->buckets[i]->leases);
+            block_free(s, s->buckets[i]);
+        }
+    memory_uncharge(s->memory, s->spare + s->n_buckets * sizeof *s->buckets);
+    free(s->buckets);
+    for (uint32_t i = 0; i < s->n_disks; i++)
+        free(s->disks[i].segments);
+    free(s->disks);
+    free(s);
+}
+
+const uint8_t *store_node(const struct store *s)
+{
+    return s->node;
+}
+
+/* ---- entries ---- */
+
+/* Where the pointer to the entry of this key is, or would be. */
+static struct block **find_slot(const struct store *s, const struct block_key *key, uint64_t hash)
+{
+    struct block **at = &s->buckets[hash & (s->n_buckets - 1)];
+    while (*at && !((*at)->hash == hash && key_equal(&(*at)->key, key)))
+        at = &(*at)->next;
+    return at;
+}
+
+struct block *store_find(struct store *s, const struct block_key *key)
+{
+    return *find_slot(s, key, key_hash(key));
+}
+
+/* Memory for what is kept about blocks. RAM copies fill all there is, and evicting one gives nothing back
+ * while its span holds others: so some memory is kept aside. */
+static bool charge(struct store *s, size_t len)
+{
+    if (memory_charge(s->memory, len))
+        return true;
+    if (s->spare < len)
+        return false;
+    s->spare -= len;
+    return true;
+}
+
+/* Without memory for it, the table just stays as it is: slower, not wrong. */
+static void grow(struct store *s)
+{
+    size_t n = s->n_buckets * 2, more = s->n_buckets * sizeof *s->buckets;
+    if (!charge(s, more))
+        return;
+    struct block **buckets = calloc(n, sizeof *buckets);
+    if (!buckets) {
+        memory_uncharge(s->memory, more);
+        return;
+    }
+    for (size_t i = 0; i < s->n_buckets; i++)
+        for (struct block *b = s->buckets[i], *next; b; b = next) {
+            next = b->next;
+            b->next = buckets[b->hash & (n - 1)];
+            buckets[b->hash & (n - 1)] = b;
+        }
+    free(s->buckets);
+    s->buckets = buckets;
+    s->n_buckets = n;
+}
+
+static size_t entry_bytes(const struct block_layout *l)
+{
+    return sizeof(struct block) + layout_pages(l) * sizeof(uint64_t);
+}
+
+struct block *block_new(struct store *s, const struct block_key *key, const struct block_layout *layout,
+                        const uint64_t *checksums)
+{
+    size_t entry = entry_bytes(layout);
+    if (s->stats.blocks >= s->n_buckets)
+        grow(s);
+    if (!charge(s, entry))
+        return NULL;
+    struct block *b = malloc(entry);
+    if (!b) {
+        memory_uncharge(s->memory, entry);
+        return NULL;
+    }
+    *b = (struct block){.hash = key_hash(key), .key = *key, .layout = *layout, .segment = NO_SEGMENT};
+    memcpy(b->checksums, checksums, layout_pages(layout) * sizeof *checksums);
+    struct block **at = find_slot(s, key, b->hash);
+    assert(!*at);
+    *at = b;
+    s->stats.blocks++;
+    s->stats.bytes += layout_block_bytes(layout);
+    return b;
+}
+
+void block_free(struct store *s, struct block *b)
+{
+    assert(!b->leases);
+    struct block **at = find_slot(s, &b->key, b->hash);
+    assert(*at == b);
+    *at = b->next;
+    put_abandon(b);
+    ram_detach(s, b);
+    block_unplace(s, b);
+    s->stats.blocks--;
+    s->stats.bytes -= layout_block_bytes(&b->layout);
+    memory_uncharge(s->memory, entry_bytes(&b->layout));
+    free(b);
+}
+
+void store_remove(struct store *s, struct block *b)
+{
+    block_free(s, b);
+}
+
+double block_value(const struct store *s, const struct block *b)
+{
+    double age = (double)(s->uses - b->used) / (double)(s->stats.blocks + 1);
+    return (double)b->keep + 1.0 / (1.0 + age);
+}
+
+/* ---- places on disks ---- */
+
+void block_place(struct store *s, struct block *b, struct disk *d, uint32_t segment, uint32_t offset,
+                 uint64_t sequence)
+{
+    struct segment *g = &d->segments[segment];
+    block_unplace(s, b);
+    b->disk = d->index;
+    b->segment = segment;
+    b->offset = offset;
+    b->spared = b->damaged = b->unproven = false;
+    b->sequence = sequence;
+    b->prev_in_segment = NULL;
+    b->next_in_segment = g->live;
+    if (g->live)
+        g->live->prev_in_segment = b;
+    g->live = b;
+    g->n_live++;
+    g->live_bytes += record_bytes(&b->layout);
+    s->stats.disk_live_bytes += record_bytes(&b->layout);
+}
+
+void block_unplace(struct store *s, struct block *b)
+{
+    if (!block_on_disk(b))
+        return;
+    b->loading = false; /* a read of that record may still be under way: its sequence tells */
+    struct disk *d = &s->disks[b->disk];
+    struct segment *g = &d->segments[b->segment];
+    uint32_t segment = b->segment;
+    if (b->prev_in_segment)
+        b->prev_in_segment->next_in_segment = b->next_in_segment;
+    else
+        g->live = b->next_in_segment;
+    if (b->next_in_segment)
+        b->next_in_segment->prev_in_segment = b->prev_in_segment;
+    g->n_live--;
+    g->live_bytes -= record_bytes(&b->layout);
+    s->stats.disk_live_bytes -= record_bytes(&b->layout);
+    b->segment = NO_SEGMENT;
+    b->damaged = b->unproven = false;
+    segment_settle(d, segment);
+}
+
+/* ---- RAM ---- */
+
+static void list_remove(struct store *s, struct block *b)
+{
+    *(b->colder ? &b->colder->hotter : &s->coldest) = b->hotter;
+    *(b->hotter ? &b->hotter->colder : &s->hottest) = b->colder;
+}
+
+static void list_add_hottest(struct store *s, struct block *b)
+{
+    b->hotter = NULL;
+    b->colder = s->hottest;
+    *(s->hottest ? &s->hottest->hotter : &s->coldest) = b;
+    s->hottest = b;
+}
+
+void ram_attach(struct store *s, struct block *b, struct buf *buf)
+{
+    assert(!b->buf);
+    b->buf = buf;
+    list_add_hottest(s, b);
+    s->stats.ram_blocks++;
+    s->stats.ram_bytes += buf->len;
+}
+
+void ram_detach(struct store *s, struct block *b)
+{
+    if (!b->buf)
+        return;
+    list_remove(s, b);
+    s->stats.ram_blocks--;
+    s->stats.ram_bytes -= b->buf->len;
+    buf_unref(b->buf);
+    b->buf = NULL;
+}
+
+static bool may_leave_ram(const struct block *b)
+{
+    return block_on_disk(b) && !b->put && !b->damaged && !b->unproven;
+}
+
+/* Takes one block's bytes out of RAM. 0: there is none that could go; else how many bytes. */
+static size_t evict_one(struct store *s)
+{
+    struct block *worst = NULL;
+    unsigned looked = 0;
+    for (struct block *b = s->coldest; b && looked < COLD_LOOK; b = b->hotter)
+        if (may_leave_ram(b)) {
+            looked++;
+            if (!worst || b->keep < worst->keep)
+                worst = b;
+        }
+    if (!worst)
+        return 0;
+    size_t len = worst->buf->len;
+    ram_detach(s, worst);
+    s->stats.evicted_ram++;
+    return len;
+}
+
+struct buf *ram_take(struct store *s, size_t len)
+{
+    /* Bytes that zmq still sends, or a span with other slots in use, give nothing back at once: so a bound.
+     */
+    size_t evicted = 0;
+    for (;;) {
+        struct buf *buf = memory_block(s->memory, len);
+        if (buf || evicted > 4 * len + (1 << 20))
+            return buf;
+        size_t more = evict_one(s);
+        if (!more)
+            return NULL;
+        evicted += more;
+    }
+}
+
+/* Fills up what `charge` took. */
+static void keep_spare(struct store *s)
+{
+    uint64_t wanted = memory_limit(s->memory, MEMORY_STORE) / SPARE_SHARE;
+    size_t evicted = 0, more = 1;
+    while (s->spare < wanted && more) {
+        if (memory_charge(s->memory, wanted - s->spare)) {
+            s->spare = wanted;
+            return;
+        }
+        more = evicted < SPARE_AT_ONCE ? evict_one(s) : 0;
+        evicted += more;
+        s->moved = true;
+    }
+}
+
+bool store_make_room(struct store *s, size_t len)
+{
+    size_t evicted = 0, given = s->spare < len ? s->spare : len;
+    memory_uncharge(s->memory, given);
+    s->spare -= given;
+    while (!memory_charge(s->memory, len)) {
+        size_t more = evicted < SPARE_AT_ONCE + 4 * len ? evict_one(s) : 0;
+        if (!more)
+            return false;
+        evicted += more;
+    }
+    memory_uncharge(s->memory, len);
+    return true;
+}
+
+void store_hint(struct store *s, struct block *b, float keep)
+{
+    (void)s;
+    b->keep = keep;
+}
+
+/* ---- put ---- */
+
+static int refuse_ram_full(struct store *s, struct skv_error *err)
+{
+    return skv_fail(err, -ENOSPC,
+                    "node '%s' is full: %.1f of its %.1f MiB for blocks are taken, by %llu blocks; start it "
+                    "with a larger --ram, add a node, or drop contexts that are no longer needed",
+                    s->name, (double)memory_used(s->memory, MEMORY_STORE) / (1 << 20),
+                    (double)memory_limit(s->memory, MEMORY_STORE) / (1 << 20),
+                    (unsigned long long)s->stats.blocks);
+}
+
+/* Whether the disks take another block now. */
+static int disks_take(struct store *s, size_t len, struct skv_error *err)
+{
+    bool writable = false, room = false;
+    for (uint32_t i = 0; i < s->n_disks; i++) {
+        const struct disk *d = &s->disks[i];
+        writable = writable || !d->failed;
+        room = room || (!d->failed && !d->stuck);
+    }
+    if (!writable)
+        return skv_fail(err, -EROFS, "node '%s' takes no more blocks: %s", s->name, s->trouble);
+    if (s->state == STORE_STARTING)
+        return skv_fail(err, -EAGAIN, "node '%s' is still reading its disks", s->name);
+    if (!room)
+        return skv_fail(err, -ENOSPC,
+                        "node '%s' is full: leases hold what is on its disks, and %.1f MiB of records leave "
+                        "no segment to free; give it a larger --disk, add a node, or end leases that are no "
+                        "longer needed",
+                        s->name, (double)s->stats.disk_live_bytes / (1 << 20));
+    /* Half of RAM may be dirty; one block always may. */
+    if (s->stats.dirty_bytes && s->stats.dirty_bytes + len > memory_limit(s->memory, MEMORY_STORE) / 2) {
+        s->urgent = true;
+        return skv_fail(err, -EAGAIN, "node '%s' writes to its disks as fast as it can", s->name);
+    }
+    return 0;
+}
+
+/* A block whose record is damaged is there already: only its bytes are needed. */
+static int put_again(struct store *s, struct block *b, const void *payload, struct skv_error *err)
+{
+    size_t len = layout_block_bytes(&b->layout);
+    if (!b->buf) {
+        struct buf *buf = ram_take(s, len);
+        if (!buf)
+            return skv_fail(err, -EAGAIN, "node '%s' has no memory for it now", s->name);
+        memcpy(buf->data, payload, len);
+        memset(buf->data + len, 0, -len % DISK_PAGE);
+        ram_attach(s, b, buf);
+    }
+    if (b->put && b->put->moving) /* that is the damaged record */
+        put_abandon(b);
+    if (!b->put && !put_start(s, b, b->buf, NULL))
+        return refuse_ram_full(s, err);
+    return 0;
+}
+
+int store_put(struct store *s, const struct block_key *key, const struct block_layout *layout,
+              const void *payload, const uint64_t *checksums, struct block **out, struct skv_error *err)
+{
+    size_t len = layout_block_bytes(layout);
+    int rc = s->n_disks ? disks_take(s, len, err) : 0;
+    if (rc)
+        return rc;
+    struct block *old = store_find(s, key);
+    if (old) {
+        assert(old->damaged);
+        *out = old;
+        return put_again(s, old, payload, err);
+    }
+    struct buf *buf = ram_take(s, len);
+    struct block *b = buf ? block_new(s, key, layout, checksums) : NULL;
+    if (!b) {
+        buf_unref(buf);
+        if (s->stats.dirty_bytes == 0 && !(s->n_disks && evict_one(s)))
+            return refuse_ram_full(s, err);
+        s->urgent = true;
+        return skv_fail(err, -EAGAIN, "node '%s' has no memory for it until its disks took more", s->name);
+    }
+    memcpy(buf->data, payload, len);
+    memset(buf->data + len, 0, -len % DISK_PAGE); /* the rest of its last page on disk */
+    ram_attach(s, b, buf);
+    b->used = ++s->uses;
+    if (s->n_disks && !put_start(s, b, buf, NULL)) {
+        block_free(s, b);
+        return refuse_ram_full(s, err);
+    }
+    s->stats.put_bytes += len;
+    *out = b;
+    return 0;
+}
+
+/* ---- touch: recency, and the way back into RAM ---- */
+
+static void promoted(void *arg, struct buf *buf, uint32_t n_bad);
+
+struct promotion {
+    struct store *store;
+    struct block_key key;
+    uint64_t sequence;
+};
+
+/* Whether the block should take the place of the coldest in RAM: used twice within as many uses as RAM holds
+ * blocks, or better hinted. Pages that clients keep are not asked for again, so once is not enough. */
+static bool earns_ram(const struct store *s, const struct block *b, uint64_t used_before)
+{
+    if (s->loads >= BACKGROUND_READS || s->in_flight >= IO_DEPTH / 2)
+        return false;
+    bool again = used_before && s->uses - used_before <= 2 * s->stats.ram_blocks + 16;
+    return again || (s->coldest && b->keep > s->coldest->keep);
+}
+
+void store_touch(struct store *s, struct block *b)
+{
+    uint64_t before = b->used;
+    b->used = ++s->uses;
+    if (b->buf) {
+        list_remove(s, b);
+        list_add_hottest(s, b);
+        return;
+    }
+    if (b->loading || b->damaged || !block_on_disk(b) || !earns_ram(s, b, before))
+        return;
+    struct promotion *p = malloc(sizeof *p);
+    if (!p)
+        return;
+    *p = (struct promotion){s, b->key, b->sequence};
+    if (read_block(s, b, promoted, p)) {
+        free(p);
+        return;
+    }
+    b->loading = true;
+    s->loads++;
+}
+
+static void promoted(void *arg, struct buf *buf, uint32_t n_bad)
+{
+    struct promotion *p = arg;
+    struct store *s = p->store;
+    struct block *b = store_find(s, &p->key);
+    s->loads--;
+    if (b && b->sequence == p->sequence)
+        b->loading = false;
+    if (b && b->sequence == p->sequence && !b->buf && buf && n_bad == 0) {
+        ram_attach(s, b, buf);
+        s->stats.promoted++;
+    } else {
+        buf_unref(buf);
+    }
+    free(p);
+}
+
+/* ---- the rest of the interface ---- */
+
+bool store_run(struct store *s, uint64_t now)
+{
+    if (!s->n_disks)
+        return false;
+    s->moved = false;
+    s->now = now;
+    s->tick = now >= s->last_tick + TICK_NS;
+    if (s->tick) {
+        s->last_tick = now;
+        keep_spare(s);
+    }
+    if (s->in_flight && s->io->ops->reap(s->io, false))
+        s->moved = true;
+    scan_run(s);
+    if (s->state == STORE_SERVING) {
+        for (uint32_t i = 0; i < s->n_disks; i++)
+            clean_run(&s->disks[i]);
+        log_run(s);
+        scrub_run(s);
+    }
+    read_run(s);
+    s->io->ops->flush(s->io);
+    return s->moved;
+}
+
+int store_fd(const struct store *s)
+{
+    return s->n_disks ? s->io->ops->fd(s->io) : -1;
+}
+
+bool store_busy(const struct store *s)
+{
+    return s->moved;
+}
+
+bool store_flushed(const struct store *s)
+{
+    return !s->n_disks || log_idle(s);
+}
+
+enum store_state store_state(const struct store *s, double *progress)
+{
+    if (progress)
+        *progress = s->state == STORE_SERVING ? 1.0 : scan_progress(s);
+    return s->state;
+}
+
+const char *store_trouble(const struct store *s)
+{
+    return s->trouble;
+}
+
+void store_stats(const struct store *s, struct store_stats *out)
+{
+    *out = s->stats;
+    for (uint32_t i = 0; i < s->n_disks; i++) {
+        const struct disk *d = &s->disks[i];
+        out->disk_segments += d->n_segments;
+        out->disk_readonly += d->failed;
+        for (uint32_t j = 0; j < d->n_segments; j++) {
+            const struct segment *g = &d->segments[j];
+            if (g->state == SEGMENT_FREE || g->state == SEGMENT_READY || g->state == SEGMENT_PREPARING)
+                out->disk_free_segments++;
+            else
+                out->disk_bytes += (uint64_t)g->used * DISK_PAGE;
+        }
+    }
+}
