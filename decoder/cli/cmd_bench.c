@@ -1,4 +1,5 @@
-/* cmd_bench.c: `scoutkv bench step`: where the time of a decode step goes, and how it grows with the context.
+/* cmd_bench.c: `scoutkv bench`, and of its benches `bench step`: where the time of a decode step goes, and
+ * how it grows with the context.
  *
  * DESIGN. Two contexts of different lengths, one budget. The shorter is a fork of the longer on its way, so
  * nothing is computed twice. Steps of both are measured in turn, round by round, so that a busy minute of the
@@ -340,8 +341,8 @@ int cmd_bench(int argc, char **argv)
 {
     static const struct cli_command benches[] = {
         {"step", bench_step, "the decode step at two context lengths, split into its parts"},
+        {"store", cmd_bench_store, "the disk engine of a memory node, beside fio"},
         {0},
     };
-    return cli_dispatch(benches, "scoutkv bench", "Usage: scoutkv bench WHAT -m MODEL [options]", "", argc,
-                        argv);
+    return cli_dispatch(benches, "scoutkv bench", "Usage: scoutkv bench WHAT [options]", "", argc, argv);
 }

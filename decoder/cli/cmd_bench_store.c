@@ -1,0 +1,422 @@
+/* cmd_bench_store.c: `scoutkv bench store`: what a memory node's disk engine makes of a disk.
+ *
+ * DESIGN. A disk is as fast as the minute allows, so nothing here is compared with a figure from another run:
+ * fio reads and writes a file beside the store, with the same sizes, depth and time, in turn with the engine,
+ * round by round; the ratio of a round is of two neighbouring seconds, and the result is the median over the
+ * rounds. Both sides write only space that was written before: the store recycles its segments, fio its file.
+ */
+#include "common/progress.h"
+#include "common/size.h"
+#include "decoder/cli/bench_disk.h"
+#include "decoder/cli/bench_fio.h"
+#include "decoder/cli/bench_hits.h"
+#include "decoder/cli/cli.h"
+#include "decoder/cli/interrupt.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <ftw.h>
+#include <inttypes.h>
+#include <jansson.h>
+#include <limits.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+enum {
+    MAX_ROUNDS = 99,
+    RAM = 256 << 20,   /* of the engine: little, so that nearly all lies on the disk only */
+    SPARE = 256 << 20, /* bytes that must stay free */
+};
+
+struct args {
+    const char *dir;
+    uint64_t size;
+    uint32_t seconds, rounds;
+    bool json;
+};
+
+#define AT(member) offsetof(struct args, member)
+static const struct opt table[] = {
+    {"dir", 0, OPT_STRING, AT(dir), "DIR", "a directory on the disk to measure", .required = true},
+    {"size", 0, OPT_SIZE, AT(size), "SIZE", "of the store, and of fio's file beside it", .min = 512 << 20},
+    {"seconds", 0, OPT_U32, AT(seconds), "S", "how long each measurement takes", .min = 1, .max = 600},
+    {"rounds", 0, OPT_U32, AT(rounds), "N", "how often each is taken", .min = 1, .max = MAX_ROUNDS},
+    {"json", 0, OPT_FLAG, AT(json), NULL, "print one object instead of the table"},
+    {0},
+};
+
+/* ---- figures of all rounds ---- */
+
+enum row_kind { READ_32K, READ_256K, PUT_1M, ROWS };
+static const struct {
+    const char *key, *text;
+    uint32_t pages; /* of a read; 0: a put */
+} rows[ROWS] = {
+    {"read_32k", "cold reads of 32 KiB", (32 << 10) / BENCH_PAGE},
+    {"read_256k", "cold reads of 256 KiB", (256 << 10) / BENCH_PAGE},
+    {"put_1m", "durable PUTs of 1 MiB", 0},
+};
+
+struct series {
+    double at[MAX_ROUNDS];
+    uint32_t n;
+};
+struct middle {
+    double median, low, high;
+};
+
+static void note(struct series *s, double x)
+{
+    assert(s->n < MAX_ROUNDS);
+    s->at[s->n++] = x;
+}
+
+static int by_size(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* All NAN if there is nothing. */
+static struct middle middle_of(const struct series *s)
+{
+    struct series sorted = *s;
+    if (s->n == 0)
+        return (struct middle){NAN, NAN, NAN};
+    qsort(sorted.at, s->n, sizeof *sorted.at, by_size);
+    return (struct middle){(sorted.at[(s->n - 1) / 2] + sorted.at[s->n / 2]) / 2, sorted.at[0],
+                           sorted.at[s->n - 1]};
+}
+
+/* Round by round. */
+static struct middle ratio_of(const struct series *a, const struct series *b)
+{
+    struct series r = {.n = 0};
+    for (uint32_t i = 0; i < a->n && i < b->n; i++)
+        note(&r, b->at[i] > 0 ? a->at[i] / b->at[i] : 0);
+    return middle_of(&r);
+}
+
+struct bench {
+    const struct args *args;
+    char dir[PATH_MAX], store[PATH_MAX + 16], peer[PATH_MAX + 16]; /* dir: ours, made here */
+    char fio[64];                                                  /* its version; "": there is none */
+    char io[32];
+    struct bench_blocks blocks;
+    struct bench_disk *disk;
+    struct bench_hits *hits;
+    struct series ours[ROWS], theirs[ROWS];
+    struct series idle_p50, idle_p99, loaded_p50, loaded_p99, load_read, load_put;
+    struct progress bar;
+    uint64_t n_measured;
+};
+
+/* ---- the place ---- */
+
+static int remove_one(const char *path, const struct stat *st, int type, struct FTW *at)
+{
+    (void)st;
+    (void)type;
+    (void)at;
+    return remove(path);
+}
+
+static void clean_up(const struct bench *b)
+{
+    if (b->dir[0] && nftw(b->dir, remove_one, 8, FTW_DEPTH | FTW_PHYS))
+        fprintf(stderr, "scoutkv bench store: cannot remove %s: %s\n", b->dir, strerror(errno));
+}
+
+/* Measuring through the page cache would measure memory. */
+static int check_direct(const struct bench *b, struct skv_error *err)
+{
+    int fd = open(b->peer, O_RDWR | O_CREAT | O_DIRECT | O_CLOEXEC, 0600);
+    if (fd < 0)
+        return skv_fail(err, -errno,
+                        errno == EINVAL
+                            ? "%s is on a file system that has no O_DIRECT (is it in memory?); give a "
+                              "directory on a disk"
+                            : "cannot make files in %s",
+                        b->args->dir);
+    close(fd);
+    return 0;
+}
+
+static int make_place(struct bench *b, struct skv_error *err)
+{
+    struct statvfs fs;
+    char need[32], have[32];
+    if (statvfs(b->args->dir, &fs))
+        return skv_fail(err, -errno, "--dir %s: %s", b->args->dir, strerror(errno));
+    uint64_t wanted = b->args->size * (b->fio[0] ? 2 : 1) + SPARE,
+             available = (uint64_t)fs.f_bavail * fs.f_frsize;
+    if (available < wanted)
+        return skv_fail(
+            err, -ENOSPC, "%s has %s free and this takes %s: give a smaller --size, or another directory",
+            b->args->dir, size_format(have, sizeof have, available), size_format(need, sizeof need, wanted));
+    char dir[PATH_MAX];
+    if (snprintf(dir, sizeof dir, "%s/scoutkv-bench-XXXXXX", b->args->dir) >= (int)sizeof dir)
+        return skv_fail(err, -ENAMETOOLONG, "--dir: the name is too long");
+    if (!mkdtemp(dir))
+        return skv_fail(err, -errno, "cannot make a directory in %s: %s", b->args->dir, strerror(errno));
+    memcpy(b->dir, dir, sizeof dir);
+    snprintf(b->store, sizeof b->store, "%s/store", b->dir);
+    snprintf(b->peer, sizeof b->peer, "%s/fio", b->dir);
+    return check_direct(b, err);
+}
+
+/* ---- measuring ---- */
+
+static void on_fill(void *arg, uint64_t bytes)
+{
+    struct bench *b = arg;
+    progress_update(&b->bar, bytes >> 20);
+}
+
+static int fill(struct bench *b, struct skv_error *err)
+{
+    int rc = bench_blocks_make(&b->blocks, b->args->size, err);
+    if (!rc)
+        rc = bench_disk_open(&b->blocks, b->store, b->args->size, RAM, &b->disk, err);
+    if (rc)
+        return rc;
+    snprintf(b->io, sizeof b->io, "%s", bench_disk_io(b->disk));
+    progress_begin(&b->bar, "fill", "MiB", (b->args->size + b->args->size / 8) >> 20);
+    rc = bench_disk_fill(b->disk, on_fill, b, err);
+    if (!rc && b->fio[0]) {
+        double gbps;
+        struct fio_job lay = {.file = b->peer,
+                              .rw = "write",
+                              .block = BENCH_BLOCK,
+                              .size = b->args->size,
+                              .depth = BENCH_DEPTH};
+        rc = fio_run(&lay, &gbps, err);
+    }
+    progress_end(&b->bar);
+    return rc;
+}
+
+static void measured(struct bench *b)
+{
+    progress_update(&b->bar, ++b->n_measured);
+}
+
+static int measure_ours(struct bench *b, enum row_kind k, struct skv_error *err)
+{
+    double gbps = 0;
+    int rc = rows[k].pages ? bench_disk_read(b->disk, rows[k].pages, b->args->seconds, &gbps, err)
+                           : bench_disk_put(b->disk, b->args->seconds, &gbps, err);
+    note(&b->ours[k], gbps);
+    measured(b);
+    return rc;
+}
+
+static int measure_peer(struct bench *b, enum row_kind k, struct skv_error *err)
+{
+    double gbps = 0;
+    struct fio_job job = {.file = b->peer,
+                          .rw = rows[k].pages ? "randread" : "write",
+                          .block = rows[k].pages ? (uint64_t)rows[k].pages * BENCH_PAGE : BENCH_BLOCK,
+                          .size = b->args->size,
+                          .depth = BENCH_DEPTH,
+                          .sync_every = rows[k].pages ? 0 : BENCH_WINDOW / BENCH_BLOCK,
+                          .seconds = b->args->seconds};
+    int rc = b->fio[0] ? fio_run(&job, &gbps, err) : 0;
+    if (b->fio[0])
+        note(&b->theirs[k], gbps);
+    measured(b);
+    return rc ? rc : interrupted() ? skv_fail(err, -EINTR, "interrupted") : 0;
+}
+
+static int measure_disk(struct bench *b, struct skv_error *err)
+{
+    int rc = 0;
+    for (uint32_t round = 0; round < b->args->rounds; round++)
+        for (enum row_kind k = 0; k < ROWS && !rc; k++) { /* who begins takes turns as well */
+            rc = round % 2 ? measure_peer(b, k, err) : measure_ours(b, k, err);
+            if (!rc)
+                rc = round % 2 ? measure_ours(b, k, err) : measure_peer(b, k, err);
+        }
+    return rc;
+}
+
+static int measure_hits(struct bench *b, struct skv_error *err)
+{
+    uint32_t next = bench_disk_next(b->disk);
+    bench_disk_close(b->disk);
+    b->disk = NULL;
+    int rc = bench_hits_open(&b->blocks, b->store, b->args->size, RAM, next, &b->hits, err);
+    for (uint32_t i = 0; i < 2 * b->args->rounds && !rc; i++) {
+        struct hit_times t;
+        bool loaded = i % 2;
+        rc = bench_hits_run(b->hits, loaded, b->args->seconds, &t, err);
+        if (rc)
+            break;
+        note(loaded ? &b->loaded_p50 : &b->idle_p50, t.p50_us);
+        note(loaded ? &b->loaded_p99 : &b->idle_p99, t.p99_us);
+        if (loaded) {
+            note(&b->load_read, t.read_gbps);
+            note(&b->load_put, t.put_gbps);
+        }
+        measured(b);
+    }
+    return rc;
+}
+
+/* ---- telling ---- */
+
+static void print_row(const char *text, const struct series *ours, const struct series *theirs)
+{
+    struct middle a = middle_of(ours), b = middle_of(theirs), r = ratio_of(ours, theirs);
+    printf("%-24s %6.3f (%.3f … %.3f)", text, a.median, a.low, a.high);
+    if (theirs->n)
+        printf("   %6.3f (%.3f … %.3f)   %6.3f (%.3f … %.3f)", b.median, b.low, b.high, r.median, r.low,
+               r.high);
+    putchar('\n');
+}
+
+static void print_table(const struct bench *b)
+{
+    char size[32];
+    struct middle hits = ratio_of(&b->loaded_p99, &b->idle_p99);
+    printf("disk engine in %s: %s, %s, depth %d, PUTs with %d MiB on their way;\n%s; median (lowest … "
+           "highest) of "
+           "%" PRIu32 " rounds of %" PRIu32 " s, GB/s\n\n",
+           b->args->dir, size_format(size, sizeof size, b->args->size), b->io, BENCH_DEPTH,
+           BENCH_WINDOW >> 20,
+           b->fio[0] ? b->fio : "fio is not installed, so there is nothing to compare with", b->args->rounds,
+           b->args->seconds);
+    printf("%-24s %-24s %s\n", "", "  ours", b->fio[0] ? "   fio                       ours / fio" : "");
+    for (enum row_kind k = 0; k < ROWS; k++)
+        print_row(rows[k].text, &b->ours[k], &b->theirs[k]);
+    printf(
+        "\nhits of 32 KiB in RAM, through a node, µs: disk idle p50 %.0f, p99 %.0f; disk saturated p50 %.0f, "
+        "p99 "
+        "%.0f\n(by %.2f GB/s of cold reads and %.2f GB/s of durable PUTs); p99 saturated / idle %.2f (%.2f … "
+        "%.2f)\n",
+        middle_of(&b->idle_p50).median, middle_of(&b->idle_p99).median, middle_of(&b->loaded_p50).median,
+        middle_of(&b->loaded_p99).median, middle_of(&b->load_read).median, middle_of(&b->load_put).median,
+        hits.median, hits.low, hits.high);
+}
+
+static json_t *number(double x)
+{
+    return isnan(x) ? json_null() : json_real(x);
+}
+
+static void set_middle(json_t *o, const char *name, struct middle m)
+{
+    char spread[64];
+    json_t *both = json_array();
+    json_object_set_new(o, name, number(m.median));
+    json_array_append_new(both, number(m.low));
+    json_array_append_new(both, number(m.high));
+    snprintf(spread, sizeof spread, "%s_spread", name);
+    json_object_set_new(o, spread, both);
+}
+
+static int print_json(const struct bench *b, struct skv_error *err)
+{
+    json_t *ratios = json_object(), *list = json_object(), *hits = json_object();
+    for (enum row_kind k = 0; k < ROWS; k++) {
+        json_t *row = json_object();
+        struct middle ratio = ratio_of(&b->ours[k], &b->theirs[k]);
+        set_middle(row, "ours_gbps", middle_of(&b->ours[k]));
+        set_middle(row, "peer_gbps", middle_of(&b->theirs[k]));
+        set_middle(row, "ratio", ratio);
+        json_object_set_new(list, rows[k].key, row);
+        json_object_set_new(ratios, rows[k].key, number(ratio.median));
+    }
+    struct middle ratio = ratio_of(&b->loaded_p99, &b->idle_p99);
+    set_middle(hits, "idle_p50_us", middle_of(&b->idle_p50));
+    set_middle(hits, "idle_p99_us", middle_of(&b->idle_p99));
+    set_middle(hits, "loaded_p50_us", middle_of(&b->loaded_p50));
+    set_middle(hits, "loaded_p99_us", middle_of(&b->loaded_p99));
+    set_middle(hits, "load_read_gbps", middle_of(&b->load_read));
+    set_middle(hits, "load_put_gbps", middle_of(&b->load_put));
+    set_middle(hits, "ratio", ratio);
+    json_object_set_new(ratios, "hit_p99", number(ratio.median));
+    json_t *o = json_pack("{s:o, s:I, s:I, s:I, s:s, s:I, s:o, s:o, s:o}", "ratios", ratios, "rounds",
+                          (json_int_t)b->args->rounds, "seconds", (json_int_t)b->args->seconds, "disk_bytes",
+                          (json_int_t)b->args->size, "io", b->io, "depth", (json_int_t)BENCH_DEPTH, "peer",
+                          b->fio[0] ? json_string(b->fio) : json_null(), "rows", list, "hits", hits);
+    int bad = !o || json_dumpf(o, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(6)) || putchar('\n') == EOF ||
+              fflush(stdout);
+    json_decref(o);
+    return bad ? skv_fail(err, -EIO, "cannot write the JSON output") : 0;
+}
+
+/* ---- the command ---- */
+
+static int bench(struct bench *b, struct skv_error *err)
+{
+    int rc = make_place(b, err);
+    if (!rc)
+        rc = fill(b, err);
+    if (rc)
+        return rc;
+    progress_begin(&b->bar, "measure", "measurements", b->args->rounds * (2 * ROWS + 2));
+    rc = measure_disk(b, err);
+    if (!rc)
+        rc = measure_hits(b, err);
+    progress_end(&b->bar);
+    if (rc)
+        return rc;
+    if (b->args->json)
+        return print_json(b, err);
+    print_table(b);
+    return 0;
+}
+
+static const char about[] = "Measures what a memory node's disk engine makes of a disk, beside fio in the "
+                            "same run: reads of neighbouring pages\n"
+                            "of blocks that are only on disk, checksums verified, 8 at a time; and PUTs of 1 "
+                            "MiB blocks that count once they\n"
+                            "are on the medium, 8 MiB on their way. fio does io_uring and O_DIRECT at depth "
+                            "8 over a file of the same size,\n"
+                            "and an fdatasync every 8 MiB. Both take turns, so that a busy minute slows "
+                            "both. Then a node serves hits from\n"
+                            "RAM while its disk is idle, and while it is saturated.\n"
+                            "It takes twice --size of free space for a while, and cleans up. Without fio "
+                            "(Debian: apt-get install fio) only\n"
+                            "our own figures are told.";
+
+int cmd_bench_store(int argc, char **argv)
+{
+    struct args a = {.size = UINT64_C(4) << 30, .seconds = 3, .rounds = 5};
+    struct opt_memory mem = {0};
+    struct skv_error err = {0};
+    const struct opt_group groups[] = {{"Options", table, &a}, {0}};
+    const struct opt_command cmd = {
+        "scoutkv bench store", "--dir DIR [options]", about,
+        "  scoutkv bench store --dir /mnt/nvme\n"
+        "  scoutkv bench store --dir /mnt/nvme --size 32GiB --seconds 10 --rounds 9 --json",
+        groups};
+    int rc = options_start(&cmd, argc, argv, &mem);
+    if (rc >= 0)
+        return rc;
+    struct bench *b = calloc(1, sizeof *b);
+    if (!b)
+        return 1;
+    b->args = &a;
+    interrupt_catch();
+    if (!fio_version(b->fio, sizeof b->fio))
+        fprintf(stderr,
+                "scoutkv bench store: fio is not installed (Debian: apt-get install fio): there will be no "
+                "ratios\n");
+    rc = bench(b, &err) ? cli_fail(cmd.name, &err) : 0;
+    if (interrupted())
+        rc = EXIT_INTERRUPTED;
+    bench_disk_close(b->disk);
+    bench_hits_close(b->hits);
+    bench_blocks_free(&b->blocks);
+    clean_up(b);
+    free(b);
+    options_free(&mem);
+    return rc;
+}
