@@ -5,7 +5,11 @@
 #include <assert.h>
 #include <pthread.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
+#ifdef __SSE2__
+#include <emmintrin.h>
+#endif
 
 enum {
     SLOT_UNIT = 4096, /* slot sizes are multiples of this: disks want memory aligned so */
@@ -16,6 +20,9 @@ enum {
     REPLIES_MIN = 2 << 20,
     REPLIES_MAX = 256 << 20,
     PAGE = 4096,
+    KEPT = 64, /* mappings kept for the next span, at most */
+    KEPT_MAX = 64 << 20,
+    KEPT_SHARE = 16, /* of the budget */
 };
 
 struct slot {
@@ -35,12 +42,20 @@ struct span {
     struct slot slots[];
 };
 
+struct mapping {
+    uint8_t *bytes;
+    size_t size;
+};
+
 struct memory {
     pthread_mutex_t lock;
     uint64_t limit[2], used[2]; /* by enum memory_use */
     size_t span_size;
     uint64_t n_bufs; /* handed out and not released */
     bool closed;
+    struct mapping kept[KEPT]; /* the latest last; they count as used */
+    unsigned n_kept;
+    size_t kept_bytes;
     struct span *classes[N_CLASSES];
 };
 
@@ -59,8 +74,34 @@ struct memory *memory_new(uint64_t ram)
     return m;
 }
 
+/* Unmapping may split a mapping and so fail at the system's limit of mappings; then its pages go back at
+ * least. */
+static void unmap(struct mapping x)
+{
+    if (munmap(x.bytes, x.size))
+        (void)madvise(x.bytes, x.size, MADV_DONTNEED);
+}
+
+/* With the lock held. */
+static void unkeep(struct memory *m, unsigned i)
+{
+    m->kept_bytes -= m->kept[i].size;
+    m->used[MEMORY_STORE] -= m->kept[i].size;
+    memmove(&m->kept[i], &m->kept[i + 1], (--m->n_kept - i) * sizeof *m->kept);
+}
+
+/* With the lock held: the oldest goes back to the system. */
+static void kept_drop(struct memory *m)
+{
+    struct mapping x = m->kept[0];
+    unkeep(m, 0);
+    unmap(x);
+}
+
 static void destroy(struct memory *m)
 {
+    while (m->n_kept)
+        kept_drop(m);
     assert(m->used[MEMORY_STORE] == 0 && m->used[MEMORY_REPLIES] == 0);
     pthread_mutex_destroy(&m->lock);
     free(m);
@@ -90,6 +131,8 @@ static void buf_gone(struct memory *m)
 
 static bool charge(struct memory *m, enum memory_use use, size_t len)
 {
+    while (use == MEMORY_STORE && m->n_kept && len > m->limit[use] - m->used[use])
+        kept_drop(m);
     if (len > m->limit[use] - m->used[use])
         return false;
     m->used[use] += len;
@@ -120,7 +163,7 @@ void memory_uncharge(struct memory *m, size_t len)
 uint64_t memory_used(struct memory *m, enum memory_use use)
 {
     pthread_mutex_lock(&m->lock);
-    uint64_t used = m->used[use];
+    uint64_t used = m->used[use] - (use == MEMORY_STORE ? m->kept_bytes : 0);
     pthread_mutex_unlock(&m->lock);
     return used;
 }
@@ -218,23 +261,56 @@ static void list_remove(struct span **head, struct span *s)
         s->next->prev = s->prev;
 }
 
+/* A mapping, preferably one whose pages the system need not clear again. With the lock held; charged. */
+static uint8_t *map(struct memory *m, size_t size)
+{
+    for (unsigned i = m->n_kept; i-- > 0;)
+        if (m->kept[i].size == size) {
+            uint8_t *bytes = m->kept[i].bytes;
+            unkeep(m, i);
+            m->used[MEMORY_STORE] += size;
+            return bytes;
+        }
+    if (!charge(m, MEMORY_STORE, size))
+        return NULL;
+    void *bytes =
+        mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (bytes == MAP_FAILED) {
+        uncharge(m, MEMORY_STORE, size);
+        return NULL;
+    }
+    (void)madvise(bytes, size, MADV_HUGEPAGE); /* fewer faults and TLB misses where the kernel offers it */
+    return bytes;
+}
+
+/* With the lock held. A node that writes blocks through to its disks takes and returns them all the time. */
+static void keep(struct memory *m, struct mapping x)
+{
+    uint64_t most = m->limit[MEMORY_STORE] / KEPT_SHARE;
+    if (x.size > (most < KEPT_MAX ? most : KEPT_MAX)) {
+        uncharge(m, MEMORY_STORE, x.size);
+        unmap(x);
+        return;
+    }
+    m->kept[m->n_kept++] = x;
+    m->kept_bytes += x.size;
+    while (m->n_kept == KEPT || m->kept_bytes > (most < KEPT_MAX ? most : KEPT_MAX))
+        kept_drop(m);
+}
+
 /* With the lock held. NULL when there is no room. */
 static struct span *span_new(struct memory *m, size_t size, size_t slot_size)
 {
     unsigned n_slots = (unsigned)(size / slot_size);
-    size_t cost = size + span_overhead(n_slots);
-    if (!charge(m, MEMORY_STORE, cost))
+    if (!charge(m, MEMORY_STORE, span_overhead(n_slots)))
         return NULL;
     struct span *s = malloc(span_overhead(n_slots));
-    void *bytes =
-        s ? mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
-          : MAP_FAILED;
-    if (bytes == MAP_FAILED) {
+    uint8_t *bytes = s ? map(m, size) : NULL;
+    if (!bytes) {
         free(s);
-        uncharge(m, MEMORY_STORE, cost);
+        uncharge(m, MEMORY_STORE, span_overhead(n_slots));
         return NULL;
     }
-    (void)madvise(bytes, size, MADV_HUGEPAGE); /* fewer faults and TLB misses where the kernel offers it */
     *s = (struct span){.memory = m, .bytes = bytes, .size = size, .slot_size = slot_size, .n_slots = n_slots};
     for (unsigned i = n_slots; i-- > 0;) {
         s->slots[i].span = s;
@@ -248,11 +324,8 @@ static struct span *span_new(struct memory *m, size_t size, size_t slot_size)
 /* With the lock held. */
 static void span_free(struct memory *m, struct span *s)
 {
-    /* Unmapping may split a mapping and so fail at the system's limit of mappings; then its pages go back at
-     * least. */
-    if (munmap(s->bytes, s->size))
-        (void)madvise(s->bytes, s->size, MADV_DONTNEED);
-    uncharge(m, MEMORY_STORE, s->size + span_overhead(s->n_slots));
+    uncharge(m, MEMORY_STORE, span_overhead(s->n_slots));
+    keep(m, (struct mapping){s->bytes, s->size});
     free(s);
 }
 
@@ -304,4 +377,27 @@ struct buf *memory_block(struct memory *m, size_t len)
     slot->buf.len = len;
     slot->buf.release = release_slot;
     return &slot->buf;
+}
+
+/* ---- copying ---- */
+
+void memory_stream(void *to, const void *from, size_t len)
+{
+#ifdef __SSE2__
+    enum { LINE = 64 }; /* whole lines, or the processor reads what is about to be overwritten */
+    __m128i *d = to;
+    const __m128i *s = from;
+    for (; (uintptr_t)d % LINE == 0 && len >= LINE; d += 4, s += 4, len -= LINE) {
+        __m128i a = _mm_loadu_si128(s), b = _mm_loadu_si128(s + 1), c = _mm_loadu_si128(s + 2),
+                e = _mm_loadu_si128(s + 3);
+        _mm_stream_si128(d, a);
+        _mm_stream_si128(d + 1, b);
+        _mm_stream_si128(d + 2, c);
+        _mm_stream_si128(d + 3, e);
+    }
+    _mm_sfence();
+    to = d;
+    from = s;
+#endif
+    memcpy(to, from, len);
 }

@@ -243,11 +243,12 @@ enum node_work node_run(struct node *n, uint64_t now)
     enum node_work work = NODE_IDLE;
     told(n, now);
     if (n->n_disks) { /* completions first: they are what the rest may go on with */
-        if (store_run(n->store, now) && n->parked && puts_retry(n))
-            work = NODE_BUSY;
+        store_run(n->store, now);
         if (n->indexing)
             note_index(n);
     }
+    if (n->parked && puts_run(n))
+        work = NODE_BUSY;
     if (n->waiting) {
         n->waiting = false; /* what goes on waiting says so */
         enum node_work lanes = run_lanes(n, now);

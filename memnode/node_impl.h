@@ -61,8 +61,14 @@ struct get_job {
     uint64_t cold[];                       /* bit i: wanted page i was set aside; nothing without disks */
 };
 
-/* A PUT that is not answered yet: it is parked until the disks' queue has room for it, or it is stored and
- * waits to be on the medium. */
+/* A block that is being copied in and verified. */
+struct taking {
+    struct buf *buf; /* the store's room for it; NULL: there was none yet */
+    uint32_t pages;  /* that are in it, and right */
+};
+
+/* A PUT that is not answered yet: it is parked until all of it is in the store, or it is stored and waits for
+ * the disk. */
 struct put_job {
     struct put_job *next; /* of node->parked */
     struct put_job *prev_of_lane, *next_of_lane;
@@ -75,6 +81,7 @@ struct put_job {
     Scoutkv__Header *header; /* owned */
     struct view payload;     /* owns a reference */
     uint64_t since_ns;
+    struct taking taking;
     /* stored */
     Scoutkv__PutAck__Result result;
     struct store_waiter waiter;
@@ -151,7 +158,6 @@ struct node {
     struct node_transport transport;
     struct page_plan plan;
     struct cold_run runs[BATCH_RUNS];
-    uint64_t checksums[MAX_PAGES_PER_BLOCK];
 };
 
 /* One message being acted on. */
@@ -210,8 +216,8 @@ void op_ping(struct call *);
 
 /* ---- node_put.c ---- */
 
-/* Tries the parked PUTs again, in their order. True if one was stored. */
-bool puts_retry(struct node *);
+/* Goes on with the first of the parked PUTs. False: not now. */
+bool puts_run(struct node *);
 void puts_tick(struct node *, uint64_t now); /* refuses those that were parked for too long */
 void puts_forget(struct node *, struct lane *);
 

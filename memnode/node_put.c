@@ -1,10 +1,11 @@
 /* node_put.c: PUT.
  *
- * DESIGN. All that can be refused is refused first; then the block is copied into the store, and answered: at
- * once for `ack ram`, when it is on the medium for `ack durable`. While more waits for the disks than the
- * store takes, PUTs are parked with their bytes, oldest first whatever their lane, so that nobody starves;
- * each is tried again, from the lookup on, when the disks have moved. A lane's unanswered bytes are bounded
- * by the credit that it was granted. */
+ * DESIGN. All that can be refused is refused first; then the block is copied into the store, verified on the
+ * way, and answered: at once for `ack ram`, when it is on the medium for `ack durable`. A large block is
+ * taken in by pieces, so that hits wait for a piece and not for a block. Until all of it is in, a PUT is
+ * parked with its bytes; so are those behind it, and those for which the store has no room while too much
+ * waits for the disks: oldest first whatever their lane, so that nobody starves. A lane's unanswered bytes
+ * are bounded by the credit that it was granted. */
 #include "memnode/node_impl.h"
 #include "common/clock.h"
 
@@ -13,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { PIECE_BYTES = 64 << 10 };
 #define REASON(x) SCOUTKV__REFUSED__REASON__##x
 
 /* ---- answers ---- */
@@ -77,22 +79,25 @@ static void job_free(struct put_job *j)
     if (j->header)
         scoutkv__header__free_unpacked(j->header, NULL);
     buf_unref(j->payload.owner);
+    buf_unref(j->taking.buf);
     free(j);
 }
 
-static void park(struct call *c)
+static void park(struct call *c, const struct taking *t)
 {
     struct node *n = c->node;
     struct message *m = c->message;
     struct put_job *j = job_new(c);
-    if (!j)
+    if (!j) {
+        buf_unref(t->buf);
         return;
+    }
+    j->taking = *t;
     assert(m->payload.owner);
     buf_ref(m->payload.owner);
     j->payload = m->payload;
     j->header = m->header;
     m->header = NULL;
-    n->counters.puts_parked++;
     *n->parked_end = j;
     n->parked_end = &j->next;
 }
@@ -236,23 +241,30 @@ static bool put_acceptable(struct call *c, struct block_key *key, struct block_l
     return ack_possible(c, put->ack);
 }
 
-/* Whether every page matches its checksum; else it has been refused. */
-static bool bytes_right(struct call *c, const struct block_key *key, const struct block_layout *layout)
+/* Verifies the next piece, and copies it. 0: all is in; -EINPROGRESS;
+ * -EBADMSG: it has been refused. */
+static int take_piece(struct call *c, const struct block_key *key, const struct block_layout *layout,
+                      struct taking *t)
 {
-    struct node *n = c->node;
     const Scoutkv__Put *put = c->message->header->put;
     const struct view *payload = &c->message->payload;
-    block_checksums(key, layout, payload->data, n->checksums);
-    for (size_t i = 0; i < layout_pages(layout); i++)
-        if (n->checksums[i] != put->checksums[i]) {
+    size_t page = layout_page_bytes(layout);
+    for (size_t bytes = 0; t->pages < layout_pages(layout); t->pages++, bytes += page) {
+        uint32_t head = layout->head0 + t->pages / BLOCK_PAGES;
+        const uint8_t *from = payload->data + t->pages * page;
+        if (bytes >= PIECE_BYTES)
+            return -EINPROGRESS;
+        if (page_checksum(key, head, t->pages % BLOCK_PAGES, from, page) != put->checksums[t->pages]) {
             call_refuse(
                 c, REASON(CHECKSUM), payload->len,
-                "page %zu of KV head %zu does not match its checksum: the bytes changed on their way, or "
+                "page %u of KV head %u does not match its checksum: the bytes changed on their way, or "
                 "the sums were made for another key; send the block again",
-                i % BLOCK_PAGES, layout->head0 + i / BLOCK_PAGES);
-            return false;
+                t->pages % BLOCK_PAGES, head);
+            return -EBADMSG;
         }
-    return true;
+        memory_stream(t->buf->data + t->pages * page, from, page);
+    }
+    return 0;
 }
 
 /* The block is there: answers, unless it is damaged and to be stored again (false). */
@@ -277,35 +289,45 @@ static bool answer_present(struct call *c, struct block *b, const struct block_l
     return true;
 }
 
-/* Stores and answers an acceptable PUT. -EAGAIN: not now, and nothing was answered. */
-static int put_now(struct call *c, const struct block_key *key, const struct block_layout *layout, bool again)
+/* Whether there is nothing to take in: the block is there, or may be; then it has been answered. */
+static bool answered(struct call *c, const struct block_key *key, const struct block_layout *layout)
+{
+    struct block *b = store_find(c->node->store, key);
+    if (b)
+        return answer_present(c, b, layout);
+    if (node_starting(c->node))
+        call_refuse_starting(c, c->message->payload.len);
+    return node_starting(c->node);
+}
+
+/* Goes on with an acceptable PUT. 0: it was answered; -EAGAIN: not now; -EINPROGRESS: there is more to do. */
+static int put_now(struct call *c, const struct block_key *key, const struct block_layout *layout,
+                   struct taking *t)
 {
     struct node *n = c->node;
     const Scoutkv__Put *put = c->message->header->put;
-    const struct view *payload = &c->message->payload;
+    size_t len = c->message->payload.len;
     struct skv_error why = {0};
-    struct block *b = store_find(n->store, key);
-    bool anew = b != NULL;
-    if (b && answer_present(c, b, layout))
-        return 0;
-    if (!b && node_starting(n)) {
-        call_refuse_starting(c, payload->len);
-        return 0;
+    struct block *b = NULL;
+    bool anew = store_find(n->store, key) != NULL;
+    int rc = t->buf ? 0 : store_room(n->store, len, &t->buf, &why);
+    if (rc == 0) {
+        rc = take_piece(c, key, layout, t);
+        if (rc == -EBADMSG)
+            return 0;
+        if (rc == 0)
+            rc = store_put(n->store, key, layout, t->buf, put->checksums, &b, &why);
     }
-    if (!again && !bytes_right(c, key, layout))
-        return 0;
-    int rc = n->parked && !again ? -EAGAIN
-                                 : store_put(n->store, key, layout, payload->data, put->checksums, &b, &why);
-    if (rc == -EAGAIN)
+    if (rc == -EAGAIN || rc == -EINPROGRESS)
         return rc;
     if (rc == -EROFS) {
-        call_refuse(c, REASON(READ_ONLY), payload->len, "%s", why.text);
+        call_refuse(c, REASON(READ_ONLY), len, "%s", why.text);
     } else if (rc) {
-        call_refuse_full(c, payload->len, &why);
+        call_refuse_full(c, len, &why);
     } else {
         n->counters.puts_stored += !anew;
         n->counters.puts_same += anew;
-        n->counters.put_bytes += payload->len;
+        n->counters.put_bytes += len;
         settle(c, put, b, anew ? SCOUTKV__PUT_ACK__RESULT__SAME : SCOUTKV__PUT_ACK__RESULT__STORED);
     }
     return 0;
@@ -313,36 +335,41 @@ static int put_now(struct call *c, const struct block_key *key, const struct blo
 
 void op_put(struct call *c)
 {
+    struct node *n = c->node;
     struct block_key key;
     struct block_layout layout;
-    c->node->counters.puts++;
-    if (put_acceptable(c, &key, &layout) && put_now(c, &key, &layout, false) == -EAGAIN)
-        park(c);
+    struct taking t = {0};
+    n->counters.puts++;
+    if (!put_acceptable(c, &key, &layout) || answered(c, &key, &layout))
+        return;
+    int rc = n->parked ? -EAGAIN : put_now(c, &key, &layout, &t);
+    n->counters.puts_parked += rc == -EAGAIN;
+    if (rc)
+        park(c, &t);
+    else
+        buf_unref(t.buf);
 }
 
 /* ---- parked ones ---- */
 
-bool puts_retry(struct node *n)
+bool puts_run(struct node *n)
 {
-    bool moved = false;
-    while (n->parked) {
-        struct put_job *j = n->parked;
-        struct message m = {.header = j->header, .payload = j->payload};
-        struct call c = call_of(j);
-        struct block_key key;
-        struct block_layout layout;
-        bool ok = key_from_wire(j->header->put->key, j->ns, &key) &&
-                  layout_from_wire(j->header->put->layout, &layout);
-        assert(ok);
-        (void)ok;
-        c.message = &m;
-        if (put_now(&c, &key, &layout, true) == -EAGAIN)
-            break;
+    struct put_job *j = n->parked;
+    struct message m = {.header = j->header, .payload = j->payload};
+    struct call c = call_of(j);
+    struct block_key key;
+    struct block_layout layout;
+    bool ok =
+        key_from_wire(j->header->put->key, j->ns, &key) && layout_from_wire(j->header->put->layout, &layout);
+    assert(ok);
+    (void)ok;
+    c.message = &m;
+    int rc = answered(&c, &key, &layout) ? 0 : put_now(&c, &key, &layout, &j->taking);
+    if (rc == 0) {
         unpark(n, j);
         job_free(j);
-        moved = true;
     }
-    return moved;
+    return rc != -EAGAIN;
 }
 
 void puts_tick(struct node *n, uint64_t now)

@@ -94,7 +94,6 @@ void bench_blocks_free(struct bench_blocks *b)
 struct reading {
     struct store_read read;
     struct bench_disk *disk;
-    bool busy;
 };
 
 struct putting {
@@ -113,6 +112,7 @@ struct bench_disk {
     uint8_t *buffers;
     struct reading reads[BENCH_DEPTH];
     struct putting puts[BENCH_WINDOW / BENCH_BLOCK];
+    uint32_t pages; /* of the reads that follow each other; 0: none follows */
     uint64_t done_bytes, bad;
     unsigned in_flight;
     int failed; /* what a put came to */
@@ -140,7 +140,8 @@ static bool failed(const struct bench_disk *d, struct skv_error *err)
     if (interrupted())
         return skv_fail(err, -EINTR, "interrupted");
     if (d->failed)
-        return skv_fail(err, d->failed, "a block could not be written: %s", store_trouble(d->store));
+        return skv_fail(err, d->failed, "a block could not be written, or none read: %s; %s",
+                        strerror(-d->failed), store_trouble(d->store));
     return d->bad && skv_fail(err, -EBADMSG, "pages that were read are not what was written");
 }
 
@@ -200,16 +201,6 @@ uint32_t bench_disk_next(const struct bench_disk *d)
 
 /* ---- reading ---- */
 
-static void on_read(struct store_read *r)
-{
-    struct reading *reading = r->arg;
-    struct bench_disk *d = reading->disk;
-    reading->busy = false;
-    d->in_flight--;
-    d->done_bytes += (uint64_t)r->n * BENCH_PAGE;
-    d->bad += r->good != (r->n == 64 ? UINT64_MAX : (UINT64_C(1) << r->n) - 1);
-}
-
 static struct block *find_cold(struct bench_disk *d)
 {
     for (unsigned i = 0; i < TRIES; i++) {
@@ -221,37 +212,49 @@ static struct block *find_cold(struct bench_disk *d)
     return NULL;
 }
 
-static int begin_read(struct bench_disk *d, struct reading *r, uint32_t pages, struct skv_error *err)
+static void on_read(struct store_read *);
+
+static int begin_read(struct bench_disk *d, struct reading *r, struct skv_error *err)
 {
     struct block *b = find_cold(d);
     if (!b)
         return skv_fail(err, -ENOENT, "there are no blocks that are only on disk");
-    r->read = (struct store_read){.into = r->read.into, .n = pages, .done = on_read, .arg = r};
-    r->read.first = (uint32_t)(bench_random(&d->seed) % (layout_pages(&b->layout) - pages + 1));
-    r->busy = true;
-    d->in_flight++;
-    if (store_read(d->store, b, &r->read)) {
-        r->busy = false;
-        d->in_flight--;
+    r->read = (struct store_read){.into = r->read.into, .n = d->pages, .done = on_read, .arg = r};
+    r->read.first = (uint32_t)(bench_random(&d->seed) % (layout_pages(&b->layout) - d->pages + 1));
+    if (store_read(d->store, b, &r->read))
         return skv_fail(err, -ENOMEM, "out of memory");
-    }
+    d->in_flight++;
     return 0;
+}
+
+/* The next one takes its place at once. */
+static void on_read(struct store_read *read)
+{
+    struct reading *r = read->arg;
+    struct bench_disk *d = r->disk;
+    d->in_flight--;
+    d->done_bytes += (uint64_t)read->n * BENCH_PAGE;
+    d->bad += read->good != (read->n == 64 ? UINT64_MAX : (UINT64_C(1) << read->n) - 1);
+    if (d->pages && !d->failed)
+        d->failed = begin_read(d, r, NULL);
 }
 
 int bench_disk_read(struct bench_disk *d, uint32_t pages, double seconds, double *gbps, struct skv_error *err)
 {
     int rc = 0;
-    uint64_t begin = clock_ns(), end = begin + (uint64_t)(seconds * 1e9), now = begin;
+    uint64_t begin = clock_ns(), end = begin + (uint64_t)(seconds * 1e9);
     assert(pages <= STORE_READ_PAGES && pages * BENCH_PAGE <= READ_MOST);
-    for (d->done_bytes = 0; !rc && now < end; now = clock_ns()) {
-        for (unsigned i = 0; i < BENCH_DEPTH && !rc; i++)
-            if (!d->reads[i].busy)
-                rc = begin_read(d, &d->reads[i], pages, err);
+    d->done_bytes = 0;
+    d->pages = pages;
+    for (unsigned i = 0; i < BENCH_DEPTH && !rc; i++)
+        rc = begin_read(d, &d->reads[i], err);
+    while (!rc && clock_ns() < end) {
         turn(d);
-        if (!rc && failed(d, err))
+        if (failed(d, err))
             rc = err->code;
     }
-    *gbps = (double)d->done_bytes / (double)(now - begin);
+    *gbps = (double)d->done_bytes / (double)(clock_ns() - begin);
+    d->pages = 0;
     settle(d);
     return rc;
 }
@@ -277,8 +280,13 @@ static int begin_put(struct bench_disk *d, struct putting *p, struct skv_error *
     struct block *b = store_find(d->store, &key);
     if (b)
         store_remove(d->store, b);
-    int rc = store_put(d->store, &key, &blocks->layout, bench_payload(blocks, d->next)->data,
-                       bench_checksums(blocks, d->next), &b, err);
+    struct buf *buf = NULL;
+    int rc = store_room(d->store, BENCH_BLOCK, &buf, err);
+    if (!rc) {
+        memory_stream(buf->data, bench_payload(blocks, d->next)->data, BENCH_BLOCK);
+        rc = store_put(d->store, &key, &blocks->layout, buf, bench_checksums(blocks, d->next), &b, err);
+    }
+    buf_unref(buf);
     if (rc)
         return rc;
     d->next = (d->next + 1) % blocks->n;
@@ -296,9 +304,11 @@ static int put_until(struct bench_disk *d, uint64_t end, uint64_t bytes, void (*
 {
     int rc = 0;
     for (d->done_bytes = 0; !rc && d->done_bytes < bytes && clock_ns() < end;) {
-        for (unsigned i = 0; i < BENCH_WINDOW / BENCH_BLOCK && !rc; i++)
-            if (!d->puts[i].busy)
-                rc = begin_put(d, &d->puts[i], err);
+        struct putting *p = d->puts;
+        while (p < d->puts + BENCH_WINDOW / BENCH_BLOCK && p->busy)
+            p++;
+        if (p < d->puts + BENCH_WINDOW / BENCH_BLOCK) /* one a turn: copying takes long for the rest */
+            rc = begin_put(d, p, err);
         if (rc == -EAGAIN)
             rc = 0;
         turn(d);

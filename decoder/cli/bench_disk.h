@@ -11,9 +11,10 @@
 enum {
     BENCH_BLOCK = 1 << 20, /* bytes of a block; its pages have 8 KiB */
     BENCH_PAGE = 8 << 10,
-    BENCH_HOT = 16,         /* blocks beyond the cycle */
-    BENCH_DEPTH = 8,        /* reads in flight */
-    BENCH_WINDOW = 8 << 20, /* bytes put and not yet durable */
+    BENCH_HOT = 16,       /* blocks beyond the cycle */
+    BENCH_DEPTH = 8,      /* reads in flight */
+    BENCH_SYNC = 8 << 20, /* bytes that one sync makes durable, at most: the engine's groups have as many */
+    BENCH_WINDOW = 24 << 20, /* bytes put and not yet durable: some are written while others are synced */
 };
 
 /* ---- blocks by number ---- */

@@ -113,6 +113,8 @@ int fio_run(const struct fio_job *j, double *gbps, struct skv_error *err)
     add(&c, "--direct=1");
     add(&c, "--randrepeat=0"); /* other places in every round, as ours */
     add(&c, "--output-format=json");
+    if (j->align)
+        add(&c, "--blockalign=%" PRIu64, j->align);
     if (j->sync_every)
         add(&c, "--fdatasync=%" PRIu32, j->sync_every);
     if (j->seconds) {

@@ -11,6 +11,7 @@ struct fio_job {
     const char *file;
     const char *rw; /* "randread", "write" */
     uint64_t block, size;
+    uint64_t align; /* offsets are multiples of this; 0: of block */
     uint32_t depth;
     uint32_t sync_every; /* writes between two fdatasyncs; 0: none */
     uint32_t seconds;    /* 0: once over the file */

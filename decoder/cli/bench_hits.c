@@ -12,6 +12,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -159,6 +160,7 @@ struct bench_hits {
     struct skv_error put_error;
     pthread_t thread;
     atomic_bool stop;
+    cpu_set_t processors; /* that we had before */
 };
 
 static void on_put(void *arg, int rc, const uint64_t *stored, size_t n_pages, const struct skv_error *err)
@@ -305,6 +307,20 @@ static int put_hot(struct bench_hits *h, struct skv_error *err)
     return rc;
 }
 
+/* This thread has the n-th of our processors to itself, as far as we go. Where there is one only, all stay
+ * where they are. */
+static void stay_on(const struct bench_hits *h, int n)
+{
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    for (int i = 0; i < CPU_SETSIZE; i++)
+        if (CPU_ISSET(i, &h->processors) && n-- == 0) {
+            CPU_SET(i, &one);
+            (void)sched_setaffinity(0, sizeof one, &one);
+            return;
+        }
+}
+
 int bench_hits_open(const struct bench_blocks *blocks, const char *dir, uint64_t size, uint64_t ram,
                     uint32_t next, struct bench_hits **out, struct skv_error *err)
 {
@@ -318,8 +334,11 @@ int bench_hits_open(const struct bench_blocks *blocks, const char *dir, uint64_t
     h->next = next;
     h->seed = h->hit_seed = clock_ns();
     h->hit.bytes = &h->hit_bytes;
+    sched_getaffinity(0, sizeof h->processors, &h->processors);
+    stay_on(h, 0); /* threads inherit it */
     if (!(h->zmq = zmqx_ctx_new(1, err)) || !(h->server = server_start(h->zmq, ENDPOINT, &opts, err)))
         return err->code;
+    stay_on(h, 1);
     int rc = talk_open(&h->hits, h->zmq, err);
     if (!rc)
         rc = talk_open(&h->load, h->zmq, err);
@@ -336,5 +355,6 @@ void bench_hits_close(struct bench_hits *h)
     talk_close(&h->load);
     server_stop(h->server);
     zmqx_ctx_free(h->zmq);
+    (void)sched_setaffinity(0, sizeof h->processors, &h->processors);
     free(h);
 }

@@ -3,8 +3,9 @@
  *
  * A memory node runs in a thread of this process, with its disk, behind inproc://; one client asks for hits
  * at a steady pace, another one saturates the disk with cold reads and durable PUTs. Bytes pass between the
- * threads without copies, so what is measured is the node, not a network, and the load leaves the processor
- * to it. */
+ * threads without copies, so what is measured is the node, not a network. The node has a processor to itself,
+ * as far as this program goes, and the clients another one: else a client that is woken would wait for a time
+ * slice, which is not the node's doing. */
 #ifndef CLI_BENCH_HITS_H
 #define CLI_BENCH_HITS_H
 

@@ -9,6 +9,7 @@
 #include "common/size.h"
 #include "decoder/cli/bench_disk.h"
 #include "decoder/cli/bench_fio.h"
+#include "memnode/store/io.h"
 #include "decoder/cli/bench_hits.h"
 #include "decoder/cli/cli.h"
 #include "decoder/cli/interrupt.h"
@@ -224,7 +225,8 @@ static int measure_peer(struct bench *b, enum row_kind k, struct skv_error *err)
                           .block = rows[k].pages ? (uint64_t)rows[k].pages * BENCH_PAGE : BENCH_BLOCK,
                           .size = b->args->size,
                           .depth = BENCH_DEPTH,
-                          .sync_every = rows[k].pages ? 0 : BENCH_WINDOW / BENCH_BLOCK,
+                          .align = rows[k].pages ? IO_ALIGN : 0, /* runs of pages begin anywhere */
+                          .sync_every = rows[k].pages ? 0 : BENCH_SYNC / BENCH_BLOCK,
                           .seconds = b->args->seconds};
     int rc = b->fio[0] ? fio_run(&job, &gbps, err) : 0;
     if (b->fio[0])
@@ -284,11 +286,10 @@ static void print_table(const struct bench *b)
 {
     char size[32];
     struct middle hits = ratio_of(&b->loaded_p99, &b->idle_p99);
-    printf("disk engine in %s: %s, %s, depth %d, PUTs with %d MiB on their way;\n%s; median (lowest … "
+    printf("disk engine in %s: %s, %s, depth %d, PUTs in groups of %d MiB a sync;\n%s; median (lowest … "
            "highest) of "
            "%" PRIu32 " rounds of %" PRIu32 " s, GB/s\n\n",
-           b->args->dir, size_format(size, sizeof size, b->args->size), b->io, BENCH_DEPTH,
-           BENCH_WINDOW >> 20,
+           b->args->dir, size_format(size, sizeof size, b->args->size), b->io, BENCH_DEPTH, BENCH_SYNC >> 20,
            b->fio[0] ? b->fio : "fio is not installed, so there is nothing to compare with", b->args->rounds,
            b->args->seconds);
     printf("%-24s %-24s %s\n", "", "  ours", b->fio[0] ? "   fio                       ours / fio" : "");
@@ -373,22 +374,25 @@ static int bench(struct bench *b, struct skv_error *err)
     return 0;
 }
 
-static const char about[] = "Measures what a memory node's disk engine makes of a disk, beside fio in the "
-                            "same run: reads of neighbouring pages\n"
-                            "of blocks that are only on disk, checksums verified, 8 at a time; and PUTs of 1 "
-                            "MiB blocks that count once they\n"
-                            "are on the medium, 8 MiB on their way. fio does io_uring and O_DIRECT at depth "
-                            "8 over a file of the same size,\n"
-                            "and an fdatasync every 8 MiB. Both take turns, so that a busy minute slows "
-                            "both. Then a node serves hits from\n"
-                            "RAM while its disk is idle, and while it is saturated.\n"
-                            "It takes twice --size of free space for a while, and cleans up. Without fio "
-                            "(Debian: apt-get install fio) only\n"
-                            "our own figures are told.";
+static const char about[] =
+    "Measures what a memory node's disk engine makes of a disk, beside fio in the same run:\n"
+    "- reads of neighbouring pages of blocks that are only on disk, checksums verified, 8 at a time;\n"
+    "  fio: randread with io_uring, O_DIRECT and depth 8 over a file of the same size, at multiples of 4 KiB "
+    "as ours;\n"
+    "- PUTs of 1 MiB blocks that count once they are on the medium: 8 MiB are written while 8 MiB are "
+    "synced;\n"
+    "  fio: write with io_uring, O_DIRECT and depth 8, and an fdatasync every 8 MiB, beside which it goes "
+    "on.\n"
+    "Both take turns, so that a busy minute slows both. Then a node on a processor of its own serves hits "
+    "from RAM\n"
+    "while its disk is idle, and while it is saturated.\n"
+    "It takes twice --size of free space for a while, and cleans up. Without fio (Debian: apt-get install "
+    "fio) only\n"
+    "our own figures are told.";
 
 int cmd_bench_store(int argc, char **argv)
 {
-    struct args a = {.size = UINT64_C(4) << 30, .seconds = 3, .rounds = 5};
+    struct args a = {.size = UINT64_C(4) << 30, .seconds = 1, .rounds = 15};
     struct opt_memory mem = {0};
     struct skv_error err = {0};
     const struct opt_group groups[] = {{"Options", table, &a}, {0}};

@@ -264,6 +264,7 @@ int disks_open(struct store *s, const struct store_opts *o, struct skv_error *er
 void disks_close(struct store *s)
 {
     s->closing = true;
+    log_finish(s);
     while (s->in_flight) {
         s->io->ops->flush(s->io);
         s->io->ops->reap(s->io, true);

@@ -23,8 +23,8 @@ struct group {
     struct disk *disk;
     uint32_t segment;
     struct put *first, **end;
-    struct write *writes;
-    unsigned n_writes; /* in flight */
+    struct write *writes, *unstarted; /* all; from here on, those that are still to be handed over */
+    unsigned n_writes;                /* not completed */
     unsigned n_puts;
     uint64_t sequence; /* the last */
     uint64_t bytes;
@@ -537,13 +537,28 @@ static void group_begin(struct disk *d)
         group_free(group);
         return;
     }
+    group->unstarted = group->writes;
     d->writing = group;
     s->moved = true;
     s->stats.written_bytes += group->bytes;
-    for (struct write *w = group->writes, *next; w; w = next) {
-        next = w->next;
-        if (w->io.n_iov)
-            io_start(s, &w->io);
+}
+
+/* One request at a time: the kernel pins every page of it, and hits in RAM wait meanwhile. */
+static void group_push(struct disk *d)
+{
+    struct group *group = d->writing;
+    while (group && group->unstarted) {
+        struct write *w = group->unstarted;
+        group->unstarted = w->next;
+        if (!w->io.n_iov)
+            continue;
+        d->store->moved = true;
+        if (!d->failed) {
+            io_start(d->store, &w->io);
+            return;
+        }
+        group->n_writes--;
+        group->rc = -EIO;
     }
 }
 
@@ -612,6 +627,7 @@ void log_run(struct store *s)
     bool all_failed = true, begin = s->urgent || s->tick || s->puts.bytes >= GROUP_WORTH;
     for (uint32_t i = 0; i < s->n_disks; i++) {
         struct disk *d = &s->disks[i];
+        group_push(d);
         group_sync(d);
         if (s->tick && !d->failed)
             disk_alive(d);
@@ -635,6 +651,13 @@ void log_run(struct store *s)
         fail_queue(s, &s->puts, -EIO);
     if (!s->puts.first)
         s->urgent = false;
+}
+
+void log_finish(struct store *s)
+{
+    for (uint32_t i = 0; i < s->n_disks; i++)
+        while (s->disks[i].writing && s->disks[i].writing->unstarted)
+            group_push(&s->disks[i]);
 }
 
 /* What was not begun is dropped; nobody waits for it any more. */

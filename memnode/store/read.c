@@ -3,12 +3,15 @@
  * DESIGN. A read remembers which bytes it expects (key, place, checksums), not the entry: entries come and go
  * while it is on its way. Its segment is held, so what lies there can't be reused meanwhile. A page that does
  * not match is bad for this read only: the bytes are looked at again the next time, but the entry is marked,
- * so that the next PUT of the block writes it anew. */
+ * so that the next PUT of the block writes it anew. What has arrived is verified some bytes at a time, since
+ * hits in RAM wait meanwhile. */
 #include "memnode/store/store_impl.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+
+enum { VERIFY_AT_ONCE = 128 << 10 };
 
 struct read_op {
     struct io_request io;
@@ -46,14 +49,32 @@ static void mark_damaged(struct store *s, const struct read_op *op)
         b->damaged = true;
 }
 
-static void op_done(struct io_request *r)
+static void op_add(struct read_queue *q, struct read_op *op)
+{
+    op->next = NULL;
+    *(q->first ? &q->end->next : &q->first) = op;
+    q->end = op;
+}
+
+static struct read_op *op_take(struct read_queue *q)
+{
+    struct read_op *op = q->first;
+    q->first = op->next;
+    return op;
+}
+
+static void op_arrived(struct io_request *r)
 {
     struct read_op *op = (struct read_op *)r;
+    io_ended(op->store);
+    op_add(&op->store->arrived, op);
+}
+
+static void op_verify(struct read_op *op)
+{
     struct store *s = op->store;
     uint64_t good = 0;
-    io_ended(s);
-    s->moved = true;
-    if (r->result) {
+    if (op->io.result) {
         s->stats.read_errors++;
     } else {
         const uint8_t *from = op->bounce ? op->bounce + op->skew : op->into;
@@ -111,35 +132,34 @@ int read_pages(struct store *s, struct block *b, uint32_t first, uint32_t n, uin
                                  .offset = from,
                                  .iov = &op->iov,
                                  .n_iov = 1,
-                                 .done = op_done};
+                                 .done = op_arrived};
     op->segment->busy++;
     s->stats.reads++;
     s->stats.read_bytes += to - from;
-    *s->reads_end = op;
-    s->reads_end = &op->next;
+    op_add(&s->reads, op);
     return 0;
 }
 
 void read_run(struct store *s)
 {
-    while (s->reads && s->in_flight < IO_DEPTH) {
-        struct read_op *op = s->reads;
-        s->reads = op->next;
-        if (!s->reads)
-            s->reads_end = &s->reads;
-        io_start(s, &op->io);
+    for (size_t bytes = 0; s->arrived.first && bytes < VERIFY_AT_ONCE;) {
+        struct read_op *op = op_take(&s->arrived);
+        bytes += op->iov.iov_len;
+        s->moved = true;
+        op_verify(op);
+    }
+    while (s->reads.first && s->in_flight < IO_DEPTH) {
+        io_start(s, &op_take(&s->reads)->io);
         s->moved = true;
     }
 }
 
 void reads_drop(struct store *s)
 {
-    while (s->reads) {
-        struct read_op *op = s->reads;
-        s->reads = op->next;
-        op_end(op, 0);
-    }
-    s->reads_end = &s->reads;
+    while (s->arrived.first)
+        op_verify(op_take(&s->arrived));
+    while (s->reads.first)
+        op_end(op_take(&s->reads), 0);
 }
 
 /* ---- the interface ---- */

@@ -30,7 +30,6 @@ struct store *store_open(const struct store_opts *o, struct skv_error *err)
     s->log = o->log;
     s->scrub_rate = o->scrub_rate;
     s->puts.end = &s->puts.first;
-    s->reads_end = &s->reads;
     s->sequence = s->run = 1;
     strncpy(s->name, o->name ? o->name : "", sizeof s->name - 1);
     if (o->node)
@@ -177,6 +176,7 @@ void block_free(struct store *s, struct block *b)
 
 void store_remove(struct store *s, struct block *b)
 {
+    assert(s->state == STORE_SERVING);
     block_free(s, b);
 }
 
@@ -355,6 +355,15 @@ static int refuse_ram_full(struct store *s, struct skv_error *err)
                     (unsigned long long)s->stats.blocks);
 }
 
+/* -EAGAIN while RAM may yet come free: by what is written to the disks, or what is on them already. */
+static int refuse_ram(struct store *s, struct skv_error *err)
+{
+    if (s->stats.dirty_bytes == 0 && !(s->n_disks && evict_one(s)))
+        return refuse_ram_full(s, err);
+    s->urgent = true;
+    return skv_fail(err, -EAGAIN, "node '%s' has no memory for it until its disks took more", s->name);
+}
+
 /* Whether the disks take another block now. */
 static int disks_take(struct store *s, size_t len, struct skv_error *err)
 {
@@ -382,18 +391,23 @@ static int disks_take(struct store *s, size_t len, struct skv_error *err)
     return 0;
 }
 
-/* A block whose record is damaged is there already: only its bytes are needed. */
-static int put_again(struct store *s, struct block *b, const void *payload, struct skv_error *err)
+int store_room(struct store *s, size_t len, struct buf **out, struct skv_error *err)
 {
-    size_t len = layout_block_bytes(&b->layout);
-    if (!b->buf) {
-        struct buf *buf = ram_take(s, len);
-        if (!buf)
-            return skv_fail(err, -EAGAIN, "node '%s' has no memory for it now", s->name);
-        memcpy(buf->data, payload, len);
-        memset(buf->data + len, 0, -len % DISK_PAGE);
-        ram_attach(s, b, buf);
-    }
+    int rc = s->n_disks ? disks_take(s, len, err) : 0;
+    if (rc)
+        return rc;
+    *out = ram_take(s, len);
+    if (!*out)
+        return refuse_ram(s, err);
+    memset((*out)->data + len, 0, -len % DISK_PAGE); /* the rest of its last page on disk */
+    return 0;
+}
+
+/* A block whose record is damaged is there already: only its bytes are needed. */
+static int put_again(struct store *s, struct block *b, struct buf *buf, struct skv_error *err)
+{
+    if (!b->buf)
+        ram_attach(s, b, buf_ref(buf));
     if (b->put && b->put->moving) /* that is the damaged record */
         put_abandon(b);
     if (!b->put && !put_start(s, b, b->buf, NULL))
@@ -402,36 +416,25 @@ static int put_again(struct store *s, struct block *b, const void *payload, stru
 }
 
 int store_put(struct store *s, const struct block_key *key, const struct block_layout *layout,
-              const void *payload, const uint64_t *checksums, struct block **out, struct skv_error *err)
+              struct buf *buf, const uint64_t *checksums, struct block **out, struct skv_error *err)
 {
-    size_t len = layout_block_bytes(layout);
-    int rc = s->n_disks ? disks_take(s, len, err) : 0;
-    if (rc)
-        return rc;
+    assert(buf->len == layout_block_bytes(layout));
     struct block *old = store_find(s, key);
     if (old) {
         assert(old->damaged);
         *out = old;
-        return put_again(s, old, payload, err);
+        return put_again(s, old, buf, err);
     }
-    struct buf *buf = ram_take(s, len);
-    struct block *b = buf ? block_new(s, key, layout, checksums) : NULL;
-    if (!b) {
-        buf_unref(buf);
-        if (s->stats.dirty_bytes == 0 && !(s->n_disks && evict_one(s)))
-            return refuse_ram_full(s, err);
-        s->urgent = true;
-        return skv_fail(err, -EAGAIN, "node '%s' has no memory for it until its disks took more", s->name);
-    }
-    memcpy(buf->data, payload, len);
-    memset(buf->data + len, 0, -len % DISK_PAGE); /* the rest of its last page on disk */
-    ram_attach(s, b, buf);
+    struct block *b = block_new(s, key, layout, checksums);
+    if (!b)
+        return refuse_ram(s, err);
+    ram_attach(s, b, buf_ref(buf));
     b->used = ++s->uses;
     if (s->n_disks && !put_start(s, b, buf, NULL)) {
         block_free(s, b);
         return refuse_ram_full(s, err);
     }
-    s->stats.put_bytes += len;
+    s->stats.put_bytes += buf->len;
     *out = b;
     return 0;
 }

@@ -81,12 +81,16 @@ struct block *store_find(struct store *,
 void store_touch(struct store *, struct block *);
 void store_hint(struct store *, struct block *, float keep);
 
-/* Copies a block in and queues it for a disk. The key must not be there, except that a block whose record is
- * damaged (same layout and checksums) is put again. 0; -EAGAIN: too much waits for the disks, try again after
- * store_run moved; -ENOSPC: full; -EROFS: no disk takes writes any more. err has the sentence. */
-int store_put(struct store *, const struct block_key *, const struct block_layout *, const void *payload,
+/* Room in RAM for the bytes of a block, which the caller fills in (it belongs to the caller) and gives to
+ * store_put. 0; -EAGAIN: too much waits for the disks, try again after store_run moved; -ENOSPC: full;
+ * -EROFS: no disk takes writes any more. err has the sentence. */
+int store_room(struct store *, size_t len, struct buf **out, struct skv_error *err);
+/* Makes it a block, and queues it for a disk; takes a reference of its own. The key must not be there, except
+ * that a block whose record is damaged (same layout and checksums) is put again. 0, -EAGAIN, -ENOSPC. */
+int store_put(struct store *, const struct block_key *, const struct block_layout *, struct buf *,
               const uint64_t *checksums, struct block **out, struct skv_error *err);
-void store_remove(struct store *, struct block *); /* must have no leases */
+/* It must have no leases. Not while STARTING: an older copy that was not read yet would come back. */
+void store_remove(struct store *, struct block *);
 /* Lets RAM copies of cold blocks go until `len` bytes more can be charged to the memory: for what others keep
  * in it. False: there are not enough that could go. */
 bool store_make_room(struct store *, size_t len);

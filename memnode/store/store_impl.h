@@ -35,6 +35,10 @@ struct put_queue {
     uint64_t bytes; /* of records */
 };
 
+struct read_queue {
+    struct read_op *first, *end; /* end: valid unless it is empty */
+};
+
 enum segment_state {
     SEGMENT_UNREAD,
     SEGMENT_FREE,      /* nothing in it is needed */
@@ -111,10 +115,10 @@ struct store {
     struct put_queue puts;
     uint64_t sequence, run; /* the next one; the first of this process */
     uint64_t last_tick;
-    bool tick;                          /* this store_run is the first after a while */
-    unsigned in_flight;                 /* requests at the io */
-    struct read_op *reads, **reads_end; /* that wait for their turn */
-    unsigned loads;                     /* blocks being promoted */
+    bool tick;                        /* this store_run is the first after a while */
+    unsigned in_flight;               /* requests at the io */
+    struct read_queue reads, arrived; /* wait for their turn; were read, and wait to be verified */
+    unsigned loads;                   /* blocks being promoted */
 
     enum store_state state;
     struct scan *scan; /* NULL when done */
@@ -165,6 +169,7 @@ void put_hurry(struct store *, struct block *,
 void put_abandon(struct block *); /* its block goes away */
 void log_run(struct store *);
 void log_close(struct store *);
+void log_finish(struct store *); /* hands over what is left of a group that was begun */
 bool log_idle(const struct store *);
 bool heads_add(struct segment *, const void *head, size_t bytes); /* false: no memory */
 size_t summary_bytes(size_t heads_bytes);                         /* on disk: a multiple of 4096 */

@@ -46,6 +46,19 @@ static void judge_refusal(struct history *h, unsigned key, int rc, const char *t
     BROKEN(h, "key %u: a put was refused with %d: %s", key, rc, text);
 }
 
+static int put_bytes(struct history *h, const struct block_key *key, const struct version *v,
+                     const uint8_t *payload, struct block **out, struct skv_error *err)
+{
+    struct buf *buf = NULL;
+    int rc = store_room(h->store, layout_block_bytes(&v->layout), &buf, err);
+    if (!rc) {
+        memcpy(buf->data, payload, buf->len);
+        rc = store_put(h->store, key, &v->layout, buf, v->checksums, out, err);
+    }
+    buf_unref(buf);
+    return rc;
+}
+
 static void put(struct history *h, unsigned key, struct block *old)
 {
     struct model_key *k = &h->model.keys[key];
@@ -56,7 +69,7 @@ static void put(struct history *h, unsigned key, struct block *old)
     struct skv_error err = {0};
     int rc;
     for (unsigned i = 0;; i++) {
-        rc = store_put(h->store, &k->key, &v->layout, payload, v->checksums, &b, &err);
+        rc = put_bytes(h, &k->key, v, payload, &b, &err);
         if (rc != -EAGAIN || i == STUCK)
             break;
         look(h); /* a refused put may have evicted */
@@ -159,7 +172,7 @@ static void op_remove(struct history *h)
     unsigned key = a_key(h);
     struct model_key *k = &h->model.keys[key];
     struct block *b = find(h, key);
-    if (!b || k->pinned)
+    if (!b || k->pinned || !h->serving)
         return;
     say(h, "key %u: removed", key);
     k->held = -1;

@@ -732,6 +732,7 @@ static void found_while_starting(void **state)
             if (!store_find(w.h->node->store, &one->key))
                 continue;
             done_is(ask_keys(w.h, H_READ, 'K', NULL, 0, &one, 1), 1);
+            refused(ask_keys(w.h, H_READ, 'D', NULL, 0, &one, 1), REASON(STARTING), "ask again");
             struct get g = want_all(turn % N, 1);
             h_clear(w.h);
             ask_get(&w, H_READ, &g);

@@ -102,12 +102,16 @@ static void fill(struct world *w)
         struct block_key key = key_of(i);
         struct block *b;
         struct skv_error err;
+        struct buf *buf;
         int rc;
         payload_of(i, payload);
         block_checksums(&key, layout_of(i), payload, sums);
-        while ((rc = store_put(w->store, &key, layout_of(i), payload, sums, &b, &err)) == -EAGAIN)
+        while ((rc = store_room(w->store, layout_block_bytes(layout_of(i)), &buf, &err)) == -EAGAIN)
             store_run(w->store, clock_ns());
         assert_int_equal(rc, 0);
+        memcpy(buf->data, payload, buf->len);
+        assert_int_equal(store_put(w->store, &key, layout_of(i), buf, sums, &b, &err), 0);
+        buf_unref(buf);
     }
     while (!store_flushed(w->store))
         store_run(w->store, clock_ns());
