@@ -126,6 +126,7 @@ static int catch_signals(void)
     struct sigaction act = {.sa_handler = on_stop};
     sigemptyset(&act.sa_mask);
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN); /* a file beyond ulimit -f is an error like others */
     stop_fd = eventfd(0, EFD_CLOEXEC);
     if (stop_fd < 0 || sigaction(SIGTERM, &act, NULL) || sigaction(SIGINT, &act, NULL))
         return -errno;

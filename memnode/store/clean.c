@@ -159,9 +159,15 @@ static void empty(struct disk *d)
 {
     struct store *s = d->store;
     struct segment *g = &d->segments[d->victim];
+    bool nowhere = segments_free(d) == 0 && d->open == NO_SEGMENT && !d->writing && !d->syncing;
     for (struct block *b = g->live, *next; b && d->moving < BACKGROUND_READS && d->moves.bytes < GROUP_BYTES;
          b = next) {
         next = b->next_in_segment;
+        if (nowhere && !b->leases && !b->loading && !(b->put && b->put->waiters)) {
+            put_abandon(b); /* a crash left no segment to move it to */
+            evict(s, b);
+            continue;
+        }
         if (b->put)
             put_hurry(s, b, d); /* or it would wait for the segment that waits for it */
         if (b->put || b->loading)

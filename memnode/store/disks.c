@@ -1,4 +1,5 @@
 /* disks.c: opening the directories, and what becomes of a disk that fails. */
+#include "common/size.h"
 #include "memnode/store/store_impl.h"
 
 #include <assert.h>
@@ -153,6 +154,20 @@ static int check_unused(struct store *s, struct disk *d, uint8_t *page, struct s
     return 0;
 }
 
+/* Before anything is reserved: to fill up a file system and then fail would leave others without room. */
+static int check_room(const struct store *s, const struct disk *d, struct skv_error *err)
+{
+    uint64_t want = d->n_segments * d->segment_bytes;
+    uint64_t have = s->io->ops->room ? s->io->ops->room(s->io, d->dir_number) : UINT64_MAX;
+    char want_text[32], have_text[32];
+    if (want <= have)
+        return 0;
+    return skv_fail(
+        err, -ENOSPC,
+        "%s is to take %s, and its file system has room for %s: give it a smaller size, or make room", d->dir,
+        size_format(want_text, sizeof want_text, want), size_format(have_text, sizeof have_text, have));
+}
+
 /* Reads the directory's head; when `making`, writes it where it is missing or its disk has grown. */
 static int open_super(struct store *s, struct disk *d, const struct store_disk *o, bool making,
                       bool *identity_known, struct skv_error *err)
@@ -184,6 +199,10 @@ static int open_super(struct store *s, struct disk *d, const struct store_disk *
     d->segment_bytes = is_new ? segment_size_for(o->size) : super.segment_bytes;
     d->n_segments = (uint32_t)(o->size / d->segment_bytes);
     d->is_new = is_new;
+    if (is_new || d->n_segments > super.n_segments)
+        rc = check_room(s, d, err);
+    if (rc)
+        goto done;
     if (!making || (is_new && (rc = check_unused(s, d, page, err))))
         goto done;
     /* Written at every start: what is read may be what an earlier process could not bring to the medium. */

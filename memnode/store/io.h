@@ -59,6 +59,9 @@ struct io_ops {
     /* 0 while the directory's files still have a name; -ENOENT once somebody removed them: what is written
      * then is gone with this process. NULL: they always have. */
     int (*alive)(const struct io *, int dir);
+    /* Bytes that the directory's files may come to: what is free on its file system, and what they take
+     * already. NULL: nobody knows. */
+    uint64_t (*room)(const struct io *, int dir);
     /* Waits for what is in flight without calling done, and frees everything. */
     void (*close)(struct io *);
 };

@@ -2,6 +2,7 @@
 #include "memnode/store/io_files.h"
 #include "common/size.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -254,6 +255,24 @@ int io_files_alive(const struct io *io, int dir)
     if (fstat(f->dirs[dir].lock, &st))
         return -errno;
     return st.st_nlink > 0 ? 0 : -ENOENT;
+}
+
+uint64_t io_files_room(const struct io *io, int dir)
+{
+    const struct io_files *f = (const struct io_files *)io;
+    assert(dir >= 0 && (unsigned)dir < f->n_dirs);
+    struct statvfs fs;
+    struct stat st;
+    if (fstatvfs(f->dirs[dir].fd, &fs))
+        return UINT64_MAX;
+    uint64_t bytes = (uint64_t)fs.f_bavail * fs.f_frsize;
+    DIR *d = opendir(f->dirs[dir].path);
+    for (struct dirent *e; d && (e = readdir(d));)
+        if (fstatat(f->dirs[dir].fd, e->d_name, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISREG(st.st_mode))
+            bytes += (uint64_t)st.st_blocks * 512;
+    if (d)
+        closedir(d);
+    return bytes;
 }
 
 char *io_files_describe(const struct io *io, int dir, char *buf, size_t len)

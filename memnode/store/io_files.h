@@ -26,6 +26,7 @@ int io_files_mount(struct io *, const char *path, struct skv_error *err);
 int io_files_open(struct io *, int dir, const char *name, uint64_t size, bool *created,
                   struct skv_error *err);
 int io_files_alive(const struct io *, int dir);
+uint64_t io_files_room(const struct io *, int dir);
 void io_files_close(struct io_files *);
 
 /* For the log: how a mounted directory is read and written. Of a real backend only. Returns buf. */

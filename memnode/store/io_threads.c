@@ -159,6 +159,7 @@ static const struct io_ops threads_ops = {
     .reap = threads_reap,
     .fd = threads_fd,
     .alive = io_files_alive,
+    .room = io_files_room,
     .close = threads_close,
 };
 

@@ -221,6 +221,7 @@ static const struct io_ops ring_ops = {
     .reap = ring_reap,
     .fd = ring_fd,
     .alive = io_files_alive,
+    .room = io_files_room,
     .close = ring_close,
 };
 

@@ -411,9 +411,12 @@ static bool group_seal(struct group *group)
     return true;
 }
 
-/* The segment to write in, or NULL: none is ready, or only the last one, which is for what cleaning moves. */
+/* The segment to write in, or NULL: none is ready, or only the last one, which is for what cleaning moves,
+ * open or not, until the segment that is emptied is free. */
 static struct segment *writable(struct disk *d, bool moving)
 {
+    if (!moving && d->open != NO_SEGMENT && d->victim != NO_SEGMENT && segments_free(d) == 0)
+        return NULL;
     if (d->open == NO_SEGMENT) {
         if (d->next == NO_SEGMENT || d->segments[d->next].state != SEGMENT_READY ||
             (!moving && segments_free(d) < SPARE_SEGMENTS))

@@ -50,11 +50,13 @@ struct job {
     bool again;   /* this is the second try */
     bool trusted; /* the segment's head is right */
     bool walked;
+    bool gap; /* a page could not be read */
     uint64_t epoch;
     uint8_t *bytes;
     size_t room;
     uint64_t at;        /* of the walk: where the next record is looked for */
     uint64_t confirmed; /* up to here, what is no record was read twice */
+    size_t piece;       /* it reads at once */
 };
 
 /* ---- runs ---- */
@@ -197,14 +199,14 @@ static void job_end(struct job *j, bool known)
 static size_t chunk_at(const struct job *j)
 {
     uint64_t left = j->disk->segment_bytes - j->at;
-    return left < CHUNK ? (size_t)left : CHUNK;
+    return left < j->piece ? (size_t)left : j->piece;
 }
 
 static void walk_on(struct job *j)
 {
     j->phase = WALK;
     if (j->at + DISK_PAGE > j->disk->segment_bytes)
-        job_end(j, true);
+        job_end(j, !j->gap);
     else
         job_read(j, j->at, chunk_at(j));
 }
@@ -213,6 +215,22 @@ static void walk_begin(struct job *j)
 {
     j->walked = true;
     j->at = DISK_PAGE;
+    j->piece = CHUNK;
+    walk_on(j);
+}
+
+/* It could not be read, twice: smaller pieces tell which page it is, and that one is left out. */
+static void walk_around(struct job *j)
+{
+    size_t pages = j->iov.iov_len / DISK_PAGE;
+    if (pages > 1) {
+        j->piece = pages / 2 * DISK_PAGE;
+    } else {
+        j->disk->store->stats.restart_bad++;
+        j->gap = true;
+        j->at += DISK_PAGE;
+        j->piece = CHUNK;
+    }
     walk_on(j);
 }
 
@@ -359,10 +377,10 @@ static void job_done(struct io_request *r)
         return;
     case WALK:
         if (rc) {
-            s->stats.restart_bad++;
-            job_end(j, false);
+            walk_around(j);
             return;
         }
+        j->piece = CHUNK;
         walk(j);
         walk_on(j);
         return;

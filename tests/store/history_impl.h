@@ -35,6 +35,7 @@ struct reading {
     uint64_t instance, faults; /* read faults before it */
     uint8_t *memory;           /* what `into` lies in */
     bool must_be_good, finished;
+    unsigned touched; /* what had happened to the block when it was put again meanwhile */
 };
 
 /* A buf that outlives its block's stay in RAM, as zmq's references do. */

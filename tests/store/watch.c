@@ -97,6 +97,9 @@ void oblige(struct history *h, unsigned key)
         return;
     k->obliged = k->sound = true;
     k->obliged_version = k->held;
+    for (struct reading *r = h->readings; r; r = r->next) /* of an earlier record, perhaps */
+        if (r->key == key)
+            r->touched |= k->touched;
     k->touched = 0;
     k->was.segment = NO_SEGMENT;
     touched_now(h, k);
@@ -205,7 +208,7 @@ static void read_done(struct store_read *read)
     if (sim_counts(h->sim)->read_faults != r->faults) /* perhaps this very read */
         return;
     touched_now(h, k);
-    if (k->touched & SIM_FLIPPED)
+    if ((k->touched | r->touched) & SIM_FLIPPED)
         return;
     if (k->obliged)
         LOST(h,
