@@ -12,6 +12,12 @@ bool layout_valid(const struct block_layout *l)
            l->d_v <= 1024 && l->n_heads >= 1 && l->n_heads <= 1024;
 }
 
+bool layout_equal(const struct block_layout *a, const struct block_layout *b)
+{
+    return a->dtype == b->dtype && a->d_k == b->d_k && a->d_v == b->d_v && a->head0 == b->head0 &&
+           a->n_heads == b->n_heads;
+}
+
 bool key_equal(const struct block_key *a, const struct block_key *b)
 {
     return a->layer == b->layer && a->ns == b->ns && memcmp(a->chain, b->chain, CHAIN_BYTES) == 0;

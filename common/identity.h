@@ -48,6 +48,7 @@ static inline size_t layout_block_bytes(const struct block_layout *l)
 }
 /* False for shapes that no writer makes: unknown dtype, zero or absurd sizes. */
 bool layout_valid(const struct block_layout *);
+bool layout_equal(const struct block_layout *, const struct block_layout *); /* by field: it has padding */
 
 bool key_equal(const struct block_key *, const struct block_key *);
 uint64_t key_hash(const struct block_key *); /* XXH3 of namespace, chain and layer */

@@ -170,13 +170,6 @@ static void settle(struct call *c, const Scoutkv__Put *put, struct block *b, Sco
 
 /* ---- the operation ---- */
 
-static bool same_version(const struct block *b, const struct block_layout *l, const uint64_t *checksums)
-{
-    return b->layout.dtype == l->dtype && b->layout.d_k == l->d_k && b->layout.d_v == l->d_v &&
-           b->layout.head0 == l->head0 && b->layout.n_heads == l->n_heads &&
-           memcmp(b->checksums, checksums, layout_pages(l) * sizeof *checksums) == 0;
-}
-
 /* Whether the lane has the credit for this PUT; else it has been refused. */
 static bool credit_left(struct call *c)
 {
@@ -273,7 +266,7 @@ static bool answer_present(struct call *c, struct block *b, const struct block_l
     struct node *n = c->node;
     const Scoutkv__Put *put = c->message->header->put;
     size_t len = c->message->payload.len;
-    if (!same_version(b, layout, put->checksums)) {
+    if (!block_has(b, layout, put->checksums)) {
         if (node_starting(n)) { /* a later version of it may yet be read */
             call_refuse_starting(c, len);
             return true;

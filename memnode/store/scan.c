@@ -76,21 +76,13 @@ static struct run *run_of(struct scan *x, uint32_t disk, uint64_t run)
 
 /* ---- into the index ---- */
 
-static bool same_version(const struct block *b, const struct record *r, const uint64_t *checksums)
-{
-    return b->layout.dtype == r->layout.dtype && b->layout.d_k == r->layout.d_k &&
-           b->layout.d_v == r->layout.d_v && b->layout.head0 == r->layout.head0 &&
-           b->layout.n_heads == r->layout.n_heads &&
-           memcmp(b->checksums, checksums, layout_pages(&r->layout) * sizeof *checksums) == 0;
-}
-
 enum trust { PROVEN, UNPROVEN, TORN };
 
 static void index_add(struct disk *d, const struct record *r, const uint64_t *checksums, enum trust trust)
 {
     struct store *s = d->store;
     struct block *b = store_find(s, &r->key);
-    bool same = b && same_version(b, r, checksums);
+    bool same = b && block_has(b, &r->layout, checksums);
     /* Whole before torn; then the later; of one version, what is proven stays. A lease holds its version. */
     bool better =
         !b || (trust != TORN && (b->damaged || (r->sequence > b->sequence && !(same && trust == UNPROVEN))));

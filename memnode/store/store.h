@@ -18,6 +18,8 @@
 #include "memnode/memory.h"
 #include "memnode/store/format.h"
 
+#include <string.h>
+
 struct io;
 struct lease;
 
@@ -45,6 +47,13 @@ struct block {
     uint64_t checksums[]; /* one a page, in payload order */
 };
 enum { NO_SEGMENT = UINT32_MAX };
+
+/* Whether a block of this layout and these checksums would be the same block. */
+static inline bool block_has(const struct block *b, const struct block_layout *l, const uint64_t *checksums)
+{
+    return layout_equal(&b->layout, l) &&
+           memcmp(b->checksums, checksums, layout_pages(l) * sizeof *checksums) == 0;
+}
 
 struct store_disk {
     const char *dir;

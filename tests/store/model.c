@@ -94,21 +94,13 @@ int model_version(struct model *m, unsigned key, uint64_t *rng)
     return number;
 }
 
-static bool names(const struct block *b, const struct version *v)
-{
-    const struct block_layout *l = &b->layout;
-    return l->dtype == v->layout.dtype && l->d_k == v->layout.d_k && l->d_v == v->layout.d_v &&
-           l->head0 == v->layout.head0 && l->n_heads == v->layout.n_heads &&
-           memcmp(b->checksums, v->checksums, layout_pages(l) * sizeof *v->checksums) == 0;
-}
-
 int model_identify(const struct model *m, unsigned key, const struct block *b)
 {
     const struct model_key *k = &m->keys[key];
-    if (k->held >= 0 && names(b, &k->version[k->held]))
+    if (k->held >= 0 && block_has(b, &k->version[k->held].layout, k->version[k->held].checksums))
         return k->held;
     for (int i = 0; i < k->n_versions; i++)
-        if (names(b, &k->version[i]))
+        if (block_has(b, &k->version[i].layout, k->version[i].checksums))
             return i;
     return -1;
 }

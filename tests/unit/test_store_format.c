@@ -76,7 +76,7 @@ static void record_round_trip(void **state)
         assert_int_equal(record_read(head, record_head_bytes(l), test_node, &r, &need), 0);
         assert_int_equal(record_read(head, record_head_bytes(l) + 5, test_node, &r, &need), 0);
         assert_true(key_equal(&r.key, &key));
-        assert_memory_equal(&r.layout, l, sizeof *l);
+        assert_true(layout_equal(&r.layout, l));
         assert_true(r.epoch == 7 && r.sequence == 1234 && r.run == 1100 && r.durable == 1200);
         assert_true(r.segment == 3 && r.offset == 99);
         assert_true(r.head_bytes == record_head_bytes(l) && r.bytes == record_bytes(l));
