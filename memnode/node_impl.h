@@ -110,7 +110,8 @@ struct lane {
 struct node_counters {
     uint64_t puts, puts_stored, puts_same, puts_exists, puts_durable, puts_parked, put_bytes;
     uint64_t gets, get_pages, get_bytes, get_misses, get_zero_copy_bytes, get_disk_pages, get_disk_bytes;
-    uint64_t haves, hints, drops, pins, unpins, object_puts, object_gets, object_lists, stats, pings, hellos;
+    uint64_t haves, describes, hints, drops, pins, unpins, object_puts, object_gets, object_lists, stats,
+        pings, hellos;
     uint64_t malformed, wrong_version, unread, leases_ended;
     uint64_t refused[N_REASONS];
 };
@@ -204,6 +205,7 @@ void op_hello(struct call *);
 void op_put(struct call *);
 void op_get(struct call *);
 void op_have(struct call *);
+void op_describe(struct call *);
 void op_hint(struct call *);
 void op_drop(struct call *);
 void op_pin(struct call *);

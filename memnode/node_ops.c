@@ -112,7 +112,7 @@ void op_ping(struct call *c)
     call_answer(c, &h, NULL);
 }
 
-/* ---- by keys: HAVE, HINT, DROP, PIN, UNPIN ---- */
+/* ---- by keys: HAVE, DESCRIBE, HINT, DROP, PIN, UNPIN ---- */
 
 /* Finds the blocks of keys: blocks[i] is NULL where there is none. NULL when the message was refused; free()
  * it. all: one that is not found while the disks are still being read refuses it. */
@@ -158,6 +158,34 @@ void op_have(struct call *c)
     h.have_ack = &ack;
     call_answer(c, &h, NULL);
     free(blocks);
+}
+
+void op_describe(struct call *c)
+{
+    Scoutkv__Key *key = c->message->header->describe->key;
+    c->node->counters.describes++;
+    struct block **blocks = find_blocks(c, &key, 1, true);
+    if (!blocks)
+        return;
+    struct block *b = blocks[0];
+    free(blocks);
+    Scoutkv__Layout layout = SCOUTKV__LAYOUT__INIT;
+    Scoutkv__Described ack = SCOUTKV__DESCRIBED__INIT;
+    if (b) {
+        layout.dtype = b->layout.dtype;
+        layout.d_k = b->layout.d_k;
+        layout.d_v = b->layout.d_v;
+        layout.head0 = b->layout.head0;
+        layout.n_heads = b->layout.n_heads;
+        ack.found = true;
+        ack.layout = &layout;
+        ack.n_checksums = layout_pages(&b->layout);
+        ack.checksums = b->checksums;
+    }
+    Scoutkv__Header h = SCOUTKV__HEADER__INIT;
+    h.body_case = SCOUTKV__HEADER__BODY_DESCRIBED;
+    h.described = &ack;
+    call_answer(c, &h, NULL);
 }
 
 void op_hint(struct call *c)

@@ -13,14 +13,14 @@ struct named {
     }
 
 static const struct named counters[] = {
-    COUNTER(puts),           COUNTER(puts_stored),    COUNTER(puts_same),     COUNTER(puts_exists),
-    COUNTER(puts_durable),   COUNTER(puts_parked),    COUNTER(put_bytes),     COUNTER(gets),
-    COUNTER(get_pages),      COUNTER(get_bytes),      COUNTER(get_misses),    COUNTER(get_zero_copy_bytes),
-    COUNTER(get_disk_pages), COUNTER(get_disk_bytes), COUNTER(haves),         COUNTER(hints),
-    COUNTER(drops),          COUNTER(pins),           COUNTER(unpins),        COUNTER(object_puts),
-    COUNTER(object_gets),    COUNTER(object_lists),   COUNTER(stats),         COUNTER(pings),
-    COUNTER(hellos),         COUNTER(malformed),      COUNTER(wrong_version), COUNTER(unread),
-    COUNTER(leases_ended),
+    COUNTER(puts),           COUNTER(puts_stored),    COUNTER(puts_same),    COUNTER(puts_exists),
+    COUNTER(puts_durable),   COUNTER(puts_parked),    COUNTER(put_bytes),    COUNTER(gets),
+    COUNTER(get_pages),      COUNTER(get_bytes),      COUNTER(get_misses),   COUNTER(get_zero_copy_bytes),
+    COUNTER(get_disk_pages), COUNTER(get_disk_bytes), COUNTER(haves),        COUNTER(describes),
+    COUNTER(hints),          COUNTER(drops),          COUNTER(pins),         COUNTER(unpins),
+    COUNTER(object_puts),    COUNTER(object_gets),    COUNTER(object_lists), COUNTER(stats),
+    COUNTER(pings),          COUNTER(hellos),         COUNTER(malformed),    COUNTER(wrong_version),
+    COUNTER(unread),         COUNTER(leases_ended),
 };
 
 /* What the store counts; offsets in struct store_stats. */
