@@ -65,13 +65,15 @@ struct skv_model {
 /* ---- the tier ---- */
 
 struct skv_tier_opts {
-    const char *nodes;        /* "host:port[*weight],…"; NULL: a node inside this process */
+    const char *nodes;        /* "[id@]host:port[*weight],…"; NULL: a node inside this process */
     const char *cluster;      /* NULL: "default" */
     uint64_t ns;              /* namespace (tenant) */
     uint64_t ram;             /* of the node inside; 0: 4 GiB */
     const char *const *disks; /* of the node inside: each "DIR:SIZE", a directory that blocks are kept in */
     size_t n_disks;           /* 0: they are in RAM only, and gone with the process */
+    uint32_t replicas;        /* nodes that each block is written to; 0: 1 */
     uint32_t timeout_ms;      /* of each request; 0: 5000 */
+    uint32_t heartbeat_ms;    /* a node that is silent for two of these is passed over; 0: 250 */
     uint32_t threads;         /* for scout and attention, the caller's included; 0: all cores */
 };
 

@@ -87,7 +87,9 @@ static int talk_open(struct talk *t, void *zmq, struct skv_error *err)
                                .n_nodes = 1,
                                .cluster = "default",
                                .name = "bench",
+                               .replicas = 1,
                                .timeout_ns = TIMEOUT_S * NS_PER_S,
+                               .heartbeat_ns = TIMEOUT_S * NS_PER_S / 2,
                                .get_window = 8 << 20,
                                .lanes = LANES - 1};
     int rc;
@@ -163,16 +165,14 @@ struct bench_hits {
     cpu_set_t processors; /* that we had before */
 };
 
-static void on_put(void *arg, int rc, const uint64_t *stored, size_t n_pages, const struct skv_error *err)
+static void on_put(void *arg, const struct tier_put_result *r)
 {
     struct bench_hits *h = arg;
-    (void)stored;
-    (void)n_pages;
     h->puts_open--;
-    if (rc == 0)
+    if (r->rc == 0)
         h->put_bytes += BENCH_BLOCK;
     else if (!h->put_error.code)
-        h->put_error = *err;
+        h->put_error = *r->err;
 }
 
 static int put_next(struct talk *t, struct bench_hits *h, uint32_t number, enum tier_ack ack,

@@ -15,7 +15,7 @@
 struct check_args {
     const char *nodes, *cluster, *log;
     uint64_t ns;
-    uint32_t timeout_ms;
+    uint32_t replicas, timeout_ms;
     bool json;
 };
 
@@ -26,6 +26,7 @@ static const struct opt table[] = {
     {"json", 0, OPT_FLAG, AT(json), NULL, "print {\"present\":…,\"missing\":…,\"wrong\":…}"},
     {"cluster", 0, OPT_STRING, AT(cluster), "NAME", "name that the nodes were started with"},
     {"namespace", 0, OPT_U64, AT(ns), "N", "tenant that was written for"},
+    {"replicas", 0, OPT_U32, AT(replicas), "R", "nodes that each block is written to", .min = 1, .max = 64},
     {"timeout-ms", 0, OPT_U32, AT(timeout_ms), "MS", "deadline of every request to a node", .min = 1,
      .max = 3600e3},
     {0},
@@ -158,8 +159,11 @@ static int batch_check(struct tier *t, struct batch *b, struct skv_error *err)
 
 static int check(const struct check_args *a, uint64_t count[VERDICTS], struct skv_error *err)
 {
-    struct tier_opts opts = {
-        .nodes = a->nodes, .cluster = a->cluster, .ns = a->ns, .timeout_ms = a->timeout_ms};
+    struct tier_opts opts = {.nodes = a->nodes,
+                             .cluster = a->cluster,
+                             .ns = a->ns,
+                             .replicas = a->replicas,
+                             .timeout_ms = a->timeout_ms};
     struct tier *t = NULL;
     struct load_ack *acks = NULL;
     struct progress progress;
@@ -193,7 +197,7 @@ static int check(const struct check_args *a, uint64_t count[VERDICTS], struct sk
 
 int cmd_check(int argc, char **argv)
 {
-    struct check_args a = {.timeout_ms = 5000};
+    struct check_args a = {.replicas = 1, .timeout_ms = 5000};
     uint64_t count[VERDICTS] = {0};
     struct opt_memory mem = {0};
     struct skv_error err = {0};

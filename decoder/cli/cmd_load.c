@@ -16,7 +16,7 @@
 struct load_args {
     const char *nodes, *cluster, *log, *ack;
     uint64_t ns, seed, count, size;
-    uint32_t timeout_ms;
+    uint32_t replicas, timeout_ms;
 };
 
 #define AT(member) offsetof(struct load_args, member)
@@ -31,6 +31,7 @@ static const struct opt table[] = {
      .choices = "ram|durable"},
     {"cluster", 0, OPT_STRING, AT(cluster), "NAME", "name that the nodes were started with"},
     {"namespace", 0, OPT_U64, AT(ns), "N", "tenant to write for"},
+    {"replicas", 0, OPT_U32, AT(replicas), "R", "nodes that each block is written to", .min = 1, .max = 64},
     {"timeout-ms", 0, OPT_U32, AT(timeout_ms), "MS", "deadline of every request to a node", .min = 1,
      .max = 3600e3},
     {0},
@@ -51,16 +52,15 @@ struct load_put {
     uint64_t block;
 };
 
-static void on_ack(void *arg, int rc, const uint64_t *stored, size_t n_pages, const struct skv_error *err)
+static void on_ack(void *arg, const struct tier_put_result *r)
 {
     struct load_put *p = arg;
     struct load *l = p->load;
-    (void)n_pages;
-    if (rc && !l->failure.code)
-        l->failure = *err;
-    if (stored && !l->failure.code)
+    if (r->rc && !l->failure.code)
+        l->failure = *r->err;
+    if (r->stored && !l->failure.code)
         skv_fail(&l->failure, -EBADMSG, "block %" PRIu64 " is there with other bytes", p->block);
-    if (rc == 0 && !stored) {
+    if (r->rc == 0 && !r->stored) {
         fprintf(l->log, LOAD_ACK_FORMAT, p->block, l->args->seed, l->args->size, l->args->ack);
         if (fflush(l->log) && !l->failure.code)
             skv_fail(&l->failure, -errno, "cannot write %s: %s", l->args->log, strerror(errno));
@@ -91,8 +91,11 @@ static int put_block(struct tier *t, struct load *l, const struct block_layout *
 static int load(const struct load_args *a, const struct block_layout *layout, struct load *l,
                 struct skv_error *err)
 {
-    struct tier_opts opts = {
-        .nodes = a->nodes, .cluster = a->cluster, .ns = a->ns, .timeout_ms = a->timeout_ms};
+    struct tier_opts opts = {.nodes = a->nodes,
+                             .cluster = a->cluster,
+                             .ns = a->ns,
+                             .replicas = a->replicas,
+                             .timeout_ms = a->timeout_ms};
     struct tier *t = NULL;
     uint64_t *checksums = NULL;
     int rc = tier_open(&opts, &t, err);
@@ -124,7 +127,8 @@ out:
 
 int cmd_load(int argc, char **argv)
 {
-    struct load_args a = {.ack = "ram", .count = 1000, .size = 256 << 10, .timeout_ms = 5000, .seed = 1};
+    struct load_args a = {
+        .ack = "ram", .count = 1000, .size = 256 << 10, .replicas = 1, .timeout_ms = 5000, .seed = 1};
     struct load l = {.args = &a};
     struct opt_memory mem = {0};
     struct skv_error err = {0};

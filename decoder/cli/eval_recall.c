@@ -258,8 +258,11 @@ static int run_policy(struct eval *e, struct eval_row *row, struct skv_error *er
 static int read_nodes(const struct eval *e, struct eval_result *r, struct skv_error *err)
 {
     const struct kv_options *kv = &e->args->kv;
-    struct tier_opts opts = {
-        .nodes = kv->nodes, .cluster = kv->cluster, .ns = kv->ns, .timeout_ms = kv->timeout_ms};
+    struct tier_opts opts = {.nodes = kv->nodes,
+                             .cluster = kv->cluster,
+                             .ns = kv->ns,
+                             .replicas = kv->replicas,
+                             .timeout_ms = kv->timeout_ms};
     struct tier_counter *counters = NULL;
     struct tier *tier;
     size_t n = 0;

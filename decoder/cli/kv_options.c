@@ -12,13 +12,19 @@
 
 const struct opt kv_node_table[] = {
     {"nodes", 0, OPT_STRING, AT(nodes), "LIST",
-     "memory nodes as host:port,host:port…, each with *weight if they differ; without it, one runs in this "
-     "process"},
+     "memory nodes as host:port,host:port…, each with *weight if they differ, and as id@host:port if it may "
+     "be "
+     "away at the start; without it, one runs in this process"},
     {"cluster", 0, OPT_STRING, AT(cluster), "NAME", "name that the nodes were started with"},
     {"namespace", 0, OPT_U64, AT(ns), "N", "tenant; blocks of different tenants never meet (0 if not given)"},
     {"ram", 0, OPT_SIZE, AT(ram), "SIZE", "memory of the node inside this process", .min = 1 << 20},
     {"disk", 0, OPT_LIST, AT(disk), "DIR:SIZE",
      "a directory that the node inside this process keeps blocks in, and how much of it they may take"},
+    {"replicas", 0, OPT_U32, AT(replicas), "R",
+     "nodes that each block is written to: it survives the loss of all but one of them", .min = 1, .max = 64},
+    {"heartbeat-ms", 0, OPT_U32, AT(heartbeat_ms), "MS",
+     "a node that is silent for two of these is passed over while others can answer", .min = 10,
+     .max = 60000},
     {"timeout-ms", 0, OPT_U32, AT(timeout_ms), "MS", "deadline of every request to a node", .min = 1,
      .max = 3600000},
     {"threads", 't', OPT_U32, AT(threads), "N", "compute threads; all cores if not given", .min = 1,
@@ -72,6 +78,8 @@ void kv_options_defaults(struct kv_options *o)
     *o = (struct kv_options){
         .cluster = "default",
         .ram = 4ull << 30,
+        .replicas = 1,
+        .heartbeat_ms = 250,
         .timeout_ms = 5000,
         .policy = skv_policy_name(d.decode.policy),
         .prefill = skv_policy_name(d.prefill.policy),
@@ -177,6 +185,8 @@ void kv_tier_opts(const struct kv_options *o, struct skv_tier_opts *out)
         .ram = o->ram,
         .disks = o->disk.item,
         .n_disks = o->disk.n,
+        .replicas = o->replicas,
+        .heartbeat_ms = o->heartbeat_ms,
         .timeout_ms = o->timeout_ms,
         .threads = o->threads,
     };

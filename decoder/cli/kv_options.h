@@ -11,7 +11,7 @@ struct kv_options {
     const char *nodes, *cluster;
     uint64_t ns, ram;
     struct opt_list disk; /* of the node inside this process */
-    uint32_t timeout_ms, threads;
+    uint32_t replicas, heartbeat_ms, timeout_ms, threads;
     /* contexts */
     const char *policy, *prefill, *kv_type, *ack;
     uint32_t budget, select, window, seal_lag, sinks, prefill_budget, chunk;

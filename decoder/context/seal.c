@@ -34,27 +34,25 @@ void seal_forget_pending(struct skv_context *c)
     }
 }
 
-static void on_put(void *arg, int rc, const uint64_t *stored, size_t n_pages, const struct skv_error *err)
+static void on_put(void *arg, const struct tier_put_result *r)
 {
     struct pending_put *put = arg;
     struct pending_block *p = put->block;
     struct skv_context *c = p->ctx;
     p->unanswered--;
-    if (rc) {
+    if (r->rc) {
         p->failed = true;
-        if (c->put_error.code == 0 && err)
-            c->put_error = *err;
         if (c->put_error.code == 0)
-            skv_fail(&c->put_error, rc, "a block could not be stored");
-    } else if (stored) {
+            c->put_error = *r->err;
+    } else if (r->stored) {
         /* Another writer was first: its version stays, and is the one we ask for from now on. Forks that
          * share the span must ask for it too, so it's written in place. */
         struct span *sp = context_span(c, p->block);
         unsigned n_heads = c->shape->layouts[put->layer].n_heads;
-        if (n_pages == (size_t)n_heads * BLOCK_PAGES)
+        if (r->n_pages == (size_t)n_heads * BLOCK_PAGES)
             for (unsigned h = 0; h < n_heads; h++)
                 memcpy(span_checksums(c->shape, sp, put->layer, h) + p->block % SPAN_BLOCKS * BLOCK_PAGES,
-                       stored + h * BLOCK_PAGES, BLOCK_PAGES * sizeof *stored);
+                       r->stored + h * BLOCK_PAGES, BLOCK_PAGES * sizeof *r->stored);
         c->stats.blocks_adopted++;
     }
     if (p->unanswered || p->failed)
@@ -98,7 +96,7 @@ static int put_block(struct skv_context *c, struct pending_block *p, struct skv_
         rc = put_layer(c, p, l, err);
     if (--p->unanswered == 0 && !p->failed) {
         p->unanswered = 1;
-        on_put(&p->puts[0], 0, NULL, 0, NULL);
+        on_put(&p->puts[0], &(struct tier_put_result){0});
     }
     return rc;
 }

@@ -31,7 +31,9 @@ int skv_tier_open(const struct skv_tier_opts *o, skv_tier **out, struct skv_erro
                            .ram = o->ram,
                            .disks = o->disks,
                            .n_disks = o->n_disks,
-                           .timeout_ms = o->timeout_ms};
+                           .replicas = o->replicas,
+                           .timeout_ms = o->timeout_ms,
+                           .heartbeat_ms = o->heartbeat_ms};
     rc = tier_open(&to, &t->tier, err);
     if (rc)
         goto error;

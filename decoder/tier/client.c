@@ -26,7 +26,8 @@ struct client *client_new(const struct client_opts *o, uint64_t now)
     if (!c)
         return NULL;
     c->opts = *o;
-    c->next_deadline = NO_DEADLINE;
+    c->now = now;
+    c->next_due = NO_DEADLINE;
     c->n_lanes = (unsigned)o->n_nodes * (1 + o->lanes);
     c->lanes = calloc(c->n_lanes, sizeof *c->lanes);
     if (!c->lanes) {
@@ -35,6 +36,7 @@ struct client *client_new(const struct client_opts *o, uint64_t now)
     }
     for (unsigned i = 0; i < o->n_nodes; i++) {
         c->nodes[i].addr = o->nodes[i];
+        strcpy(c->nodes[i].id, o->nodes[i].id);
         c->nodes[i].greet_deadline = now + o->timeout_ns;
     }
     for (unsigned i = 0; i < c->n_lanes; i++) {
@@ -50,16 +52,21 @@ void client_free(struct client *c)
         return;
     for (uint32_t i = 0; i < c->n_slots; i++) {
         if (c->slots[i]->kind == REQUEST_PUT)
-            put_free(c->slots[i]->put);
+            put_copy_free(c->slots[i]->copy);
         outgoing_clear(&c->slots[i]->message);
         free(c->slots[i]->pages);
         free(c->slots[i]);
     }
     for (unsigned i = 0; i < c->opts.n_nodes; i++)
-        for (struct put *p = c->nodes[i].puts, *next; p; p = next) {
+        for (struct put_copy *p = c->nodes[i].puts, *next; p; p = next) {
             next = p->next;
-            put_free(p);
+            put_copy_free(p);
         }
+    for (struct put *p = c->stranded, *next; p; p = next) {
+        next = p->next;
+        put_free(p);
+    }
+    repairs_free(c);
     free(c->slots);
     free(c->free_slots);
     free(c->lanes);
@@ -111,9 +118,15 @@ struct request *request_new(struct client *c, enum request_kind kind, unsigned l
     r->kind = kind;
     r->lane = lane;
     r->deadline = deadline;
-    if (deadline < c->next_deadline)
-        c->next_deadline = deadline;
+    r->hedge_at = NO_DEADLINE;
+    client_due(c, deadline);
     return r;
+}
+
+void client_due(struct client *c, uint64_t when)
+{
+    if (when < c->next_due)
+        c->next_due = when;
 }
 
 void request_free(struct client *c, struct request *r)
@@ -141,6 +154,40 @@ static struct request *request_find(struct client *c, uint64_t id, unsigned lane
 
 /* ---- nodes ---- */
 
+uint64_t nodes_returning(const struct client *c, uint64_t among, uint64_t *by)
+{
+    uint64_t nodes = 0;
+    *by = 0;
+    for (unsigned i = 0; i < c->opts.n_nodes; i++) {
+        const struct client_node *n = &c->nodes[i];
+        if (n->up || !(among & node_bit(i)) || n->return_by <= c->now)
+            continue;
+        nodes |= node_bit(i);
+        *by = n->return_by > *by ? n->return_by : *by;
+    }
+    return nodes;
+}
+
+uint64_t nodes_suspect(const struct client *c)
+{
+    uint64_t suspect = 0;
+    for (unsigned i = 0; i < c->opts.n_nodes; i++)
+        suspect |= c->nodes[i].suspect ? node_bit(i) : 0;
+    return suspect;
+}
+
+/* Makes the map as soon as no node may still come that has not; see client_ready for those that need not. */
+static void map_settle(struct client *c)
+{
+    if (c->map.n || client_ready(c, NULL) < 0)
+        return;
+    for (unsigned i = 0; i < c->opts.n_nodes; i++)
+        if (!c->nodes[i].up && !c->nodes[i].rc)
+            return;
+    for (unsigned i = 0; i < c->opts.n_nodes; i++)
+        cluster_map_add(&c->map, c->nodes[i].id, c->nodes[i].addr.weight);
+}
+
 const char *node_name(const struct client_node *n, char buf[384])
 {
     if (n->id[0])
@@ -153,7 +200,7 @@ const char *node_name(const struct client_node *n, char buf[384])
 /* Ends a request that its node will not answer. */
 static void request_lost(struct client *c, struct request *r, const struct skv_error *why)
 {
-    struct put *put = r->put;
+    struct put_copy *copy = r->copy;
     client_reply_fn *reply = r->reply;
     void *arg = r->arg;
     switch (r->kind) {
@@ -163,7 +210,7 @@ static void request_lost(struct client *c, struct request *r, const struct skv_e
         break;
     case REQUEST_PUT:
         request_free(c, r);
-        put_failed(c, put, -EHOSTUNREACH, why);
+        put_lost(c, copy);
         break;
     case REQUEST_CALL:
         request_free(c, r);
@@ -183,7 +230,12 @@ void node_lost(struct client *c, unsigned node, uint64_t now, int code, const ch
     va_end(ap);
     n->why.code = -EHOSTUNREACH;
     n->rc = code;
-    n->up = false;
+    if (n->up) {
+        n->return_by = now + c->opts.timeout_ns;
+        c->totals.tier.lost++;
+    }
+    n->up = n->suspect = n->identified = false;
+    n->ping_sent = 0;
     n->retry_at = now + RETRY_NS;
     n->greet_deadline = n->retry_at + c->opts.timeout_ns;
     unsigned first = node * (1 + c->opts.lanes), end = first + 1 + c->opts.lanes;
@@ -196,8 +248,9 @@ void node_lost(struct client *c, unsigned node, uint64_t now, int code, const ch
         if (r->kind != REQUEST_FREE && r->lane >= first && r->lane < end)
             request_lost(c, r, &why);
     }
-    put_node_lost(c, node);
-    get_node_lost(c, node);
+    put_node_shunned(c, node);
+    get_node_shunned(c, node);
+    map_settle(c);
 }
 
 void node_broke_protocol(struct client *c, unsigned node, uint64_t now, const char *what)
@@ -232,9 +285,18 @@ int client_ready(const struct client *c, struct skv_error *err)
 {
     if (c->map.n)
         return 1;
-    for (unsigned i = 0; i < c->opts.n_nodes; i++)
-        if (c->nodes[i].rc)
-            return skv_fail(err, c->nodes[i].rc, "%s", c->nodes[i].why.text);
+    unsigned absent = 0;
+    for (unsigned i = 0; i < c->opts.n_nodes; i++) {
+        const struct client_node *n = &c->nodes[i];
+        if (!n->rc)
+            continue;
+        if (n->rc != -EHOSTUNREACH || ++absent >= c->opts.replicas)
+            return skv_fail(err, n->rc, "%s", n->why.text);
+        if (!n->id[0])
+            return skv_fail(err, n->rc,
+                            "%.400s (to begin without it, say which node it is: n1@%.64s if it has --id n1)",
+                            n->why.text, n->addr.label);
+    }
     return 0;
 }
 
@@ -321,14 +383,15 @@ static bool id_valid(const char *id)
 static bool hello_identify(struct client *c, unsigned node, const Scoutkv__HelloAck *a, uint64_t now)
 {
     struct client_node *n = &c->nodes[node];
+    char name[384];
     if (!id_valid(a->node) || a->incarnation.len != sizeof n->incarnation || a->max_header < MIN_HEADER ||
         a->version < PROTO_VERSION_MIN || a->version > PROTO_VERSION_MAX) {
         node_broke_protocol(c, node, now, "its HELLO answer has no usable name, version or limits");
         return false;
     }
     if (n->id[0] && strcmp(n->id, a->node) != 0) {
-        node_lost(c, node, now, -EHOSTUNREACH,
-                  "memory node %s was at %s, but now \"%s\" answers there: open the tier anew", n->id,
+        node_lost(c, node, now, c->map.n ? -EHOSTUNREACH : -EINVAL,
+                  "memory node %s should be at %s, but \"%s\" answers there: correct --nodes", n->id,
                   n->addr.label, a->node);
         return false;
     }
@@ -340,8 +403,16 @@ static bool hello_identify(struct client *c, unsigned node, const Scoutkv__Hello
                 c->nodes[i].addr.label, n->addr.label, a->node);
             return false;
         }
+    bool other = memcmp(n->incarnation, a->incarnation.data, sizeof n->incarnation) != 0;
+    if (other && n->identified) {
+        node_lost(c, node, now, -EHOSTUNREACH, "%s was started anew while it was greeted",
+                  node_name(n, name));
+        return false;
+    }
+    c->totals.tier.reborn += other && n->version; /* it was here before: what it had is gone */
     strcpy(n->id, a->node);
     memcpy(n->incarnation, a->incarnation.data, sizeof n->incarnation);
+    n->identified = true;
     n->version = a->version;
     n->max_header = a->max_header < PROTO_MAX_HEADER ? a->max_header : PROTO_MAX_HEADER;
     n->max_block = a->max_block < PROTO_MAX_PAYLOAD ? a->max_block : PROTO_MAX_PAYLOAD;
@@ -374,13 +445,14 @@ static void hello_answered(struct client *c, struct request *r, const struct mes
         all &= c->lanes[i].node != node || c->lanes[i].greeted;
     if (!all)
         return;
+    if (n->up) /* a lane was greeted again after a long silence */
+        return;
     n->up = true;
     n->rc = 0;
-    for (unsigned i = 0; i < c->opts.n_nodes; i++)
-        all &= c->nodes[i].up;
-    if (all && c->map.n == 0)
-        for (unsigned i = 0; i < c->opts.n_nodes; i++)
-            cluster_map_add(&c->map, c->nodes[i].id, c->nodes[i].addr.weight);
+    n->delays = (struct delays){0};
+    map_settle(c);
+    put_node_back(c);
+    get_node_back(c, node);
 }
 
 /* ---- calls ---- */
@@ -531,6 +603,9 @@ static void dispatch(struct client *c, unsigned lane, const struct message *m, u
     case REQUEST_HELLO:
         hello_answered(c, r, m, now);
         break;
+    case REQUEST_PING:
+        beat_answered(c, r, m, now);
+        break;
     case REQUEST_GET:
         get_answered(c, r, m, now);
         break;
@@ -553,6 +628,7 @@ void client_receive(struct client *c, unsigned lane, const void *frame0, size_t 
     uint64_t id;
     char name[384];
     unsigned node = c->lanes[lane].node;
+    c->now = now;
     if (c->lanes[lane].reset) { /* from the connection that is to be replaced */
         c->totals.late++;
         return;
@@ -564,6 +640,7 @@ void client_receive(struct client *c, unsigned lane, const void *frame0, size_t 
                   "%s sent what cannot be read: %.300s", node_name(&c->nodes[node], name), err.text);
         return;
     }
+    beat_heard(c, node, now);
     dispatch(c, lane, &m, now);
     message_clear(&m);
 }
@@ -571,6 +648,7 @@ void client_receive(struct client *c, unsigned lane, const void *frame0, size_t 
 bool client_next(struct client *c, unsigned lane, uint64_t now, struct outgoing *out)
 {
     struct lane *l = &c->lanes[lane];
+    c->now = now;
     if (l->reset)
         return false;
     if (l->greeted && now - l->last_sent > IDLE_NS) {
@@ -580,7 +658,7 @@ bool client_next(struct client *c, unsigned lane, uint64_t now, struct outgoing 
     bool sent;
     if (!l->greeted)
         sent = hello_next(c, lane, now, out);
-    else if (call_next(l, now, out))
+    else if (beat_next(c, lane, now, out) || call_next(l, now, out))
         sent = true;
     else
         sent = l->bulk ? put_next(c, lane, now, out) : get_next(c, lane, now, out);
@@ -602,11 +680,12 @@ static void tick_greetings(struct client *c, uint64_t now)
     }
 }
 
-static void tick_deadlines(struct client *c, uint64_t now)
+/* Deadlines and hedges of requests. */
+static void tick_requests(struct client *c, uint64_t now)
 {
     bool late[PLACEMENT_MAX_NODES] = {false};
-    uint64_t next = NO_DEADLINE;
     char name[384];
+    c->next_due = NO_DEADLINE;
     for (uint32_t i = 0; i < c->n_slots; i++) {
         struct request *r = c->slots[i];
         if (r->kind == REQUEST_FREE)
@@ -614,22 +693,34 @@ static void tick_deadlines(struct client *c, uint64_t now)
         if (r->deadline <= now) {
             late[c->lanes[r->lane].node] = true;
             c->totals.tier.timeouts++;
-        } else if (r->deadline < next) {
-            next = r->deadline;
+            continue;
         }
+        if (r->hedge_at <= now)
+            get_hedge(c, r, c->nodes[c->lanes[r->lane].node].suspect);
+        client_due(c, r->deadline < r->hedge_at ? r->deadline : r->hedge_at);
     }
-    c->next_deadline = next;
     for (unsigned i = 0; i < c->opts.n_nodes; i++)
         if (late[i])
             node_lost(c, i, now, -EHOSTUNREACH, "%s did not answer within %u ms",
                       node_name(&c->nodes[i], name), (unsigned)(c->opts.timeout_ns / NS_PER_MS));
+    get_tick(c, now);
+    put_tick(c, now);
 }
 
 void client_tick(struct client *c, uint64_t now)
 {
+    c->now = now;
     tick_greetings(c, now);
-    if (now >= c->next_deadline)
-        tick_deadlines(c, now);
+    beat_tick(c, now);
+    if (now >= c->next_due)
+        tick_requests(c, now);
     if (c->n_doomed)
         get_deliver_doomed(c);
+    repair_tick(c, now);
+}
+
+uint64_t client_wakeup(const struct client *c)
+{
+    uint64_t beat = beat_wakeup(c);
+    return beat < c->next_due ? beat : c->next_due;
 }

@@ -7,10 +7,12 @@
  * Lanes are numbered node * (1 + GET lanes) + i; i = 0 is the node's bulk lane (PUTs and objects), so that
  * no GET waits behind them.
  *
- * A node is up once every lane of it has been greeted. It is down from the moment a request misses its
- * deadline, a lane is lost or something unreadable comes from it: what was on its way fails, pages go on to
- * the next node in rank, every lane is reset and says HELLO again, and the node is taken back when it answers
- * under its old id.
+ * A node is up once every lane of it has been greeted. A silent one is sent a PING after a heartbeat, and is
+ * suspect after another: nothing new goes there while others can be had, and what is on its way is asked of
+ * others too; a single word from it ends that. It is down from the moment a request misses its deadline, a
+ * lane is lost or something unreadable comes from it: what was on its way or queued goes to other nodes,
+ * every lane is reset and says HELLO again, and the node is taken back when it answers under its old id. What
+ * only that node can answer waits for its return, for as long as a request may take since it was lost.
  *
  * Callbacks may begin PUTs, fetches and calls, but must not free a fetch or wait. */
 #ifndef TIER_CLIENT_H
@@ -28,9 +30,11 @@ struct client_opts {
     const char *cluster;           /* kept by the caller */
     const char *name;              /* for the nodes' logs; kept by the caller */
     uint64_t ns;
-    uint64_t timeout_ns; /* of each request */
-    uint64_t get_window; /* payload bytes asked for and not yet received, per GET lane */
-    uint32_t lanes;      /* GET lanes per node, at least 1 */
+    uint32_t replicas;     /* at least 1 */
+    uint64_t timeout_ns;   /* of each request */
+    uint64_t heartbeat_ns; /* at most timeout_ns / 2 */
+    uint64_t get_window;   /* payload bytes asked for and not yet received, per GET lane */
+    uint32_t lanes;        /* GET lanes per node, at least 1 */
 };
 
 struct client *client_new(const struct client_opts *, uint64_t now); /* NULL when out of memory */
@@ -44,9 +48,11 @@ void client_receive(struct client *, unsigned lane, const void *frame0, size_t l
 /* The connection under a lane broke (why: "the connection was closed"). What was in flight will not be
  * answered. */
 void client_lane_lost(struct client *, unsigned lane, const char *why, uint64_t now);
-/* Acts on deadlines and hands out pages that cannot be had. To be called after all that has come was
- * received. */
+/* Acts on deadlines and heartbeats, and hands out pages that cannot be had. To be called after all that has
+ * come was received. */
 void client_tick(struct client *, uint64_t now);
+/* When client_tick or client_next has something to do by itself; UINT64_MAX: never. */
+uint64_t client_wakeup(const struct client *);
 
 /* ---- out ---- */
 
@@ -84,11 +90,14 @@ const struct client_totals *client_totals(const struct client *);
 
 /* ---- requests ---- */
 
-/* Places a PUT on the first live node in rank. Takes a reference on payload, copies the rest. */
+/* Places a PUT on the first live nodes in rank, `replicas` of them. Takes a reference on payload, copies the
+ * rest. */
 int client_put(struct client *, const struct block_key *, const struct block_layout *, struct buf *payload,
                const uint64_t *checksums, enum tier_ack, tier_put_fn *done, void *arg, struct skv_error *);
 uint64_t client_put_backlog(const struct client *); /* payload bytes not yet handed to client_next */
-size_t client_puts_open(const struct client *);     /* PUTs not yet answered */
+size_t client_puts_open(const struct client *);     /* PUTs whose callback is still to come */
+/* Blocks that lack a copy, as far as this client knows; it makes them good when their nodes can be had. */
+size_t client_repairs_open(const struct client *);
 /* The first failure of a PUT since this was last asked. */
 int client_put_failure(struct client *, struct skv_error *);
 

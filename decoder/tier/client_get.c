@@ -1,10 +1,15 @@
 /* client_get.c: fetching pages.
  *
- * Every page of a fetch lies in at most one queue: of the node that is asked next, or of the doomed, which no
- * node has; so one array of links serves all queues. GETs are built only when a lane has room in its window,
- * from the oldest fetch first and in page order, so pages arrive about in the order in which they are merged.
- * A page that its node misses, spoils or cannot give goes to the next node in rank. A node that still reads
- * its disks is asked again, for as long as a request may take. */
+ * Every page of a fetch lies in at most one queue: of the node that is asked next, of the stranded, which
+ * only a node that is down may have, or of the doomed, which no node has; so one array of links serves all
+ * queues. GETs are built only when a lane has room in its window, from the oldest fetch first and in page
+ * order, so pages arrive about in the order in which they are merged.
+ *
+ * A page is asked of the one of its holders (the first `replicas` live nodes in rank) that should answer
+ * soonest. One that its node misses, spoils or cannot give goes to the next. Where an answer takes longer
+ * than nearly all of that node's, another holder is asked as well, and the first answer counts: a page may be
+ * on its way from two nodes, or on its way from one and queued for another. A node that still reads its disks
+ * is asked last, and again for as long as a request may take. */
 #include "decoder/tier/client_internal.h"
 
 #include <assert.h>
@@ -12,7 +17,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum flaw { FLAW_LATE = 1, FLAW_BAD = 2 }; /* some node was gone or late; some copy failed its checksum */
+/* Of a page: some node could not say whether it has it; some copy failed its checksum; it was handed out. */
+enum flag { FLAG_LATE = 1, FLAG_BAD = 2, FLAG_DONE = 4 };
+
+/* The share of a node's answers that are not hedged, and the least time before one is. */
+static const double HEDGE_QUANTILE = 0.95;
+static const uint64_t HEDGE_LEAST_NS = NS_PER_MS;
 
 struct page_queue {
     uint32_t first, last, n;
@@ -30,15 +40,17 @@ struct tier_fetch {
     struct skv_error late;          /* why a node last failed to answer */
     const struct block_key *ranked; /* key that `order` is for, or NULL */
     uint8_t order[PLACEMENT_MAX_NODES];
-    struct page_queue doomed;
+    struct page_queue doomed, stranded;
+    uint64_t give_up; /* the stranded, then */
     struct page_queue queue[PLACEMENT_MAX_NODES];
     struct {
         uint64_t not_before; /* to be asked again then */
         uint64_t give_up;    /* 0: it was not starting when it was asked */
     } starting[PLACEMENT_MAX_NODES];
+    uint64_t *at;   /* [n] nodes that the page is queued for or on its way from */
+    uint64_t *no;   /* [n] nodes that have answered, but not with the page */
     uint32_t *link; /* [n] the next page in the same queue */
-    uint8_t *asked; /* [n] nodes of the rank order that are done with */
-    uint8_t *flaws; /* [n] */
+    uint8_t *flags; /* [n] */
 };
 
 static void queue_push(struct tier_fetch *f, struct page_queue *q, uint32_t page)
@@ -51,16 +63,6 @@ static void queue_push(struct tier_fetch *f, struct page_queue *q, uint32_t page
     q->last = page;
 }
 
-static void queue_push_first(struct tier_fetch *f, struct page_queue *q, uint32_t page)
-{
-    f->link[page] = q->first;
-    if (q->n++ == 0) {
-        f->link[page] = NO_PAGE;
-        q->last = page;
-    }
-    q->first = page;
-}
-
 static uint32_t queue_pop(struct tier_fetch *f, struct page_queue *q)
 {
     uint32_t page = q->first;
@@ -69,31 +71,97 @@ static uint32_t queue_pop(struct tier_fetch *f, struct page_queue *q)
     return page;
 }
 
-/* Queues the page on the first live node in rank that was not asked yet. */
-static void page_place(struct client *c, struct tier_fetch *f, uint32_t page)
+/* ---- which node ---- */
+
+static uint64_t bytes_asked(const struct client *c, unsigned node)
+{
+    uint64_t bytes = 0;
+    for (unsigned i = 1; i <= c->opts.lanes; i++)
+        bytes += c->lanes[node * (1 + c->opts.lanes) + i].asked;
+    return bytes;
+}
+
+/* What to prefer, lowest first: holders, by how soon they should answer; holders that are suspect; others, in
+ * rank; those that still read their disks. */
+static double ask_cost(const struct client *c, const struct tier_fetch *f, unsigned node, unsigned live,
+                       bool starting)
+{
+    const struct client_node *n = &c->nodes[node];
+    if (starting)
+        return 4e18 + live;
+    if (live >= c->opts.replicas)
+        return 3e18 + live;
+    if (n->suspect)
+        return 2e18 + live;
+    double queued = (double)(bytes_asked(c, node) + f->queue[node].n * f->page_bytes);
+    return ((double)n->delays.mean + 1) * (1 + queued / PROTO_REPLY_BYTES);
+}
+
+/* The node to ask for the page, or -1. holders: only a holder that is neither suspect nor starting. */
+static int page_pick(struct client *c, struct tier_fetch *f, uint32_t page, bool holders)
 {
     const struct block_key *key = f->wants[page].key;
     if (f->ranked != key) {
         placement_rank(&c->map, key_hash(key), f->order);
         f->ranked = key;
     }
-    for (; f->asked[page] < c->map.n; f->asked[page]++) {
-        unsigned node = f->order[f->asked[page]];
-        if (c->nodes[node].up) {
-            queue_push(f, &f->queue[node], page);
-            return;
+    uint64_t not = f->no[page] | f->at[page];
+    int best = -1;
+    double best_cost = holders ? 1e18 : 1e19;
+    for (unsigned i = 0, live = 0; i < c->map.n; i++) {
+        unsigned node = f->order[i];
+        if (!c->nodes[node].up)
+            continue;
+        double cost = not &node_bit(node) ? 1e19 : ask_cost(c, f, node, live, f->starting[node].give_up != 0);
+        live++;
+        if (cost < best_cost) {
+            best_cost = cost;
+            best = (int)node;
         }
-        f->flaws[page] |= FLAW_LATE;
-        f->late = c->nodes[node].why;
     }
-    queue_push(f, &f->doomed, page);
-    c->n_doomed++;
+    return best;
 }
 
-static void page_next_node(struct client *c, struct tier_fetch *f, uint32_t page)
+static void page_queue_at(struct tier_fetch *f, uint32_t page, unsigned node)
 {
-    f->asked[page]++;
-    page_place(c, f, page);
+    f->at[page] |= node_bit(node);
+    queue_push(f, &f->queue[node], page);
+}
+
+/* A page that is nowhere: queues it for the next node, or gives it up. */
+static void page_place(struct client *c, struct tier_fetch *f, uint32_t page)
+{
+    int node = page_pick(c, f, page, false);
+    if (node >= 0) {
+        page_queue_at(f, page, (unsigned)node);
+        return;
+    }
+    uint64_t by;
+    for (unsigned i = 0; i < c->map.n; i++) /* the last in rank that could not be asked is named */
+        if (!c->nodes[f->order[i]].up && !(f->no[page] & node_bit(f->order[i])))
+            f->late = c->nodes[f->order[i]].why;
+    if (nodes_returning(c, ~f->no[page], &by)) {
+        queue_push(f, &f->stranded, page);
+        f->give_up = by > f->give_up ? by : f->give_up;
+        client_due(c, f->give_up);
+    } else {
+        queue_push(f, &f->doomed, page);
+        c->n_doomed++;
+    }
+}
+
+/* The node will not bring the page; others still may. */
+static void page_left(struct client *c, struct tier_fetch *f, uint32_t page, unsigned node)
+{
+    f->at[page] &= ~node_bit(node);
+    if (!f->at[page] && !(f->flags[page] & FLAG_DONE))
+        page_place(c, f, page);
+}
+
+static void page_refused(struct client *c, struct tier_fetch *f, uint32_t page, unsigned node)
+{
+    f->no[page] |= node_bit(node);
+    page_left(c, f, page, node);
 }
 
 /* ---- begin and end ---- */
@@ -134,7 +202,8 @@ int client_fetch_begin(struct client *c, const struct block_layout *l, const str
     int rc = fetch_check(c, l, wants, n, err);
     if (rc)
         return rc;
-    struct tier_fetch *f = masks_reserve(c, l) ? malloc(sizeof *f + n * (sizeof *f->link + 2)) : NULL;
+    struct tier_fetch *f =
+        masks_reserve(c, l) ? calloc(1, sizeof *f + n * (2 * sizeof *f->at + sizeof *f->link + 1)) : NULL;
     if (!f)
         return skv_fail(err, -ENOMEM, "out of memory");
     *f = (struct tier_fetch){.layout = *l,
@@ -144,10 +213,10 @@ int client_fetch_begin(struct client *c, const struct block_layout *l, const str
                              .left = (uint32_t)n,
                              .on_page = on_page,
                              .arg = arg,
-                             .link = (uint32_t *)(f + 1)};
-    f->asked = (uint8_t *)(f->link + n);
-    f->flaws = f->asked + n;
-    memset(f->asked, 0, 2 * n);
+                             .at = (uint64_t *)(f + 1)};
+    f->no = f->at + n;
+    f->link = (uint32_t *)(f->no + n);
+    f->flags = (uint8_t *)(f->link + n);
     for (uint32_t i = 0; i < n; i++)
         page_place(c, f, i);
     if (n) {
@@ -178,10 +247,10 @@ int client_fetch_free(struct client *c, struct tier_fetch *f, struct skv_error *
     if (f->left) {
         fetch_unlink(c, f);
         c->n_doomed -= f->doomed.n;
-        for (uint32_t i = 0; i < c->n_slots; i++)
-            if (c->slots[i]->kind == REQUEST_GET && c->slots[i]->fetch == f)
-                c->slots[i]->fetch = NULL;
     }
+    for (uint32_t i = 0; i < c->n_slots; i++) /* a page that has come may still come from another node */
+        if (c->slots[i]->kind == REQUEST_GET && c->slots[i]->fetch == f)
+            c->slots[i]->fetch = NULL;
     int rc = f->failure.code;
     if (rc && err)
         *err = f->failure;
@@ -192,6 +261,7 @@ int client_fetch_free(struct client *c, struct tier_fetch *f, struct skv_error *
 /* Ends one page. The callback may begin other fetches. */
 static void page_done(struct client *c, struct tier_fetch *f, uint32_t page, int rc, const uint8_t *bytes)
 {
+    f->flags[page] |= FLAG_DONE;
     if (--f->left == 0)
         fetch_unlink(c, f);
     f->on_page(f->arg, page, rc, bytes);
@@ -208,17 +278,20 @@ static bool same_key(const struct block_key *a, const struct block_key *b)
     return a == b || key_equal(a, b);
 }
 
-/* Fills the scratch with Wants for the first pages of the node's queue, at most max_pages; r->pages notes
- * them. The queue is left as it is. Returns the number of Wants. */
+/* Fills the scratch with Wants for the first pages of the node's queue that have not come by another way, at
+ * most max_pages; r->pages notes them. The queue is left as it is; *walked: how many of it were looked at.
+ * Returns the number of Wants. */
 static size_t get_gather(struct client *c, struct tier_fetch *f, unsigned node, uint32_t max_pages,
-                         struct request *r)
+                         struct request *r, uint32_t *walked)
 {
     struct get_scratch *g = &c->get;
     uint32_t n_heads = f->layout.n_heads, at = f->queue[node].first, n = 0;
     size_t n_wants = 0, bytes = 64, limit = c->nodes[node].max_header;
     const struct tier_want *before = NULL;
-    for (; n < max_pages && n < f->queue[node].n; at = f->link[at]) {
+    for (*walked = 0; n < max_pages && *walked < f->queue[node].n; at = f->link[at], ++*walked) {
         const struct tier_want *w = &f->wants[at];
+        if (f->flags[at] & FLAG_DONE)
+            continue;
         bool extends = before && same_key(before->key, w->key) &&
                        (w->head > before->head || (w->head == before->head && w->page > before->page));
         bytes += WANT_PAGE_BYTES + (extends ? 0 : WANT_BYTES + n_heads);
@@ -262,16 +335,42 @@ static uint32_t get_room(const struct client *c, const struct lane *l, const str
     return (uint32_t)(room < most ? room : most);
 }
 
+/* The oldest fetch that waits for this node. */
+static struct tier_fetch *get_due(struct client *c, unsigned node, uint64_t now)
+{
+    for (struct tier_fetch *f = c->fetches; f; f = f->next) {
+        struct page_queue *q = &f->queue[node];
+        while (q->n && (f->flags[q->first] & FLAG_DONE))
+            queue_pop(f, q);
+        if (q->n && now >= f->starting[node].not_before)
+            return f;
+    }
+    return NULL;
+}
+
+/* When another node is to be asked as well, if no more has come by then. */
+static void hedge_schedule(struct client *c, struct request *r, unsigned node, uint64_t now)
+{
+    const struct client_node *n = &c->nodes[node];
+    uint64_t delay = delays_quantile(&n->delays, HEDGE_QUANTILE);
+    r->heard = now;
+    if (n->suspect)
+        r->hedge_at = now;
+    else if (c->opts.replicas == 1 || c->map.n == 1 || !delay)
+        r->hedge_at = NO_DEADLINE;
+    else
+        r->hedge_at = now + (delay > HEDGE_LEAST_NS ? delay : HEDGE_LEAST_NS);
+    client_due(c, r->hedge_at);
+}
+
 bool get_next(struct client *c, unsigned lane, uint64_t now, struct outgoing *out)
 {
     struct lane *l = &c->lanes[lane];
-    struct tier_fetch *f = c->fetches;
-    while (f && (f->queue[l->node].n == 0 || now < f->starting[l->node].not_before))
-        f = f->next;
+    struct tier_fetch *f = get_due(c, l->node, now);
     if (!f || l->gets == LANE_GETS)
         return false;
     struct page_queue *q = &f->queue[l->node];
-    uint32_t room = get_room(c, l, f, q->n);
+    uint32_t room = get_room(c, l, f, q->n), walked;
     struct request *r = room ? request_new(c, REQUEST_GET, lane, now + c->opts.timeout_ns) : NULL;
     if (!r)
         return false;
@@ -279,7 +378,7 @@ bool get_next(struct client *c, unsigned lane, uint64_t now, struct outgoing *ou
     r->page_bytes = f->page_bytes;
     l->gets++;
     Scoutkv__Get get = SCOUTKV__GET__INIT;
-    get.n_wants = get_gather(c, f, l->node, room, r);
+    get.n_wants = get_gather(c, f, l->node, room, r, &walked);
     get.wants = c->get.want_at;
     Scoutkv__Header h = SCOUTKV__HEADER__INIT;
     h.version = c->nodes[l->node].version;
@@ -293,9 +392,10 @@ bool get_next(struct client *c, unsigned lane, uint64_t now, struct outgoing *ou
         return false;
     }
     assert(out->header->len <= c->nodes[l->node].max_header);
-    for (uint32_t i = 0; i < r->n_pages; i++)
+    while (walked--)
         queue_pop(f, q);
     memset(r->answered, 0, sizeof r->answered);
+    hedge_schedule(c, r, l->node, now);
     return true;
 }
 
@@ -314,6 +414,22 @@ static const char *pages_wrong(const struct request *r, const Scoutkv__Pages *p,
     return NULL;
 }
 
+static bool awaited(const struct request *r, uint32_t i)
+{
+    return !(r->answered[i >> 6] >> (i & 63) & 1) && !(r->fetch->flags[r->pages[i]] & FLAG_DONE);
+}
+
+/* Another answer than pages: the node is done with them. */
+static void get_refused(struct client *c, struct request *r)
+{
+    struct tier_fetch *f = r->fetch;
+    for (uint32_t i = 0; f && i < r->n_pages; i++)
+        if (awaited(r, i)) {
+            f->flags[r->pages[i]] |= FLAG_LATE;
+            page_refused(c, f, r->pages[i], c->lanes[r->lane].node);
+        }
+}
+
 /* Marks one page of the request as answered. False if it was already. */
 static bool take_answer(struct client *c, struct request *r, uint32_t i)
 {
@@ -326,36 +442,44 @@ static bool take_answer(struct client *c, struct request *r, uint32_t i)
     return true;
 }
 
-static void page_found(struct client *c, struct tier_fetch *f, uint32_t page, const uint8_t *bytes)
+static void page_found(struct client *c, struct tier_fetch *f, uint32_t page, unsigned node,
+                       const uint8_t *bytes)
 {
     const struct tier_want *w = &f->wants[page];
+    if (f->flags[page] & FLAG_DONE) {
+        c->totals.tier.hedge_bytes += f->page_bytes;
+        return;
+    }
     if (page_checksum(w->key, f->layout.head0 + w->head, w->page, bytes, f->page_bytes) != w->checksum) {
         c->totals.tier.bad_checksums++;
-        f->flaws[page] |= FLAW_BAD;
-        page_next_node(c, f, page);
+        f->flags[page] |= FLAG_BAD;
+        page_refused(c, f, page, node);
         return;
     }
     c->totals.tier.get_pages++;
     c->totals.tier.get_bytes += f->page_bytes;
+    if (f->no[page])
+        repair_note(c, w->key, f->no[page]);
     page_done(c, f, page, 0, bytes);
 }
 
-/* The node still reads its disks: its pages go back to the head of its queue, to be asked for again. False
- * when their time is up. */
-static bool get_postpone(struct request *r, unsigned node, uint64_t now)
+/* The node still reads its disks. What it was asked for goes to others, and back to it if they don't have it,
+ * until the time for that is up. */
+static void get_starting(struct client *c, struct request *r, unsigned node, uint64_t now)
 {
     struct tier_fetch *f = r->fetch;
     if (!f)
-        return true;
+        return;
     if (!f->starting[node].give_up)
         f->starting[node].give_up = r->deadline;
-    if (now + STARTING_PAUSE_NS >= f->starting[node].give_up)
-        return false;
     f->starting[node].not_before = now + STARTING_PAUSE_NS;
-    for (uint32_t i = r->n_pages; i-- > 0;)
-        if (!(r->answered[i >> 6] >> (i & 63) & 1))
-            queue_push_first(f, &f->queue[node], r->pages[i]);
-    return true;
+    bool again = now + STARTING_PAUSE_NS < f->starting[node].give_up;
+    for (uint32_t i = 0; i < r->n_pages; i++)
+        if (awaited(r, i)) {
+            f->flags[r->pages[i]] |= again ? 0 : FLAG_LATE;
+            f->no[r->pages[i]] |= again ? 0 : node_bit(node);
+            page_left(c, f, r->pages[i], node);
+        }
 }
 
 /* The request ends when each of its pages was answered; `last` adds nothing to that. */
@@ -366,8 +490,12 @@ void get_answered(struct client *c, struct request *r, const struct message *m, 
         struct skv_error why;
         refusal(&c->nodes[node], m->header->refused, &why);
         c->totals.tier.refused++;
-        if (!refused_starting(m->header->refused) || !get_postpone(r, node, now))
-            get_failed(c, r, &why);
+        if (r->fetch)
+            r->fetch->late = why;
+        if (refused_starting(m->header->refused))
+            get_starting(c, r, node, now);
+        else
+            get_refused(c, r);
         request_free(c, r);
         return;
     }
@@ -379,20 +507,44 @@ void get_answered(struct client *c, struct request *r, const struct message *m, 
     }
     const uint8_t *bytes = m->payload.data;
     for (size_t i = 0; i < p->n_found; i++, bytes += r->page_bytes)
-        if (take_answer(c, r, p->found[i]) && r->fetch)
-            page_found(c, r->fetch, r->pages[p->found[i]], bytes);
+        if (take_answer(c, r, p->found[i])) {
+            if (r->fetch)
+                page_found(c, r->fetch, r->pages[p->found[i]], node, bytes);
+            else
+                c->totals.tier.hedge_bytes += r->page_bytes;
+        }
     for (size_t i = 0; i < p->n_missed; i++)
         if (take_answer(c, r, p->missed[i]) && r->fetch) {
             c->totals.tier.misses++;
-            page_next_node(c, r->fetch, r->pages[p->missed[i]]);
+            page_refused(c, r->fetch, r->pages[p->missed[i]], node);
         }
+    delays_add(&c->nodes[node].delays, now - r->heard);
+    if (r->n_left == 0) {
+        request_free(c, r);
+        return;
+    }
     r->deadline =
         now + c->opts.timeout_ns; /* a long answer on a slow link: the clock runs from part to part */
-    if (r->n_left == 0)
-        request_free(c, r);
+    hedge_schedule(c, r, node, now);
 }
 
-/* ---- failures ---- */
+/* ---- hedges and failures ---- */
+
+void get_hedge(struct client *c, struct request *r, bool any)
+{
+    struct tier_fetch *f = r->fetch;
+    unsigned node = c->lanes[r->lane].node;
+    r->hedge_at = NO_DEADLINE;
+    for (uint32_t i = 0; f && i < r->n_pages; i++) {
+        if (!awaited(r, i) || f->at[r->pages[i]] != node_bit(node))
+            continue;
+        int other = page_pick(c, f, r->pages[i], !any);
+        if (other < 0)
+            continue;
+        c->totals.tier.hedged++;
+        page_queue_at(f, r->pages[i], (unsigned)other);
+    }
+}
 
 void get_failed(struct client *c, struct request *r, const struct skv_error *why)
 {
@@ -401,20 +553,49 @@ void get_failed(struct client *c, struct request *r, const struct skv_error *why
         return;
     f->late = *why;
     for (uint32_t i = 0; i < r->n_pages; i++)
-        if (!(r->answered[i >> 6] >> (i & 63) & 1)) {
-            f->flaws[r->pages[i]] |= FLAW_LATE;
-            page_next_node(c, f, r->pages[i]);
-        }
+        if (awaited(r, i))
+            page_left(c, f, r->pages[i], c->lanes[r->lane].node);
 }
 
-void get_node_lost(struct client *c, unsigned node)
+void get_node_shunned(struct client *c, unsigned node)
 {
     for (struct tier_fetch *f = c->fetches; f; f = f->next) {
         struct page_queue waiting = f->queue[node];
         f->queue[node] = (struct page_queue){0};
         while (waiting.n)
-            page_place(c, f, queue_pop(f, &waiting)); /* sees that the node is down */
+            page_left(c, f, queue_pop(f, &waiting), node);
     }
+}
+
+void get_node_back(struct client *c, unsigned node)
+{
+    for (struct tier_fetch *f = c->fetches; f; f = f->next) {
+        struct page_queue waiting = f->stranded;
+        f->stranded = (struct page_queue){0};
+        f->starting[node].give_up = f->starting[node].not_before = 0;
+        while (waiting.n)
+            page_place(c, f, queue_pop(f, &waiting)); /* to this node, or back to the stranded */
+    }
+}
+
+void get_tick(struct client *c, uint64_t now)
+{
+    for (struct tier_fetch *f = c->fetches; f; f = f->next) {
+        if (f->stranded.n && now < f->give_up)
+            client_due(c, f->give_up);
+        else
+            for (; f->stranded.n; c->n_doomed++)
+                queue_push(f, &f->doomed, queue_pop(f, &f->stranded));
+    }
+}
+
+/* Why a page can't be had. */
+static int doom_code(const struct client *c, const struct tier_fetch *f, uint32_t page)
+{
+    bool all_said_no = f->no[page] == (UINT64_MAX >> (PLACEMENT_MAX_NODES - c->map.n));
+    return f->flags[page] & FLAG_LATE || !all_said_no ? -EHOSTUNREACH
+           : f->flags[page] & FLAG_BAD                ? -EBADMSG
+                                                      : -ENODATA;
 }
 
 static int doom(const struct client *c, const struct tier_fetch *f, uint32_t page, struct skv_error *err)
@@ -423,26 +604,21 @@ static int doom(const struct client *c, const struct tier_fetch *f, uint32_t pag
     unsigned long long name = 0; /* the first 8 bytes of the chain name a block well enough for people */
     for (int i = 0; i < 8; i++)
         name = name << 8 | w->key->chain[i];
-    if (f->flaws[page] & FLAW_LATE)
-        return skv_fail(err, -EHOSTUNREACH,
-                        "cannot read page %u of head %u of block %016llx, layer %u: %.350s", w->page,
+    int rc = doom_code(c, f, page);
+    if (rc == -EHOSTUNREACH)
+        return skv_fail(err, rc, "cannot read page %u of head %u of block %016llx, layer %u: %.350s", w->page,
                         f->layout.head0 + w->head, name, w->key->layer, f->late.text);
-    if (f->flaws[page] & FLAW_BAD)
-        return skv_fail(err, -EBADMSG,
+    if (rc == -EBADMSG)
+        return skv_fail(err, rc,
                         "page %u of head %u of block %016llx, layer %u failed its checksum, and no other "
                         "node of %u has a good "
                         "copy: look for failing memory or disks",
                         w->page, f->layout.head0 + w->head, name, w->key->layer, c->map.n);
     return skv_fail(
-        err, -ENODATA,
+        err, rc,
         "page %u of head %u of block %016llx, layer %u is lost: all %u memory nodes were asked (was it "
         "evicted, or a node restarted empty?)",
         w->page, f->layout.head0 + w->head, name, w->key->layer, c->map.n);
-}
-
-static int doom_code(uint8_t flaws)
-{
-    return flaws & FLAW_LATE ? -EHOSTUNREACH : flaws & FLAW_BAD ? -EBADMSG : -ENODATA;
 }
 
 void get_deliver_doomed(struct client *c)
@@ -454,7 +630,7 @@ void get_deliver_doomed(struct client *c)
             c->n_doomed--;
             if (!f->failure.code)
                 doom(c, f, page, &f->failure);
-            page_done(c, f, page, doom_code(f->flaws[page]), NULL);
+            page_done(c, f, page, doom_code(c, f, page), NULL);
         }
     }
 }

@@ -18,7 +18,7 @@ enum {
 /* What a node refused because it still reads its disks is asked again after this long. */
 #define STARTING_PAUSE_NS (100 * NS_PER_MS)
 
-enum request_kind { REQUEST_FREE, REQUEST_HELLO, REQUEST_GET, REQUEST_PUT, REQUEST_CALL };
+enum request_kind { REQUEST_FREE, REQUEST_HELLO, REQUEST_PING, REQUEST_GET, REQUEST_PUT, REQUEST_CALL };
 
 /* One question on its way (or, for calls, waiting in its lane's queue). Slots are reused; the id is not,
  * except that a call which is asked again keeps its own. */
@@ -29,12 +29,14 @@ struct request {
     uint64_t deadline;
     /* GET */
     struct tier_fetch *fetch; /* NULL: the fetch was freed meanwhile */
+    uint64_t heard;           /* when it was sent, or a part of its answer came */
+    uint64_t hedge_at;        /* then its pages are asked of other nodes too */
     uint32_t *pages; /* [GET_PAGES]: the want that each page of the request is; stays with the slot */
     uint64_t answered[GET_PAGES / 64];
     uint32_t n_pages, n_left;
     size_t page_bytes;
     /* PUT */
-    struct put *put;
+    struct put_copy *copy;
     /* CALL */
     Scoutkv__Header__BodyCase expect;
     client_reply_fn *reply;
@@ -58,32 +60,62 @@ struct lane {
     struct request *calls;
 };
 
+/* A block to write. It ends when its copies have: done may have been called long before, when those that are
+ * left lie with a suspect. */
 struct put {
-    struct put *next;
+    struct put *next; /* among the stranded */
     struct block_key key;
     struct block_layout layout;
     struct buf *payload;
     enum tier_ack ack;
+    int only; /* the node to write to, whatever the rank; -1: by rank */
     tier_put_fn *done;
     void *arg;
-    uint64_t give_up; /* refused as the node is starting: asked again until then; 0: not refused */
+    bool answered;           /* done was called */
+    uint64_t give_up;        /* stranded until then */
+    uint64_t at;             /* nodes that a copy is queued for or on its way to, */
+    uint64_t refused;        /* that don't take it, */
+    uint64_t acked;          /* that hold the block, */
+    uint64_t holders;        /* and that in the version that stays */
+    unsigned rank;           /* of the first of those that answered: it decides which version stays */
+    uint64_t *stored;        /* [n_checksums] that version, if it is not ours */
+    struct skv_error failed; /* why a node did not take it; code 0: none */
     size_t n_checksums;
     uint64_t checksums[];
+};
+struct put_copy {
+    struct put_copy *next; /* in its node's queue */
+    struct put *put;
+    unsigned node;
+    uint64_t give_up; /* refused as the node is starting: asked again until then; 0: not refused */
+};
+
+/* How long answers of a node take, lately: what a fetch waits before it asks elsewhere, and what it expects
+ * of one node or another. Buckets of a factor of √2 from 1 µs, halved from time to time. */
+enum { DELAY_BUCKETS = 48 };
+struct delays {
+    uint32_t count, bucket[DELAY_BUCKETS];
+    uint64_t mean; /* exponentially weighted */
 };
 
 struct client_node {
     struct node_addr addr;
     char id[NODE_ID_MAX + 1]; /* empty until its first HELLO */
     uint8_t incarnation[16];
-    bool up;
+    bool identified; /* by the lanes greeted so far, since it was last lost */
+    bool up, suspect;
+    uint64_t heard;     /* when it last said anything */
+    uint64_t return_by; /* it was lost, but may be back by then: what only it can answer waits so long */
+    uint64_t ping_sent; /* 0: none is on its way */
+    struct delays delays;
     uint32_t version, max_header, max_block;
     int rc; /* why it is not up, 0 while it may still come */
     struct skv_error why;
-    uint64_t retry_at;           /* no HELLO before */
-    uint64_t greet_deadline;     /* all lanes greeted by then */
-    struct put *puts, *puts_end; /* placed here, not yet sent */
-    bool puts_probe;             /* the node is starting: one PUT at a time, */
-    uint64_t puts_not_before;    /* and not before */
+    uint64_t retry_at;                /* no HELLO before */
+    uint64_t greet_deadline;          /* all lanes greeted by then */
+    struct put_copy *puts, *puts_end; /* placed here, not yet sent */
+    bool puts_probe;                  /* the node is starting: one PUT at a time, */
+    uint64_t puts_not_before;         /* and not before */
 };
 
 /* Room to build one GET in; see get_build. */
@@ -105,21 +137,30 @@ struct client {
     uint32_t n_slots, cap_slots;
     uint32_t *free_slots; /* stack of cap_slots */
     uint32_t n_free;
-    uint64_t serial;
-    uint64_t next_deadline;                   /* none of the requests' is earlier */
+    uint64_t serial, now; /* the latest time heard of */
+    uint64_t next_due;    /* no request's deadline or hedge, and nothing stranded, is due before */
     struct tier_fetch *fetches, *fetches_end; /* not yet done, oldest first */
     size_t n_doomed;                          /* pages that wait to be handed out as failures */
+    struct put *stranded;                     /* PUTs that no live node takes, and some that is down might */
     uint64_t put_backlog;
     size_t puts_open;
+    struct repairs *repairs;
     struct skv_error put_failure;
     struct client_totals totals;
     struct get_scratch get;
 };
 
+static inline uint64_t node_bit(unsigned node)
+{
+    return UINT64_C(1) << node;
+}
+
 /* ---- client.c ---- */
 
 struct request *request_new(struct client *, enum request_kind, unsigned lane, uint64_t deadline);
 void request_free(struct client *, struct request *);
+/* Something is due then. */
+void client_due(struct client *, uint64_t when);
 /* Takes a node down: see client.h. code is what client_ready says. The request at hand, if any, is freed. */
 void node_lost(struct client *, unsigned node, uint64_t now, int code, const char *fmt, ...)
     __attribute__((format(printf, 5, 6)));
@@ -130,6 +171,24 @@ const char *node_name(const struct client_node *, char buf[384]);
 int refusal(const struct client_node *, const Scoutkv__Refused *, struct skv_error *);
 /* Whether a refusal means "ask again soon". */
 bool refused_starting(const Scoutkv__Refused *);
+/* Bits of the nodes that were lost a short while ago and may be back; *by: when the last of `among` is given
+ * up. */
+uint64_t nodes_returning(const struct client *, uint64_t among, uint64_t *by);
+uint64_t nodes_suspect(const struct client *);
+
+/* ---- client_beat.c ---- */
+
+/* The PING that is due on this lane, if one is. */
+bool beat_next(struct client *, unsigned lane, uint64_t now, struct outgoing *);
+void beat_answered(struct client *, struct request *, const struct message *, uint64_t now);
+/* Something came from the node. */
+void beat_heard(struct client *, unsigned node, uint64_t now);
+/* Finds the nodes that are silent. */
+void beat_tick(struct client *, uint64_t now);
+uint64_t beat_wakeup(const struct client *);
+void delays_add(struct delays *, uint64_t ns);
+/* What a share q of the answers stays below; 0: too few to tell. */
+uint64_t delays_quantile(const struct delays *, double q);
 
 /* ---- client_get.c ---- */
 
@@ -137,16 +196,38 @@ bool get_next(struct client *, unsigned lane, uint64_t now, struct outgoing *);
 void get_answered(struct client *, struct request *, const struct message *, uint64_t now);
 /* The node will not answer this request, or none of what is queued for it. */
 void get_failed(struct client *, struct request *, const struct skv_error *why);
-void get_node_lost(struct client *, unsigned node);
+/* Asks other nodes too for what the request still waits for: those that should have it, or any. */
+void get_hedge(struct client *, struct request *, bool any);
+/* What was queued for the node goes elsewhere, if there is an elsewhere. */
+void get_node_shunned(struct client *, unsigned node);
+/* Pages that waited for this node's return are asked. */
+void get_node_back(struct client *, unsigned node);
+/* Gives up what waited for too long. */
+void get_tick(struct client *, uint64_t now);
 void get_deliver_doomed(struct client *);
 
 /* ---- client_put.c ---- */
 
+/* Writes a copy to this node only (-1: by rank). See client_put. */
+int put_begin(struct client *, int only, const struct block_key *, const struct block_layout *,
+              struct buf *payload, const uint64_t *checksums, enum tier_ack, tier_put_fn *done, void *arg,
+              struct skv_error *);
 bool put_next(struct client *, unsigned lane, uint64_t now, struct outgoing *);
 void put_answered(struct client *, struct request *, const struct message *, uint64_t now);
-void put_failed(struct client *, struct put *, int rc, const struct skv_error *why);
-/* Places what was queued for the node elsewhere. */
-void put_node_lost(struct client *, unsigned node);
+/* The copy on its way to a node that was lost goes to another. */
+void put_lost(struct client *, struct put_copy *);
+/* Copies queued for the node go elsewhere; a suspect's are made elsewhere too. */
+void put_node_shunned(struct client *, unsigned node);
+void put_node_back(struct client *);
+void put_tick(struct client *, uint64_t now);
+void put_copy_free(struct put_copy *);
 void put_free(struct put *);
+
+/* ---- client_repair.c ---- */
+
+/* Notes that these nodes lack the block. Only those that should have it, by rank, count. */
+void repair_note(struct client *, const struct block_key *, uint64_t nodes);
+void repair_tick(struct client *, uint64_t now);
+void repairs_free(struct client *);
 
 #endif

@@ -19,12 +19,21 @@ static const double MAX_WEIGHT = 1e6;
 /* Splits one entry [at, at+len) into host, port and weight. NULL, or what is wrong with it. */
 static const char *parse_entry(const char *at, size_t len, struct node_addr *a)
 {
-    char text[sizeof a->label + 32];
-    if (len >= sizeof text)
+    char all[sizeof a->label + sizeof a->id + 32], *text = all;
+    if (len >= sizeof all)
         return "it is too long";
     memcpy(text, at, len);
     text[len] = 0;
     a->weight = 1;
+    a->id[0] = 0;
+    char *id_end = strchr(text, '@');
+    if (id_end) {
+        *id_end = 0;
+        if (id_end == text || id_end >= text + sizeof a->id)
+            return "the id before '@' must have 1 to 63 characters";
+        strcpy(a->id, text);
+        text = id_end + 1;
+    }
     char *star = strchr(text, '*'), *end;
     if (star) {
         *star = 0;
@@ -63,13 +72,16 @@ int node_list_parse(const char *text, struct node_addr *out, size_t *n, struct s
         const char *wrong = len ? parse_entry(at, len, &out[count]) : "it is empty";
         if (wrong)
             return skv_fail(err, -EINVAL,
-                            "--nodes entry %zu \"%.*s\" is not host:port[*weight]: %s; example: "
+                            "--nodes entry %zu \"%.*s\" is not [id@]host:port[*weight]: %s; example: "
                             "10.0.0.1:7401,10.0.0.2:7401*2",
                             count + 1, (int)(len < 80 ? len : 80), at, wrong);
         for (size_t i = 0; i < count; i++)
             if (strcmp(out[i].label, out[count].label) == 0)
                 return skv_fail(err, -EINVAL, "--nodes names %s twice: give each memory node once",
                                 out[i].label);
+            else if (out[count].id[0] && strcmp(out[i].id, out[count].id) == 0)
+                return skv_fail(err, -EINVAL, "--nodes gives the id %s twice: each memory node has its own",
+                                out[i].id);
         if (!at[len])
             break;
         at += len + 1;

@@ -163,7 +163,8 @@ int tier_pump(struct tier *t, int timeout_ms, struct skv_error *err)
     int rc = 0;
     uint64_t now = clock_ns(), end = now + (uint64_t)timeout_ms * NS_PER_MS;
     while (!pump_once(t) && timeout_ms > 0 && (now = clock_ns()) < end) {
-        uint64_t left_ms = (end - now + NS_PER_MS - 1) / NS_PER_MS;
+        uint64_t wakeup = client_wakeup(t->client), until = wakeup < end ? wakeup : end;
+        uint64_t left_ms = until > now ? (until - now + NS_PER_MS - 1) / NS_PER_MS : 1;
         rc = wait_for_lanes(t, left_ms < SLICE_MS ? (int)left_ms : SLICE_MS);
         if (rc < 0) {
             skv_fail(err, rc, "cannot wait for the memory nodes: %s", strerror(-rc));
@@ -218,12 +219,19 @@ static int start_lanes(struct tier *t, const struct tier_opts *o, size_t n_nodes
         return skv_fail(err, -EINVAL,
                         "%u GET lanes to each of %zu nodes are too many: at most %d lanes in all", get_lanes,
                         n_nodes, MAX_LANES);
+    if (o->replicas > n_nodes)
+        return skv_fail(err, -EINVAL, "%u replicas need as many memory nodes; there %s %zu", o->replicas,
+                        n_nodes == 1 ? "is" : "are", n_nodes);
+    uint64_t timeout = (o->timeout_ms ? o->timeout_ms : 5000) * NS_PER_MS;
+    uint64_t heartbeat = (o->heartbeat_ms ? o->heartbeat_ms : 250) * NS_PER_MS;
     struct client_opts opts = {.nodes = t->nodes,
                                .n_nodes = n_nodes,
                                .cluster = t->cluster,
                                .name = "scoutkv",
                                .ns = o->ns,
-                               .timeout_ns = (o->timeout_ms ? o->timeout_ms : 5000) * NS_PER_MS,
+                               .replicas = o->replicas ? o->replicas : 1,
+                               .timeout_ns = timeout,
+                               .heartbeat_ns = heartbeat < timeout / 2 ? heartbeat : timeout / 2,
                                .get_window = o->get_window ? o->get_window : 8 << 20,
                                .lanes = get_lanes};
     t->client = client_new(&opts, clock_ns());

@@ -16,19 +16,22 @@
 struct tier;
 
 struct tier_opts {
-    const char *nodes;        /* "host:port[*weight],…"; NULL: embedded */
+    const char *nodes;        /* "[id@]host:port[*weight],…"; NULL: embedded */
     const char *cluster;      /* cluster name, NULL = "default" */
     uint64_t ns;              /* namespace of all keys */
     uint64_t ram;             /* embedded node's budget in bytes; 0 = 4 GiB */
     const char *const *disks; /* embedded node's disks, each "DIR:SIZE"; none: it keeps blocks in RAM only */
     size_t n_disks;
-    uint32_t timeout_ms; /* deadline of each request; 0 = 5000 */
-    uint64_t get_window; /* payload bytes asked for and not yet received, per lane; 0 = 8 MiB */
-    uint32_t lanes;      /* GET lanes per node; 0 = 1 (a bulk lane for PUTs comes on top) */
+    uint32_t replicas;     /* nodes that each block is written to; 0 = 1 */
+    uint32_t timeout_ms;   /* deadline of each request; 0 = 5000 */
+    uint32_t heartbeat_ms; /* a node that is silent for two of these is passed over; 0 = 250 */
+    uint64_t get_window;   /* payload bytes asked for and not yet received, per lane; 0 = 8 MiB */
+    uint32_t lanes;        /* GET lanes per node; 0 = 1 (a bulk lane for PUTs comes on top) */
 };
 
 /* Connects and says HELLO to every node. -EHOSTUNREACH names the node that does not answer,
- * -EPROTONOSUPPORT the one that speaks another version. */
+ * -EPROTONOSUPPORT the one that speaks another version. With replicas, fewer than `replicas` nodes may be
+ * absent if `nodes` gives their ids. */
 int tier_open(const struct tier_opts *, struct tier **out, struct skv_error *);
 void tier_close(struct tier *); /* drops what is still queued; tier_flush first to keep it */
 
@@ -36,11 +39,19 @@ void tier_close(struct tier *); /* drops what is still queued; tier_flush first 
 
 enum tier_ack { TIER_ACK_RAM, TIER_ACK_DURABLE };
 
-/* Called from within tier calls, once per PUT. rc 0: the block is on the tier. If the tier already held the
- * key with other bytes, stored[] (n_pages, payload order) are the checksums of the version that stays (else
- * NULL): the writer must adopt them. */
-typedef void tier_put_fn(void *arg, int rc, const uint64_t *stored, size_t n_pages,
-                         const struct skv_error *err);
+/* How a PUT ended. rc 0: the block is on the tier, and stays readable while one of `holders` lives (`ram`:
+ * that process; `durable`: its disks). There are `replicas` of them, or as many as nodes were to be had. If
+ * the tier held the key with other bytes already, stored[] (n_pages, payload order) are the checksums of the
+ * version that stays (else NULL): the writer must adopt them. Valid during the call. */
+struct tier_put_result {
+    int rc;
+    uint64_t holders; /* bit i: node number i has acknowledged that version */
+    const uint64_t *stored;
+    size_t n_pages;
+    const struct skv_error *err; /* NULL if rc is 0 */
+};
+/* Called from within tier calls, once per PUT. */
+typedef void tier_put_fn(void *arg, const struct tier_put_result *);
 
 /* Queues a PUT of a sealed block (payload: layout_block_bytes; takes a reference; checksums are copied).
  * Blocks (pumping) while the node's credit and a bounded local queue are used up. */
@@ -108,6 +119,13 @@ struct tier_totals {
     uint64_t get_pages, get_bytes; /* pages received and verified, payload bytes */
     uint64_t put_blocks, put_bytes, put_same, put_exists;
     uint64_t misses, bad_checksums, timeouts, refused;
+    uint64_t hedged;                  /* pages asked of a second node as the first was slow; */
+    uint64_t hedge_bytes;             /* payload that came for nothing because of it */
+    uint64_t suspected, lost, reborn; /* nodes passed over as silent, given up, and back without their blocks
+                                       */
+    uint64_t short_puts;              /* blocks acknowledged by fewer nodes than `replicas` */
+    uint64_t conflicts; /* copies that a node refused because it holds another version of the block */
+    uint64_t repaired;  /* copies made good later, after a write that fell short or a read that missed */
 };
 void tier_get_totals(const struct tier *, struct tier_totals *);
 unsigned tier_n_nodes(const struct tier *);

@@ -44,20 +44,20 @@ struct puts {
     char text[500];
     uint64_t stored0;
 };
-static void on_put(void *arg, int rc, const uint64_t *stored, size_t n, const struct skv_error *err)
+static void on_put(void *arg, const struct tier_put_result *r)
 {
     struct puts *p = arg;
-    assert_int_equal(n, BLOCK_PAGE_COUNT);
-    if (rc) {
+    assert_int_equal(r->n_pages, BLOCK_PAGE_COUNT);
+    if (r->rc) {
         p->failed++;
-        p->rc = rc;
-        assert_non_null(err);
-        strcpy(p->text, err->text);
+        p->rc = r->rc;
+        assert_non_null(r->err);
+        strcpy(p->text, r->err->text);
     } else {
         p->ok++;
-        p->exists += stored != NULL;
-        if (stored)
-            p->stored0 = stored[0];
+        p->exists += r->stored != NULL;
+        if (r->stored)
+            p->stored0 = r->stored[0];
     }
 }
 
@@ -336,7 +336,7 @@ static void a_node_that_dies_is_named(void **state)
         while (!client_fetch_done(f))
             world_step(&w);
         if (noticed)
-            assert_true(w.now - died < NS_PER_S / 2);
+            assert_in_range(w.now - died, NS_PER_S - 1, NS_PER_S * 5 / 4); /* it might have come back */
         else
             assert_in_range(w.now - died, NS_PER_S / 2, 3 * NS_PER_S);
         assert_int_equal(client_fetch_free(w.client, f, &err), -EHOSTUNREACH);
@@ -377,14 +377,18 @@ static void puts_fail_or_move(void **state)
     world_node_kill(&w, 0, true);
     while (client_puts_open(w.client))
         world_step(&w);
-    assert_int_equal(put.ok + put.failed, N_BLOCKS);
-    assert_in_range(put.failed, 1, 5); /* what its credit let be on the way */
-    assert_int_equal(put.rc, -EHOSTUNREACH);
-    assert_non_null(strstr(put.text, "n1 (host1:7401)"));
+    assert_int_equal(put.ok, N_BLOCKS); /* what was on its way to it is written to the other */
     world_node_kill(&w, 1, true);
-    assert_int_equal(client_put(w.client, &blocks[0].key, &layout, blocks[0].payload, blocks[0].checksums,
-                                TIER_ACK_RAM, on_put, &put, &err),
-                     -EHOSTUNREACH);
+    for (int i = 0; i < 2; i++) { /* the first waits for a return; then there is none to wait for */
+        int rc = client_put(w.client, &blocks[0].key, &layout, blocks[0].payload, blocks[0].checksums,
+                            TIER_ACK_RAM, on_put, &put, &err);
+        assert_int_equal(rc, i == 0 ? 0 : -EHOSTUNREACH);
+        while (client_puts_open(w.client))
+            world_step(&w);
+        assert_int_equal(put.failed, 1);
+        assert_int_equal(put.rc, -EHOSTUNREACH);
+        assert_non_null(strstr(i == 0 ? put.text : err.text, "(host"));
+    }
     world_close(&w);
 }
 

@@ -34,7 +34,7 @@ struct world_node {
 
 struct world {
     uint64_t now, rng;
-    unsigned n_nodes, lanes_per_node;
+    unsigned n_nodes, lanes_per_node, replicas;
     uint64_t get_window, put_credit;
     struct client *client;
     struct world_node nodes[WORLD_NODES];
@@ -175,7 +175,9 @@ static inline void world_open(struct world *w, uint64_t seed, unsigned n_nodes, 
                                .n_nodes = n_nodes,
                                .cluster = "default",
                                .name = "test",
+                               .replicas = w->replicas ? w->replicas : 1,
                                .timeout_ns = NS_PER_S,
+                               .heartbeat_ns = 250 * NS_PER_MS,
                                .get_window = w->get_window,
                                .lanes = get_lanes};
     w->client = client_new(&opts, w->now);
