@@ -342,6 +342,7 @@ int cmd_bench(int argc, char **argv)
     static const struct cli_command benches[] = {
         {"step", bench_step, "the decode step at two context lengths, split into its parts"},
         {"store", cmd_bench_store, "the disk engine of a memory node, beside fio"},
+        {"trace", cmd_bench_trace, "recorded requests against the nodes as a prefix cache: hit rate, times"},
         {0},
     };
     return cli_dispatch(benches, "scoutkv bench", "Usage: scoutkv bench WHAT [options]", "", argc, argv);

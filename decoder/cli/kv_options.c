@@ -124,7 +124,7 @@ static int add_protected(const struct kv_options *o, struct kv_ranges *ranges, s
     return 0;
 }
 
-static int check_disks(const struct kv_options *o, struct skv_error *err)
+int kv_node_check(const struct kv_options *o, struct skv_error *err)
 {
     struct disk_options disks;
     struct skv_error why;
@@ -148,7 +148,7 @@ int kv_context_opts(const struct kv_options *o, struct kv_ranges *ranges, char r
         return skv_fail(err, -EINVAL, "chunk: %u is not a multiple of %d", o->chunk, SKV_BLOCK);
     if (o->seal_lag && o->seal_lag < o->window)
         return skv_fail(err, -EINVAL, "seal-lag: %u is less than the window (%u)", o->seal_lag, o->window);
-    int rc = check_disks(o, err);
+    int rc = kv_node_check(o, err);
     if (!rc)
         rc = add_protected(o, ranges, err);
     if (rc)

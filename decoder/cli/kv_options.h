@@ -33,6 +33,8 @@ struct kv_ranges {
 };
 int kv_ranges_add(struct kv_ranges *, uint64_t from, uint64_t to, struct skv_error *);
 
+/* -EINVAL (usage) says which of the options about nodes cannot be. Part of kv_context_opts. */
+int kv_node_check(const struct kv_options *, struct skv_error *);
 /* What the options mean for scoutkv.h. -EINVAL (usage) says which option cannot be. --protect ranges are
  * added to `ranges`, which the result points at; recipe (of the prefill chunk) is written into the caller's
  * buffer. */

@@ -35,19 +35,24 @@ static uint64_t next_random(uint64_t *state)
     return z ^ (z >> 31);
 }
 
-int load_block(const struct block_layout *l, uint64_t ns, uint64_t seed, uint64_t i, struct block_key *key,
-               struct buf **payload, uint64_t *checksums)
+void load_key(const struct block_layout *l, uint64_t ns, uint64_t seed, uint64_t i, struct block_key *key)
 {
     struct identity id;
-    size_t len = layout_block_bytes(l);
-    if (!(*payload = buf_new(len)))
-        return -ENOMEM;
     *key = (struct block_key){.ns = ns};
     identity_begin(&id, "scoutkv load");
     identity_add_u64(&id, seed);
     identity_add_u64(&id, i);
-    identity_add_u64(&id, len);
+    identity_add_u64(&id, layout_block_bytes(l));
     identity_end(&id, key->chain);
+}
+
+int load_block(const struct block_layout *l, uint64_t ns, uint64_t seed, uint64_t i, struct block_key *key,
+               struct buf **payload, uint64_t *checksums)
+{
+    size_t len = layout_block_bytes(l);
+    if (!(*payload = buf_new(len)))
+        return -ENOMEM;
+    load_key(l, ns, seed, i, key);
     uint64_t state;
     memcpy(&state, key->chain, sizeof state);
     for (size_t at = 0; at < len; at += sizeof state) { /* blocks are multiples of 256 bytes */

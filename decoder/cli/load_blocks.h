@@ -1,5 +1,5 @@
-/* load_blocks.h: blocks made from a seed, for `scoutkv load` and `scoutkv check`: the checker makes them
- * again and so knows every byte without having kept any. */
+/* load_blocks.h: blocks made from a seed, for `scoutkv load`, `scoutkv check` and `scoutkv bench trace`: who
+ * checks makes them again and so knows every byte without having kept any. */
 #ifndef CLI_LOAD_BLOCKS_H
 #define CLI_LOAD_BLOCKS_H
 
@@ -12,6 +12,8 @@
 /* A layout whose blocks have `size` bytes. -EINVAL where there is none. */
 int load_layout(uint64_t size, struct block_layout *out, struct skv_error *);
 
+/* The key of block number i. */
+void load_key(const struct block_layout *, uint64_t ns, uint64_t seed, uint64_t i, struct block_key *);
 /* Key, bytes (one reference) and checksums (layout_pages) of block number i. -ENOMEM. */
 int load_block(const struct block_layout *, uint64_t ns, uint64_t seed, uint64_t i, struct block_key *key,
                struct buf **payload, uint64_t *checksums);

@@ -10,7 +10,7 @@ static const struct cli_command commands[] = {
     {"logits", cmd_logits, "token ids to logits, for comparing engines"},
     {"make-model", cmd_make_model, "write a model: one that recalls facts, or a random one"},
     {"eval", cmd_eval, "measure answers, time and bytes of several policies over one stored context"},
-    {"bench", cmd_bench, "where the time of a decode step goes, and what a disk gives"},
+    {"bench", cmd_bench, "where the time of a decode step goes, what a disk gives, what a trace hits"},
     {"stats", cmd_stats, "counters of memory nodes"},
     {"load", cmd_load, "fill memory nodes with blocks derived from a seed"},
     {"check", cmd_check, "verify what `load` was told is stored"},
