@@ -5,7 +5,7 @@
  * that a mistake in the last line costs a second and not an hour; then to replay it. What an infinite cache
  * would have hit is counted along with the replay, of the same requests, so that the two can be compared
  * wherever it ends. One client does one request after the other, each of which finds all that was stored
- * before: hits depend on the trace and the nodes' room, not on how fast this machine is. */
+ * before: hits depend on the trace and the nodes' room, and hardly on how fast this machine is. */
 #include "common/clock.h"
 #include "common/pool.h"
 #include "common/progress.h"
@@ -236,12 +236,12 @@ static const char about[] =
     "prefill would.\n"
     "Told are the share of hits beside that of a cache that never forgets, times, bytes and evictions. "
     "Requests run one\n"
-    "after the other, at full speed, so that hits depend on the room that the nodes have and on nothing "
-    "else; "
-    "with --speed\n"
-    "they begin when they are due, and how late they began is told. A node without room is not an error: "
-    "what it refuses\n"
-    "or evicts are misses. Ctrl-C ends the replay and tells what was measured until then.";
+    "after the other, at full speed: hits depend on the room that the nodes have, and hardly on how fast "
+    "they "
+    "are. With\n"
+    "--speed they begin when they are due, and how late they began is told. A node without room is not an "
+    "error: what it\n"
+    "refuses or evicts are misses. Ctrl-C ends the replay and tells what was measured until then.";
 
 int cmd_bench_trace(int argc, char **argv)
 {

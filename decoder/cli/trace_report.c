@@ -83,8 +83,9 @@ static void print_times(const struct trace_report *r)
     print_time("lookup", &r->did->lookup);
     print_time("fetch", &r->did->fetch);
     print_time("put", &r->did->put);
-    if (r->speed > 0)
-        print_time("begun late", r->late);
+    if (r->speed > 0) /* what its sum would be is of no meaning */
+        printf("%-16s %14s %9.3f %9.3f %9.3f\n", "begun late", "", (double)hist_quantile(r->late, 0.5) / 1e6,
+               (double)hist_quantile(r->late, 0.99) / 1e6, (double)hist_quantile(r->late, 0.999) / 1e6);
 }
 
 static void print_moved(const struct trace_report *r)
