@@ -534,7 +534,11 @@ void get_hedge(struct client *c, struct request *r, bool any)
 {
     struct tier_fetch *f = r->fetch;
     unsigned node = c->lanes[r->lane].node;
+    struct delays *d = &c->nodes[node].delays;
+    uint64_t waited = c->now - r->heard;
     r->hedge_at = NO_DEADLINE;
+    d->mean = waited > d->mean ? waited : d->mean;
+    get_node_shunned(c, node); /* what is only queued there, behind this one, is placed anew */
     for (uint32_t i = 0; f && i < r->n_pages; i++) {
         if (!awaited(r, i) || f->at[r->pages[i]] != node_bit(node))
             continue;

@@ -30,6 +30,7 @@ struct world_node {
     unsigned number;
     struct node *core; /* NULL: dead */
     bool mute;         /* takes everything, answers nothing */
+    uint64_t slow_ns;  /* its answers take so much longer */
 };
 
 struct world {
@@ -78,7 +79,8 @@ static inline void world_enqueue(struct world *w, bool to_client, unsigned lane,
 {
     struct world_message *m = calloc(1, sizeof *m);
     uint64_t *last = &w->last_time[lane][to_client];
-    m->time = w->now + 1 + (w->delay_ns ? world_random(w) % w->delay_ns : 0);
+    m->time = w->now + 1 + (w->delay_ns ? world_random(w) % w->delay_ns : 0) +
+              (to_client ? w->nodes[lane / w->lanes_per_node].slow_ns : 0);
     if (!w->reorder && m->time < *last)
         m->time = *last;
     *last = m->time;
@@ -253,9 +255,12 @@ static inline void world_step(struct world *w)
             w->generation[l]++;
             w->asked[l] = w->unacked[l] = 0;
         }
-        while (w->nodes[l / w->lanes_per_node].core && client_next(w->client, l, w->now, &out)) {
+        unsigned node = l / w->lanes_per_node;
+        bool there = w->nodes[node].core;
+        while ((there || client_node_up(w->client, node)) && client_next(w->client, l, w->now, &out)) {
             world_watch(w, l, out.header, out.payload.len, false);
-            world_send(w, false, l, out.header, &out.payload);
+            if (there)
+                world_send(w, false, l, out.header, &out.payload);
             outgoing_clear(&out);
         }
     }
