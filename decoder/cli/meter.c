@@ -61,6 +61,11 @@ double meter_ms(const struct meter *m, enum meter_part part, double quantile)
     return (double)hist_quantile(&m->part[part], quantile) / 1e6;
 }
 
+double meter_longest_ms(const struct meter *m, enum meter_part part)
+{
+    return (double)m->part[part].max / 1e6;
+}
+
 double meter_hit_share(const struct meter *m)
 {
     return m->wanted ? (double)m->held / (double)m->wanted : 1;
@@ -81,6 +86,7 @@ void meter_print(const struct meter *m, FILE *out)
     for (int p = METER_SCOUT; p <= METER_REST; p++)
         fprintf(out, "%s %s %.3g/%.3g", p == METER_SCOUT ? "" : ",", part_name[p], meter_ms(m, p, 0.5),
                 meter_ms(m, p, 0.99));
+    fprintf(out, "\nlongest step %.1f ms", meter_longest_ms(m, METER_STEP));
     fprintf(
         out,
         "\nfetched      %s per step; %.1f %% of the selected pages were held; estimated missed mass %.2g\n",
@@ -93,8 +99,9 @@ json_t *meter_json(const struct meter *m)
     json_t *ms = json_object();
     for (int p = 0; p < METER_PARTS; p++)
         json_object_set_new(ms, part_name[p],
-                            json_pack("{s:f,s:f,s:f}", "mean", meter_mean_ms(m, p), "p50",
-                                      meter_ms(m, p, 0.5), "p99", meter_ms(m, p, 0.99)));
+                            json_pack("{s:f,s:f,s:f,s:f}", "mean", meter_mean_ms(m, p), "p50",
+                                      meter_ms(m, p, 0.5), "p99", meter_ms(m, p, 0.99), "max",
+                                      meter_longest_ms(m, p)));
     return json_pack("{s:I,s:o,s:f,s:f,s:f,s:f}", "steps", (json_int_t)meter_steps(m), "ms", ms,
                      "bytes_per_step", meter_bytes_per_step(m), "scout_bytes_per_step",
                      meter_steps(m) ? (double)m->scout_bytes / (double)meter_steps(m) : 0.0, "held_share",

@@ -36,14 +36,16 @@ uint64_t meter_steps(const struct meter *);
 double meter_bytes_per_step(const struct meter *);
 double meter_mean_ms(const struct meter *, enum meter_part);
 double meter_ms(const struct meter *, enum meter_part, double quantile);
+/* Of one step: what a failure cost shows here, not in the quantiles. */
+double meter_longest_ms(const struct meter *, enum meter_part);
 double meter_hit_share(
     const struct meter *); /* of selected pages, those that were held; 1 if none were selected */
 double meter_missed_mass(const struct meter *); /* mean estimate; 0 if none was made */
 
 /* Lines for people: time of a step and its parts, bytes, hits, missed mass. */
 void meter_print(const struct meter *, FILE *);
-/* The same as an object: {"steps", "ms_per_step": {"p50", "p99", "scout": {…}, …}, …}. NULL when out of
- * memory. */
+/* The same as an object: {"steps", "ms": {"step": {"mean", "p50", "p99", "max"}, "scout": {…}, …}, …}. NULL
+ * when out of memory. */
 json_t *meter_json(const struct meter *);
 
 #endif

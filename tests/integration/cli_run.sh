@@ -12,6 +12,7 @@ ends 0 run -m "$dir/recall.gguf" --temp 0 -p 'The key of Levet is 503118. The ke
 [ "$(cat "$dir/out")" = ' 503118.' ] || fail "the recall model said '$(cat "$dir/out")'"
 says 'ended by: end'
 says 'ms per step'
+says 'longest step'
 says 'missed mass'
 ends 0 run -m "$dir/recall.gguf" --temp 0 -p 'The key of Levet is 503118. The key of Levet is' --stop 118
 [ "$(cat "$dir/out")" = ' 503' ] || fail "a stop string left '$(cat "$dir/out")'"
@@ -22,6 +23,7 @@ ends 0 make-model random -o "$dir/random.gguf" --layers 2 --dim 64 --heads 4 --k
 seq 1 700 | tr '\n' ' ' >"$dir/prompt"
 set -- run -m "$dir/random.gguf" -f "$dir/prompt" -c 20000 -n 24 --ignore-eos --window 64 --budget 64 --cache 64KiB --json
 ends 0 "$@"
+prints '"step":{[^}]*"max":[0-9]'
 ids >"$dir/embedded"
 [ "$(tr ',' '\n' <"$dir/embedded" | wc -l)" -eq 24 ] || fail "asked for 24 tokens, got $(cat "$dir/embedded")"
 ends 0 "$@"
