@@ -24,7 +24,7 @@
 enum { MAX_BUDGET_PAGES = 64, MAX_CACHE = 16 << 20 };
 
 struct eval_args {
-    const char *model, *policies, *json, *pids;
+    const char *model, *policies, *json, *answers, *pids;
     uint64_t tokens, facts, questions, seed;
     double dense_seconds, limit;
     struct kv_options kv;
@@ -49,6 +49,10 @@ static const struct opt table[] = {
     {"node-pids", 0, OPT_STRING, AT(pids), "LIST",
      "process ids of the nodes, if on this machine: shows their peak RSS"},
     {"json", 0, OPT_STRING, AT(json), "FILE", "write the result there too"},
+    {"answers", 0, OPT_STRING, AT(answers), "FILE",
+     "write a line there for every answer as it comes: policy, name that was asked for, value due, value "
+     "said "
+     "(- if none), milliseconds of its longest step"},
     {0},
 };
 
@@ -60,6 +64,8 @@ struct eval {
     skv_context *base; /* the stored context */
     struct session *session;
     float *logits;
+    FILE *answers;       /* of --answers, or NULL */
+    uint64_t longest_ns; /* step of the question that is asked now */
     uint64_t base_pages; /* bytes of pages that the base holds itself, besides what forks hold */
     struct eval_result result;
 };
@@ -181,11 +187,15 @@ static int store_context(struct eval *e, struct skv_error *err)
 static int step(struct eval *e, struct eval_row *row, skv_context *fork, uint32_t id, struct skv_error *err)
 {
     struct skv_stats s;
+    uint64_t start = clock_ns();
     meter_begin(&row->meter, fork);
     int rc = session_eval(e->session, SKV_DECODE, &id, 1, e->logits, false, err);
     if (rc)
         return rc;
     meter_end(&row->meter, fork);
+    uint64_t took = clock_ns() - start;
+    if (took > e->longest_ns)
+        e->longest_ns = took;
     skv_context_stats(fork, &s);
     uint64_t held = held_bytes(&s) + e->base_pages;
     if (held > row->decoder_kv_bytes)
@@ -214,12 +224,26 @@ static int answer(struct eval *e, struct eval_row *row, skv_context *fork, const
     return rc;
 }
 
+/* At once: somebody may be waiting for it. */
+static int tell(struct eval *e, const struct eval_row *row, const struct recall_fact *fact,
+                const struct recall_answer *a, struct skv_error *err)
+{
+    if (!e->answers)
+        return 0;
+    int bad = fprintf(e->answers, "%s %s %s %s %.1f\n", skv_policy_name(row->policy), fact->name,
+                      fact->digits, a->n ? a->digits : "-", (double)e->longest_ns / 1e6) < 0;
+    if (fflush(e->answers) || bad)
+        return skv_fail(err, -EIO, "cannot write %s: %s", e->args->answers, strerror(errno));
+    return 0;
+}
+
 static int ask(struct eval *e, struct eval_row *row, const struct recall_question *q, struct skv_error *err)
 {
     struct skv_select select = e->opts.decode;
     struct recall_answer a = {0};
     skv_context *fork;
     select.policy = row->policy;
+    e->longest_ns = 0;
     int rc = skv_context_fork(e->base, &fork, err);
     if (rc)
         return rc;
@@ -231,7 +255,7 @@ static int ask(struct eval *e, struct eval_row *row, const struct recall_questio
     skv_context_close(fork);
     row->asked += !rc;
     row->right += !rc && recall_answer_right(&a, q->fact);
-    return rc;
+    return rc ? rc : tell(e, row, q->fact, &a, err);
 }
 
 static int run_policy(struct eval *e, struct eval_row *row, struct skv_error *err)
@@ -326,10 +350,19 @@ static int check_limit(const struct eval *e, struct skv_error *err)
                     size_format(whole, sizeof whole, r->context_kv_bytes), e->args->limit);
 }
 
+static int open_answers(struct eval *e, struct skv_error *err)
+{
+    if (!e->args->answers || (e->answers = fopen(e->args->answers, "w")))
+        return 0;
+    return skv_fail(err, -errno, "cannot write %s: %s", e->args->answers, strerror(errno));
+}
+
 static int evaluate(struct eval *e, struct skv_error *err)
 {
     struct eval_result *r = &e->result;
-    int rc = engine_open(&e->engine, e->args->model, &e->args->kv, err);
+    int rc = open_answers(e, err);
+    if (!rc)
+        rc = engine_open(&e->engine, e->args->model, &e->args->kv, err);
     if (!rc)
         rc = engine_context_opts(&e->engine, &e->opts, err);
     if (!rc)
@@ -365,6 +398,8 @@ static void close_eval(struct eval *e)
         skv_context_close(e->base);
     engine_close(&e->engine);
     recall_task_free(&e->task);
+    if (e->answers)
+        fclose(e->answers);
     free(e->logits);
     free(e->result.nodes);
     free(e);

@@ -16,7 +16,7 @@ holds() {
 ends 0 make-model recall -o "$dir/recall.gguf"
 start_nodes 3
 ends 0 eval recall -m "$dir/recall.gguf" --tokens 16384 --window 256 --seed 7 --nodes "$nodes" --json "$dir/json" \
-    --dense-seconds 2 --node-pids "$(echo $pids | tr ' ' ',')"
+    --dense-seconds 2 --answers "$dir/answers" --node-pids "$(echo $pids | tr ' ' ',')"
 prints '^cascade'
 prints 'sum of peak RSS'
 for key in seed tokens facts budget_tokens decoder_kv_bytes context_kv_bytes; do
@@ -32,6 +32,10 @@ holds "window knows nothing" "$(number right window) <= 1 && $(number asked wind
 holds "norms don't tell" "$(number right norm-only) <= 12"
 holds "cascade fetches" "$(number bytes_per_step cascade) > 0 && $(number bytes_per_step cascade) < $(number dense_bytes_per_step cascade) / 20"
 holds "dense fetches" "$(number bytes_per_step dense) > 0.8 * $(number dense_bytes_per_step dense)"
+holds "every answer is told" "$(awk '$1 == "cascade" && $3 == $4 && $5 > 0' "$dir/answers" | wc -l) == 64"
+holds "wrong ones too" "$(awk '$1 == "window" && $3 != $4' "$dir/answers" | wc -l) >= 63"
+ends 1 eval recall -m "$dir/recall.gguf" --answers "$dir/no/such" --tokens 16384
+says 'No such file'
 
 # A limit that cannot be kept is a failure, and says so.
 ends 1 eval recall -m "$dir/recall.gguf" --tokens 8192 --questions 4 --policies window --limit 1
