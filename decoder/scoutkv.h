@@ -193,6 +193,20 @@ struct skv_stats {
 SKV_API void skv_context_stats(const skv_context *, struct skv_stats *);
 /* Zeroes the running sums (not what is held). */
 SKV_API void skv_context_stats_reset(skv_context *);
+
+/* What the memory nodes did, since the tier was opened. */
+struct skv_tier_stats {
+    uint32_t nodes, nodes_up;
+    uint64_t nodes_suspected;         /* times that one was passed over as silent, */
+    uint64_t nodes_lost;              /* given up (its connection broke, or a request missed its deadline), */
+    uint64_t nodes_reborn;            /* and back without what it held */
+    uint64_t pages_hedged;            /* asked of a second node as the first was slow or silent; */
+    uint64_t bytes_hedged;            /* what came for nothing because of it */
+    uint64_t pages_missed, pages_bad; /* answers that a node lacks a page, or that failed their checksum */
+    uint64_t blocks_short;            /* written to fewer nodes than `replicas`; */
+    uint64_t copies_repaired;         /* copies that were made good since */
+};
+SKV_API void skv_tier_stats(const skv_tier *, struct skv_tier_stats *);
 /* Name of the kernel family in use: "portable", "avx2". */
 SKV_API const char *skv_isa(void);
 

@@ -9,6 +9,7 @@
 #include "decoder/cli/engine.h"
 #include "decoder/cli/interrupt.h"
 #include "decoder/cli/meter.h"
+#include "decoder/cli/node_report.h"
 #include "decoder/cli/text_io.h"
 #include "decoder/model/sample.h"
 
@@ -305,6 +306,7 @@ static void print_summary(const struct run *r)
     fprintf(stderr, "generated    %zu tokens in %.2f s (%.1f tokens/s); ended by: %s\n", r->n_ids,
             r->decode_s, r->decode_s > 0 ? (double)r->n_ids / r->decode_s : 0, r->ended);
     meter_print(&r->meter, stderr);
+    node_report_print(r->engine.tier, stderr);
     fprintf(stderr, "held here    window %s, representatives %s, pages %s, of a context of %s\n",
             size_format(a, sizeof a, s.window_bytes), size_format(b, sizeof b, s.representative_bytes),
             size_format(c, sizeof c, s.cache_bytes), size_format(d, sizeof d, s.context_bytes));
@@ -333,6 +335,7 @@ static int print_json(const struct run *r, struct skv_error *err)
                         json_pack("{s:I, s:I, s:I, s:I}", "window_bytes", (json_int_t)s.window_bytes,
                                   "representative_bytes", (json_int_t)s.representative_bytes, "cache_bytes",
                                   (json_int_t)s.cache_bytes, "context_bytes", (json_int_t)s.context_bytes));
+    json_object_set_new(o, "tier", node_report_json(r->engine.tier));
     if (!o)
         return skv_fail(err, -ENOMEM, "out of memory for the JSON output");
     int bad = json_dumpf(o, stdout, JSON_COMPACT) || putchar('\n') == EOF || fflush(stdout);

@@ -56,6 +56,23 @@ void skv_tier_close(skv_tier *t)
     free(t);
 }
 
+void skv_tier_stats(const skv_tier *t, struct skv_tier_stats *out)
+{
+    struct tier_totals n;
+    tier_get_totals(t->tier, &n);
+    *out = (struct skv_tier_stats){.nodes = tier_n_nodes(t->tier),
+                                   .nodes_up = tier_nodes_up(t->tier),
+                                   .nodes_suspected = n.suspected,
+                                   .nodes_lost = n.lost,
+                                   .nodes_reborn = n.reborn,
+                                   .pages_hedged = n.hedged,
+                                   .bytes_hedged = n.hedge_bytes,
+                                   .pages_missed = n.misses,
+                                   .pages_bad = n.bad_checksums,
+                                   .blocks_short = n.short_puts,
+                                   .copies_repaired = n.repaired};
+}
+
 void *scratch_take(struct scratch *s, size_t n)
 {
     if (n > s->size) {

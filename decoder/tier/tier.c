@@ -360,3 +360,11 @@ unsigned tier_n_nodes(const struct tier *t)
 {
     return client_n_nodes(t->client);
 }
+
+unsigned tier_nodes_up(const struct tier *t)
+{
+    unsigned up = 0;
+    for (unsigned i = 0; i < client_n_nodes(t->client); i++)
+        up += client_node_up(t->client, i);
+    return up;
+}

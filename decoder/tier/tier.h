@@ -129,5 +129,6 @@ struct tier_totals {
 };
 void tier_get_totals(const struct tier *, struct tier_totals *);
 unsigned tier_n_nodes(const struct tier *);
+unsigned tier_nodes_up(const struct tier *);
 
 #endif
