@@ -171,6 +171,8 @@ static void dispatch(struct call *c)
         return op_object_get(c);
     case SCOUTKV__HEADER__BODY_OBJECT_LIST:
         return op_object_list(c);
+    case SCOUTKV__HEADER__BODY_OBJECT_DROP:
+        return op_object_drop(c);
     case SCOUTKV__HEADER__BODY_STATS:
         return op_stats(c);
     default:
@@ -272,6 +274,7 @@ void node_tick(struct node *n, uint64_t now)
     uint64_t before = leases_count(n->leases);
     leases_tick(n->leases, now);
     n->counters.leases_ended += before - leases_count(n->leases);
+    objects_tick(n->objects, now);
     cold_tick(n, now);
     puts_tick(n, now);
     for (struct lane *l = n->lanes, *next; l; l = next) {

@@ -1,6 +1,6 @@
 /* node_impl.h: what the files of the node core share: node.c (life, dispatch, running), node_lanes.c (peers
- * and answers), node_ops.c (operations), node_put.c (PUTs, those that wait too), node_get.c (streamed page
- * replies from RAM), node_cold.c (and from disks), node_stats.c. */
+ * and answers), node_ops.c (operations), node_objects.c, node_put.c (PUTs, those that wait too), node_get.c
+ * (streamed page replies from RAM), node_cold.c (and from disks), node_stats.c. */
 #ifndef MEMNODE_NODE_IMPL_H
 #define MEMNODE_NODE_IMPL_H
 
@@ -110,8 +110,8 @@ struct lane {
 struct node_counters {
     uint64_t puts, puts_stored, puts_same, puts_exists, puts_durable, puts_parked, put_bytes;
     uint64_t gets, get_pages, get_bytes, get_misses, get_zero_copy_bytes, get_disk_pages, get_disk_bytes;
-    uint64_t haves, describes, hints, drops, pins, unpins, object_puts, object_gets, object_lists, stats,
-        pings, hellos;
+    uint64_t haves, describes, hints, drops, pins, unpins, object_puts, object_gets, object_lists,
+        object_drops, stats, pings, hellos;
     uint64_t malformed, wrong_version, unread, leases_ended;
     uint64_t refused[N_REASONS];
 };
@@ -192,12 +192,16 @@ void call_answer(struct call *, Scoutkv__Header *, const struct view *payload);
 /* Answers Refused and counts it. credit: payload bytes of a PUT to give back. */
 void call_refuse(struct call *, Scoutkv__Refused__Reason, uint64_t credit, const char *fmt, ...)
     __attribute__((format(printf, 4, 5)));
+/* CONFLICT of an object: `revision` is held, or 0 when no later one would do either. */
+void call_refuse_conflict(struct call *, uint64_t revision, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
 void call_refuse_malformed(struct call *, uint64_t credit, const char *what);
 /* For want of memory, or of room on the disks; err: the store's sentence, or NULL. */
 void call_refuse_full(struct call *, uint64_t credit, const struct skv_error *err);
 /* What is to become of a key that is not found can't be told while disks are being read. */
 bool node_starting(const struct node *);
 void call_refuse_starting(struct call *, uint64_t credit);
+void call_answer_done(struct call *, uint32_t count, uint64_t revision);
 
 /* ---- operations ---- */
 
@@ -213,6 +217,7 @@ void op_unpin(struct call *);
 void op_object_put(struct call *);
 void op_object_get(struct call *);
 void op_object_list(struct call *);
+void op_object_drop(struct call *);
 void op_stats(struct call *);
 void op_ping(struct call *);
 

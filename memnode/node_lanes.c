@@ -188,25 +188,52 @@ void call_answer(struct call *c, Scoutkv__Header *h, const struct view *payload)
     buf_unref(packed);
 }
 
-void call_refuse(struct call *c, Scoutkv__Refused__Reason reason, uint64_t credit, const char *fmt, ...)
+void call_answer_done(struct call *c, uint32_t count, uint64_t revision)
+{
+    Scoutkv__Done done = SCOUTKV__DONE__INIT;
+    done.count = count;
+    done.revision = revision;
+    Scoutkv__Header h = SCOUTKV__HEADER__INIT;
+    h.body_case = SCOUTKV__HEADER__BODY_DONE;
+    h.done = &done;
+    call_answer(c, &h, NULL);
+}
+
+static void refuse(struct call *c, Scoutkv__Refused *refused, const char *fmt, va_list ap)
 {
     char text[500];
-    va_list ap;
-    va_start(ap, fmt);
     vsnprintf(text, sizeof text, fmt, ap);
-    va_end(ap);
-    Scoutkv__Refused refused = SCOUTKV__REFUSED__INIT;
-    refused.reason = reason;
-    refused.text = text;
-    refused.version_min = PROTO_VERSION_MIN;
-    refused.version_max = PROTO_VERSION_MAX;
-    refused.credit = credit;
+    refused->text = text;
+    refused->version_min = PROTO_VERSION_MIN;
+    refused->version_max = PROTO_VERSION_MAX;
     Scoutkv__Header h = SCOUTKV__HEADER__INIT;
     h.body_case = SCOUTKV__HEADER__BODY_REFUSED;
-    h.refused = &refused;
-    c->node->counters.refused[reason]++;
+    h.refused = refused;
+    c->node->counters.refused[refused->reason]++;
     log_write(c->node->log, LOG_LEVEL_DEBUG, "refused: %s", text);
     call_answer(c, &h, NULL);
+}
+
+void call_refuse(struct call *c, Scoutkv__Refused__Reason reason, uint64_t credit, const char *fmt, ...)
+{
+    Scoutkv__Refused refused = SCOUTKV__REFUSED__INIT;
+    va_list ap;
+    refused.reason = reason;
+    refused.credit = credit;
+    va_start(ap, fmt);
+    refuse(c, &refused, fmt, ap);
+    va_end(ap);
+}
+
+void call_refuse_conflict(struct call *c, uint64_t revision, const char *fmt, ...)
+{
+    Scoutkv__Refused refused = SCOUTKV__REFUSED__INIT;
+    va_list ap;
+    refused.reason = SCOUTKV__REFUSED__REASON__CONFLICT;
+    refused.revision = revision;
+    va_start(ap, fmt);
+    refuse(c, &refused, fmt, ap);
+    va_end(ap);
 }
 
 void call_refuse_malformed(struct call *c, uint64_t credit, const char *what)

@@ -1,5 +1,5 @@
-/* node_ops.c: what a node does on each request but PUT (node_put.c), GET (node_get.c) and STATS
- * (node_stats.c).
+/* node_ops.c: what a node does on each request but PUT (node_put.c), GET (node_get.c), those about
+ * objects (node_objects.c) and STATS (node_stats.c).
  *
  * Every operation checks all of a message before it changes anything: a refused message has changed nothing.
  */
@@ -12,23 +12,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum {
-    LEASE_ROOM = 4096, /* holds a lease and its owner's name */
-    LIST_MAX = 500
-}; /* names of an OBJECT_LIST answer: at most 256 bytes each, so the header limit holds */
+enum { LEASE_ROOM = 4096 }; /* holds a lease and its owner's name */
 
 #define REASON(x) SCOUTKV__REFUSED__REASON__##x
-
-static void answer_done(struct call *c, uint32_t count, uint64_t revision)
-{
-    Scoutkv__Done done = SCOUTKV__DONE__INIT;
-    done.count = count;
-    done.revision = revision;
-    Scoutkv__Header h = SCOUTKV__HEADER__INIT;
-    h.body_case = SCOUTKV__HEADER__BODY_DONE;
-    h.done = &done;
-    call_answer(c, &h, NULL);
-}
 
 /* ---- HELLO, PING ---- */
 
@@ -208,7 +194,7 @@ void op_hint(struct call *c)
             done++;
         }
     free(blocks);
-    answer_done(c, done, 0);
+    call_answer_done(c, done, 0);
 }
 
 void op_drop(struct call *c)
@@ -243,7 +229,7 @@ void op_drop(struct call *c)
         }
     }
     free(blocks);
-    answer_done(c, done, 0);
+    call_answer_done(c, done, 0);
 }
 
 static bool owner_acceptable(struct call *c, const char *owner)
@@ -283,7 +269,7 @@ void op_pin(struct call *c)
             LEASES_PER_BLOCK, done);
     if (rc)
         return call_refuse_full(c, 0, NULL);
-    answer_done(c, done, 0);
+    call_answer_done(c, done, 0);
 }
 
 void op_unpin(struct call *c)
@@ -295,7 +281,7 @@ void op_unpin(struct call *c)
     if (!owner_acceptable(c, unpin->owner))
         return;
     if (unpin->n_keys == 0)
-        return answer_done(c, (uint32_t)lease_end_all(n->leases, c->lane->ns, unpin->owner), 0);
+        return call_answer_done(c, (uint32_t)lease_end_all(n->leases, c->lane->ns, unpin->owner), 0);
     struct block **blocks =
         find_blocks(c, unpin->keys, unpin->n_keys, false); /* who has no entry has no lease */
     if (!blocks)
@@ -303,112 +289,5 @@ void op_unpin(struct call *c)
     for (size_t i = 0; i < unpin->n_keys; i++)
         done += blocks[i] && lease_end(n->leases, unpin->owner, blocks[i]);
     free(blocks);
-    answer_done(c, done, 0);
-}
-
-/* ---- objects ---- */
-
-static bool object_acceptable(struct call *c, Scoutkv__ObjectKind kind, const char *name, size_t name_min)
-{
-    size_t len = strlen(name);
-    if ((kind == SCOUTKV__OBJECT_KIND__MANIFEST || kind == SCOUTKV__OBJECT_KIND__SIDECAR) &&
-        len >= name_min && len <= OBJECT_NAME_MAX)
-        return true;
-    call_refuse_malformed(c, 0, "an object is a manifest or a sidecar with a name of 1 to 255 bytes");
-    return false;
-}
-
-/* Whether a put may replace what is there; else it has been answered. */
-static bool object_may_change(struct call *c, const Scoutkv__ObjectPut *put, const struct object *old)
-{
-    uint64_t revision = old ? old->revision : 0;
-    if (put->kind == SCOUTKV__OBJECT_KIND__SIDECAR && old) {
-        if (old->checksum == put->checksum)
-            answer_done(c, 1, old->revision);
-        else
-            call_refuse(c, REASON(CONFLICT), 0,
-                        "sidecar '%s' is there with other bytes, and sidecars never change; use another name",
-                        put->name);
-        return false;
-    }
-    if (put->expect && put->expect != revision) {
-        call_refuse(c, REASON(CONFLICT), 0,
-                    "manifest '%s' has revision %" PRIu64 ", not %" PRIu64
-                    ": somebody else changed it; read it and try again",
-                    put->name, revision, put->expect);
-        return false;
-    }
-    return true;
-}
-
-void op_object_put(struct call *c)
-{
-    struct node *n = c->node;
-    const Scoutkv__ObjectPut *put = c->message->header->object_put;
-    const struct view *payload = &c->message->payload;
-    n->counters.object_puts++;
-    if (!object_acceptable(c, put->kind, put->name, 1))
-        return;
-    if (payload->len > PROTO_MAX_OBJECT)
-        return call_refuse(c, REASON(TOO_LARGE), 0, "an object has at most %d bytes, not %zu",
-                           PROTO_MAX_OBJECT, payload->len);
-    if (put->ack != SCOUTKV__ACK__RAM)
-        return call_refuse(
-            c, REASON(NOT_DURABLE), 0,
-            n->n_disks ? "node '%s' keeps manifests and sidecars in RAM only, so far, and cannot "
-                         "acknowledge 'durable' for them; ask for 'ram'"
-                       : "node '%s' has no disk and cannot acknowledge 'durable'; ask for 'ram', or use "
-                         "a node with a data directory",
-            n->id);
-    if (object_checksum(put->kind, put->name, payload->data, payload->len) != put->checksum)
-        return call_refuse(c, REASON(CHECKSUM), 0, "object '%s' does not match its checksum; send it again",
-                           put->name);
-    if (!object_may_change(c, put, object_find(n->objects, c->lane->ns, put->kind, put->name)))
-        return;
-    const struct object *stored;
-    (void)store_make_room(n->store, payload->len + OBJECT_NAME_MAX + 4096); /* if not, it says so itself */
-    if (object_store(n->objects, c->lane->ns, put->kind, put->name, payload->data, payload->len,
-                     put->checksum, &stored))
-        return call_refuse_full(c, 0, NULL);
-    answer_done(c, 1, stored->revision);
-}
-
-void op_object_get(struct call *c)
-{
-    const Scoutkv__ObjectGet *get = c->message->header->object_get;
-    c->node->counters.object_gets++;
-    if (!object_acceptable(c, get->kind, get->name, 1))
-        return;
-    const struct object *o = object_find(c->node->objects, c->lane->ns, get->kind, get->name);
-    Scoutkv__Object answer = SCOUTKV__OBJECT__INIT;
-    struct view payload = {0};
-    if (o) {
-        answer.found = true;
-        answer.checksum = o->checksum;
-        answer.revision = o->revision;
-        payload = (struct view){o->bytes->data, o->bytes->len, o->bytes};
-    }
-    Scoutkv__Header h = SCOUTKV__HEADER__INIT;
-    h.body_case = SCOUTKV__HEADER__BODY_OBJECT;
-    h.object = &answer;
-    call_answer(c, &h, &payload);
-}
-
-void op_object_list(struct call *c)
-{
-    const Scoutkv__ObjectList *list = c->message->header->object_list;
-    const char *names[LIST_MAX];
-    bool more;
-    c->node->counters.object_lists++;
-    if (!object_acceptable(c, list->kind, list->prefix, 0))
-        return;
-    Scoutkv__ObjectNames answer = SCOUTKV__OBJECT_NAMES__INIT;
-    answer.n_names = objects_list(c->node->objects, c->lane->ns, list->kind, list->prefix, list->after, names,
-                                  LIST_MAX, &more);
-    answer.names = (char **)(uintptr_t)names; /* only read */
-    answer.more = more;
-    Scoutkv__Header h = SCOUTKV__HEADER__INIT;
-    h.body_case = SCOUTKV__HEADER__BODY_OBJECT_NAMES;
-    h.object_names = &answer;
-    call_answer(c, &h, NULL);
+    call_answer_done(c, done, 0);
 }

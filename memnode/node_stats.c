@@ -20,7 +20,7 @@ static const struct named counters[] = {
     COUNTER(hints),          COUNTER(drops),          COUNTER(pins),         COUNTER(unpins),
     COUNTER(object_puts),    COUNTER(object_gets),    COUNTER(object_lists), COUNTER(stats),
     COUNTER(pings),          COUNTER(hellos),         COUNTER(malformed),    COUNTER(wrong_version),
-    COUNTER(unread),         COUNTER(leases_ended),
+    COUNTER(unread),         COUNTER(leases_ended),   COUNTER(object_drops),
 };
 
 /* What the store counts; offsets in struct store_stats. */

@@ -9,14 +9,15 @@
 struct objects {
     struct memory *memory;
     struct object **sorted;
-    size_t n, room;
+    size_t n, room, n_dropped;
+    uint64_t earliest; /* none ends before */
 };
 
 struct objects *objects_new(struct memory *memory)
 {
     struct objects *o = calloc(1, sizeof *o);
     if (o)
-        o->memory = memory;
+        *o = (struct objects){.memory = memory, .earliest = UINT64_MAX};
     return o;
 }
 
@@ -25,15 +26,19 @@ static size_t entry_bytes(const char *name)
     return sizeof(struct object) + strlen(name) + 1 + sizeof(struct object *);
 }
 
+static void object_free(struct objects *o, struct object *e)
+{
+    memory_uncharge(o->memory, entry_bytes(e->name));
+    buf_unref(e->bytes);
+    free(e);
+}
+
 void objects_free(struct objects *o)
 {
     if (!o)
         return;
-    for (size_t i = 0; i < o->n; i++) {
-        memory_uncharge(o->memory, entry_bytes(o->sorted[i]->name));
-        buf_unref(o->sorted[i]->bytes);
-        free(o->sorted[i]);
-    }
+    for (size_t i = 0; i < o->n; i++)
+        object_free(o, o->sorted[i]);
     free(o->sorted);
     free(o);
 }
@@ -101,28 +106,58 @@ static struct object *insert(struct objects *o, size_t i, uint64_t ns, Scoutkv__
     return e;
 }
 
+void object_move_end(struct objects *o, const struct object *object, uint64_t until)
+{
+    struct object *e = (struct object *)(uintptr_t)object; /* it is ours */
+    e->until = until;
+    if (until < o->earliest)
+        o->earliest = until;
+}
+
 int object_store(struct objects *o, uint64_t ns, Scoutkv__ObjectKind kind, const char *name,
-                 const void *bytes, size_t len, uint64_t checksum, const struct object **out)
+                 const struct object_version *v)
 {
     size_t i = lower_bound(o, ns, kind, name);
     struct object *e = at_name(o, i, ns, kind, name);
-    struct buf *copy = memory_buf(o->memory, MEMORY_STORE, len);
-    if (!copy || (!e && !(e = insert(o, i, ns, kind, name)))) {
+    struct buf *copy = v->dropped ? NULL : memory_buf(o->memory, MEMORY_STORE, v->len);
+    if ((!copy && !v->dropped) || (!e && !(e = insert(o, i, ns, kind, name)))) {
         buf_unref(copy);
         return -ENOSPC;
     }
-    if (len)
-        memcpy(copy->data, bytes, len);
+    if (v->len)
+        memcpy(copy->data, v->bytes, v->len);
     buf_unref(e->bytes);
+    o->n_dropped += (size_t)v->dropped - (size_t)e->dropped;
     e->bytes = copy;
-    e->checksum = checksum;
-    e->revision++;
-    *out = e;
+    e->revision = v->revision;
+    e->checksum = v->checksum;
+    e->dropped = v->dropped;
+    object_move_end(o, e, v->until);
     return 0;
 }
 
+void objects_tick(struct objects *o, uint64_t now)
+{
+    size_t n = 0;
+    if (now < o->earliest)
+        return;
+    o->earliest = UINT64_MAX;
+    for (size_t i = 0; i < o->n; i++) {
+        struct object *e = o->sorted[i];
+        if (e->until <= now) {
+            o->n_dropped -= e->dropped;
+            object_free(o, e);
+            continue;
+        }
+        if (e->until < o->earliest)
+            o->earliest = e->until;
+        o->sorted[n++] = e;
+    }
+    o->n = n;
+}
+
 size_t objects_list(const struct objects *o, uint64_t ns, Scoutkv__ObjectKind kind, const char *prefix,
-                    const char *after, const char **out, size_t max, bool *more)
+                    const char *after, bool dropped_too, const struct object **out, size_t max, bool *more)
 {
     size_t n = 0, prefix_len = strlen(prefix);
     *more = false;
@@ -130,18 +165,18 @@ size_t objects_list(const struct objects *o, uint64_t ns, Scoutkv__ObjectKind ki
         const struct object *e = o->sorted[i];
         if (e->ns != ns || e->kind != kind || strncmp(e->name, prefix, prefix_len) != 0)
             break;
-        if (strcmp(e->name, after) == 0)
+        if (strcmp(e->name, after) == 0 || (e->dropped && !dropped_too))
             continue;
         if (n == max) {
             *more = true;
             break;
         }
-        out[n++] = e->name;
+        out[n++] = e;
     }
     return n;
 }
 
 uint64_t objects_count(const struct objects *o)
 {
-    return o->n;
+    return o->n - o->n_dropped;
 }

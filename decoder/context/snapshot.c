@@ -75,7 +75,7 @@ static int put_span(struct skv_context *c, const struct span *sp, struct skv_err
             unsigned n = n_heads - h < step ? n_heads - h : step;
             struct name name = index_name(sp, l, h);
             int rc = tier_object_put(c->tier->tier, TIER_SIDECAR, name.text, span_groups(s, sp, l, h),
-                                     n * s->head_bytes[l], err);
+                                     n * s->head_bytes[l], NULL, err);
             if (rc)
                 return rc;
         }
@@ -92,7 +92,7 @@ static int get_span(struct skv_context *c, struct span *sp, struct skv_error *er
             unsigned n = n_heads - h < step ? n_heads - h : step;
             struct name name = index_name(sp, l, h);
             struct buf *b;
-            int rc = tier_object_get(c->tier->tier, TIER_SIDECAR, name.text, &b, err);
+            int rc = tier_object_get(c->tier->tier, TIER_SIDECAR, name.text, &b, NULL, err);
             if (rc == -ENOENT)
                 return skv_fail(err, -ENODATA,
                                 "the snapshot's index %.40s… is on no node: the context is lost", name.text);
@@ -195,10 +195,10 @@ int skv_context_snapshot(skv_context *c, const char *name, struct skv_error *err
         uint8_t *hash = bytes + sizeof *m + i * CHAIN_BYTES;
         hash_part(state + i * PART_BYTES, n, hash);
         rc = tier_object_put(c->tier->tier, TIER_SIDECAR, part_name(hash).text, state + i * PART_BYTES, n,
-                             err);
+                             NULL, err);
     }
     if (rc == 0)
-        rc = tier_object_put(c->tier->tier, TIER_MANIFEST, name, bytes, manifest_bytes, err);
+        rc = tier_object_put(c->tier->tier, TIER_MANIFEST, name, bytes, manifest_bytes, NULL, err);
 done:
     free(state);
     free(bytes);
@@ -239,8 +239,8 @@ static int get_state(struct skv_context *c, const struct manifest *m, const uint
         size_t n =
             m->state_bytes - i * PART_BYTES < PART_BYTES ? m->state_bytes - i * PART_BYTES : PART_BYTES;
         struct buf *b;
-        int rc =
-            tier_object_get(c->tier->tier, TIER_SIDECAR, part_name(hashes + i * CHAIN_BYTES).text, &b, err);
+        int rc = tier_object_get(c->tier->tier, TIER_SIDECAR, part_name(hashes + i * CHAIN_BYTES).text, &b,
+                                 NULL, err);
         if (rc)
             return rc == -ENOENT ? skv_fail(err, -ENODATA,
                                             "part %zu of the snapshot is on no node: the context is lost", i)
@@ -291,7 +291,7 @@ static int restore(struct skv_context *c, const char *name, struct skv_error *er
     struct buf *b = NULL;
     uint8_t *state = NULL;
     struct manifest m;
-    int rc = tier_object_get(c->tier->tier, TIER_MANIFEST, name, &b, err);
+    int rc = tier_object_get(c->tier->tier, TIER_MANIFEST, name, &b, NULL, err);
     if (rc == -ENOENT)
         return skv_fail(err, rc, "no snapshot \"%s\" on these nodes", name);
     if (rc)

@@ -1,4 +1,4 @@
-/* calls.c: the requests that wait for their answers: HAVE, HINT, DROP, PIN, UNPIN, objects, STATS.
+/* calls.c: the requests that wait for their answers: HAVE, HINT, DROP, PIN, UNPIN, STATS.
  *
  * A block normally lies on its first node in rank, but may lie further down (its node was away when it was
  * written), and readers walk the rank order. So: HAVE asks on until a node says yes; DROP, PIN and UNPIN go
@@ -15,7 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { CALL_KEYS = 4096, NAME_MAX_BYTES = 255 }; /* keys in one request: about 200 KiB of header */
+enum { CALL_KEYS = 4096 }; /* keys in one request: about 200 KiB of header */
 
 /* ---- requests about many keys ---- */
 
@@ -240,12 +240,12 @@ int tier_drop(struct tier *t, const struct block_key *keys, size_t n, struct skv
     return rc || n == 0 ? rc : op_broadcast(&op, n, err);
 }
 
-static int check_name(const char *what, const char *name, struct skv_error *err)
+int tier_check_name(const char *what, const char *name, struct skv_error *err)
 {
     size_t len = name ? strlen(name) : 0;
-    if (len >= 1 && len <= NAME_MAX_BYTES)
+    if (len >= 1 && len <= TIER_NAME_MAX)
         return 0;
-    return skv_fail(err, -EINVAL, "the name of %s must have 1 to %d bytes, not %zu", what, NAME_MAX_BYTES,
+    return skv_fail(err, -EINVAL, "the name of %s must have 1 to %d bytes, not %zu", what, TIER_NAME_MAX,
                     len);
 }
 
@@ -255,7 +255,7 @@ int tier_pin(struct tier *t, const char *owner, const struct block_key *keys, si
     struct keys_op op = {
         .t = t, .kind = SCOUTKV__HEADER__BODY_PIN, .keys = keys, .owner = owner, .ttl_ms = ttl_ms};
     int rc = check_keys(t, keys, n, err);
-    if (rc || (rc = check_name("a lease's owner", owner, err)) || n == 0)
+    if (rc || (rc = tier_check_name("a lease's owner", owner, err)) || n == 0)
         return rc;
     rc = op_broadcast(&op, n, err);
     if (rc == 0 && op.acted < n)
@@ -269,111 +269,7 @@ int tier_unpin(struct tier *t, const char *owner, const struct block_key *keys, 
 {
     struct keys_op op = {.t = t, .kind = SCOUTKV__HEADER__BODY_UNPIN, .keys = keys, .owner = owner};
     int rc = check_keys(t, keys, n, err);
-    return rc || (rc = check_name("a lease's owner", owner, err)) ? rc : op_broadcast(&op, n, err);
-}
-
-/* ---- objects ---- */
-
-static Scoutkv__ObjectKind object_kind(enum tier_object kind)
-{
-    return kind == TIER_MANIFEST ? SCOUTKV__OBJECT_KIND__MANIFEST : SCOUTKV__OBJECT_KIND__SIDECAR;
-}
-
-static void object_stored(void *arg, int rc, const struct message *m, const struct skv_error *err)
-{
-    (void)m;
-    tier_wait_answered(arg, rc, err);
-}
-
-int tier_object_put(struct tier *t, enum tier_object kind, const char *name, const void *bytes, size_t len,
-                    struct skv_error *err)
-{
-    struct client *c = tier_client(t);
-    struct tier_wait wait = {.open = 1};
-    uint8_t order[PLACEMENT_MAX_NODES];
-    int rc = check_name("an object", name, err);
-    if (rc)
-        return rc;
-    if (len > PROTO_MAX_OBJECT)
-        return skv_fail(err, -EMSGSIZE, "object \"%s\" has %zu bytes; at most %d are stored under one name",
-                        name, len, PROTO_MAX_OBJECT);
-    struct buf *copy = buf_copy(bytes, len);
-    if (!copy)
-        return skv_fail(err, -ENOMEM, "out of memory");
-    placement_rank(client_map(c), name_hash(kind, name), order);
-    unsigned i = 0;
-    while (i + 1 < client_n_nodes(c) && !client_node_up(c, order[i]))
-        i++;
-    Scoutkv__ObjectPut put = SCOUTKV__OBJECT_PUT__INIT;
-    put.kind = object_kind(kind);
-    put.name = (char *)name;
-    put.checksum = object_checksum(put.kind, name, bytes, len);
-    Scoutkv__Header h = SCOUTKV__HEADER__INIT;
-    h.body_case = SCOUTKV__HEADER__BODY_OBJECT_PUT;
-    h.object_put = &put;
-    rc = client_call(c, order[i], true, &h, (struct view){copy->data, len, copy}, SCOUTKV__HEADER__BODY_DONE,
-                     object_stored, &wait, clock_ns(), err);
-    if (rc == 0)
-        rc = tier_wait_all(t, &wait, err);
-    buf_unref(copy);
-    return rc;
-}
-
-struct object_read {
-    struct tier_wait wait;
-    Scoutkv__ObjectKind kind;
-    const char *name;
-    struct buf *found;
-};
-
-static void object_answered(void *arg, int rc, const struct message *m, const struct skv_error *err)
-{
-    struct object_read *r = arg;
-    struct skv_error own;
-    if (rc == 0 && m->header->object->found) {
-        if (object_checksum(r->kind, r->name, m->payload.data, m->payload.len) != m->header->object->checksum)
-            rc = skv_fail(&own, -EBADMSG, "object \"%s\" failed its checksum", r->name);
-        else if (!(r->found = buf_copy(m->payload.data, m->payload.len)))
-            rc = skv_fail(&own, -ENOMEM, "out of memory");
-        if (rc)
-            err = &own;
-    }
-    tier_wait_answered(&r->wait, rc, err);
-}
-
-int tier_object_get(struct tier *t, enum tier_object kind, const char *name, struct buf **out,
-                    struct skv_error *err)
-{
-    struct client *c = tier_client(t);
-    struct skv_error failure = {0}, one;
-    uint8_t order[PLACEMENT_MAX_NODES];
-    int rc = check_name("an object", name, err);
-    if (rc)
-        return rc;
-    struct object_read r = {.kind = object_kind(kind), .name = name};
-    Scoutkv__ObjectGet get = SCOUTKV__OBJECT_GET__INIT;
-    get.kind = r.kind;
-    get.name = (char *)name;
-    Scoutkv__Header h = SCOUTKV__HEADER__INIT;
-    h.body_case = SCOUTKV__HEADER__BODY_OBJECT_GET;
-    h.object_get = &get;
-    placement_rank(client_map(c), name_hash(kind, name), order);
-    for (unsigned i = 0; i < client_n_nodes(c) && !r.found; i++) {
-        r.wait = (struct tier_wait){.open = 1};
-        rc = client_call(c, order[i], false, &h, (struct view){0}, SCOUTKV__HEADER__BODY_OBJECT,
-                         object_answered, &r, clock_ns(), &one);
-        if (rc == 0)
-            rc = tier_wait_all(t, &r.wait, &one);
-        if (rc && !failure.code)
-            failure = one;
-    }
-    if (r.found) {
-        *out = r.found;
-        return 0;
-    }
-    if (failure.code)
-        return skv_fail(err, failure.code, "%s", failure.text);
-    return skv_fail(err, -ENOENT, "no memory node holds an object named \"%s\"", name);
+    return rc || (rc = tier_check_name("a lease's owner", owner, err)) ? rc : op_broadcast(&op, n, err);
 }
 
 /* ---- STATS ---- */

@@ -537,7 +537,7 @@ static void call_answered(struct client *c, struct request *r, const struct mess
         int rc = refusal(&c->nodes[node], m->header->refused, &err);
         c->totals.tier.refused++;
         request_free(c, r);
-        reply(arg, rc, NULL, &err);
+        reply(arg, rc, m, &err);
     } else {
         node_broke_protocol(c, node, now, "a reply of another kind than asked for");
     }

@@ -109,8 +109,8 @@ bool client_fetch_done(const struct tier_fetch *);
 int client_fetch_free(struct client *, struct tier_fetch *, struct skv_error *);
 
 /* Any other request to one node. header->version and id are filled in; it is packed during the call. reply is
- * called once: rc 0 with a message whose body is `expect`; or an -errno with err (a refusal, the node's
- * loss). */
+ * called once: rc 0 with a message whose body is `expect`; or an -errno with err and the Refused, or NULL
+ * when the node was lost. */
 typedef void client_reply_fn(void *arg, int rc, const struct message *reply, const struct skv_error *err);
 int client_call(struct client *, unsigned node, bool bulk, Scoutkv__Header *header, struct view payload,
                 Scoutkv__Header__BodyCase expect, client_reply_fn *reply, void *arg, uint64_t now,

@@ -91,19 +91,46 @@ int tier_pump(struct tier *, int timeout_ms, struct skv_error *);
 
 /* ---- the rest, each waits for its answers ---- */
 
-enum tier_object { TIER_MANIFEST, TIER_SIDECAR };
-
 int tier_have(struct tier *, const struct block_key *keys, size_t n, bool *present, struct skv_error *);
 int tier_hint(struct tier *, const struct block_key *keys, const float *keep, size_t n, struct skv_error *);
 int tier_drop(struct tier *, const struct block_key *keys, size_t n, struct skv_error *);
 int tier_pin(struct tier *, const char *owner, const struct block_key *keys, size_t n, uint32_t ttl_ms,
              struct skv_error *);
 int tier_unpin(struct tier *, const char *owner, const struct block_key *keys, size_t n, struct skv_error *);
-/* Objects are placed by name like blocks by key. len <= 1 MiB. */
+
+/* ---- objects: small things with names ---- */
+
+enum tier_object {
+    TIER_MANIFEST, /* a later put replaces it */
+    TIER_SIDECAR,  /* never changes: the first put wins */
+};
+enum { TIER_OBJECT_MAX = 1 << 20, TIER_NAME_MAX = 255 }; /* bytes */
+
+struct tier_object_opts {
+    uint64_t ttl_ms; /* then nodes forget it; 0: never. Put again, its end moves, a sidecar's never nearer */
+    bool durable;    /* on a disk, not in RAM only, before this returns */
+    bool absent;     /* only if there is none of this name */
+    uint64_t expect; /* only if the one on the tier has this revision (as put or got); 0: any */
+    uint64_t *revision; /* out: of what is on the tier now; NULL: not asked */
+};
+
+/* Puts it on as many nodes as a block, first in rank of its name first; opts may be NULL. len <=
+ * TIER_OBJECT_MAX. 0 when so many of the live nodes have it. -ESTALE: somebody else changed it (or made it)
+ * meanwhile; or a sidecar is there with other bytes. -ENOTSUP: durable, and no node has a disk. */
 int tier_object_put(struct tier *, enum tier_object, const char *name, const void *bytes, size_t len,
-                    struct skv_error *);
-/* -ENOENT when no node has it. *out: one reference, to be dropped by the caller. */
-int tier_object_get(struct tier *, enum tier_object, const char *name, struct buf **out, struct skv_error *);
+                    const struct tier_object_opts *opts, struct skv_error *err);
+/* The latest that a live node has; nodes that lack it or have an older one are given it. -ENOENT when no node
+ * has it, -EHOSTUNREACH when one that is away may have it. *out: one reference, to be dropped by the caller;
+ * revision may be NULL. */
+int tier_object_get(struct tier *, enum tier_object, const char *name, struct buf **out, uint64_t *revision,
+                    struct skv_error *err);
+/* Takes it off every live node; one that is away will be told when it is read there. -ENOENT when there was
+ * none. */
+int tier_object_drop(struct tier *, enum tier_object, const char *name, struct skv_error *err);
+/* Calls each with every name on a live node that begins with prefix (NULL: every name), in order, once. It
+ * may use the tier. */
+int tier_object_list(struct tier *, enum tier_object, const char *prefix,
+                     void (*each)(void *arg, const char *name), void *arg, struct skv_error *err);
 
 struct tier_counter {
     char node[64]; /* the node's id */

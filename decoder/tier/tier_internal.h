@@ -1,5 +1,5 @@
-/* tier_internal.h: what the two parts of the shell share: tier.c (sockets, pumping, PUTs and fetches) and
- * calls.c (HAVE, HINT, DROP, PIN, objects, STATS, each waiting for its answers). */
+/* tier_internal.h: what the parts of the shell share: tier.c (sockets, pumping, PUTs and fetches), calls.c
+ * (HAVE, HINT, DROP, PIN, STATS, each waiting for its answers) and objects.c. */
 #ifndef TIER_TIER_INTERNAL_H
 #define TIER_TIER_INTERNAL_H
 
@@ -17,5 +17,8 @@ uint64_t tier_ns(const struct tier *);
 void tier_wait_answered(struct tier_wait *, int rc, const struct skv_error *);
 /* Pumps until nothing is open: requests have deadlines, so this ends. Returns the failure. */
 int tier_wait_all(struct tier *, struct tier_wait *, struct skv_error *);
+
+/* -EINVAL when `name` is not one; what: whose it is, for the sentence. */
+int tier_check_name(const char *what, const char *name, struct skv_error *err);
 
 #endif

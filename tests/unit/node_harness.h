@@ -249,7 +249,7 @@ static inline uint64_t h_counter(struct harness *h, const char *name)
 
 /* ---- a message of every kind ---- */
 
-enum { H_KINDS = 23 };
+enum { H_KINDS = 24 };
 
 /* Packs the kind-th message (0..H_KINDS-1) about this block. */
 static inline struct buf *h_sample(unsigned kind, struct h_block *b, uint64_t id)
@@ -303,7 +303,9 @@ static inline struct buf *h_sample(unsigned kind, struct h_block *b, uint64_t id
         SAMPLE(16, HAVE_ACK, HaveAck, HAVE_ACK, have_ack, body.present.len = 3; body.present.data = bytes;)
         SAMPLE(17, OBJECT, Object, OBJECT, object, body.found = true; body.checksum = 7; body.revision = 3;)
         SAMPLE(18, OBJECT_NAMES, ObjectNames, OBJECT_NAMES, object_names, body.n_names = 2;
-               body.names = names; body.more = true;)
+               body.names = names; body.more = true; protobuf_c_boolean dropped[2] = {false, true};
+               uint64_t revisions[2] = {3, 4}; body.n_revisions = 2; body.revisions = revisions;
+               body.n_dropped = 2; body.dropped = dropped;)
         SAMPLE(19, STATS_ACK, StatsAck, STATS_ACK, stats_ack,
                Scoutkv__StatsAck__Counter c = SCOUTKV__STATS_ACK__COUNTER__INIT;
                Scoutkv__StatsAck__Counter * cs[] = {&c}; c.name = names[1]; c.value = 5; body.n_counters = 1;
@@ -312,6 +314,8 @@ static inline struct buf *h_sample(unsigned kind, struct h_block *b, uint64_t id
         SAMPLE(21, DONE, Done, DONE, done, body.count = 2; body.revision = 9;)
         SAMPLE(22, REFUSED, Refused, REFUSED, refused, body.reason = SCOUTKV__REFUSED__REASON__FULL;
                body.text = names[0];)
+        SAMPLE(23, OBJECT_DROP, ObjectDrop, OBJECT_DROP, object_drop, body.name = names[0];
+               body.revision = 9;)
     }
 #undef SAMPLE
     if (!out)

@@ -183,30 +183,115 @@ static void use_objects(struct tier *t)
     struct buf *b;
     char name[300], *big = malloc(PROTO_MAX_OBJECT + 1);
     memset(big, 'x', PROTO_MAX_OBJECT + 1);
-    assert_int_equal(tier_object_get(t, TIER_MANIFEST, "nothing", &b, &err), -ENOENT);
+    assert_int_equal(tier_object_get(t, TIER_MANIFEST, "nothing", &b, NULL, &err), -ENOENT);
     for (int i = 0; i < 8; i++) {
         snprintf(name, sizeof name, "object-%d", i);
-        assert_int_equal(tier_object_put(t, TIER_MANIFEST, name, big, (size_t)i * PROTO_MAX_OBJECT / 7, &err),
-                         0);
-        assert_int_equal(tier_object_get(t, TIER_MANIFEST, name, &b, &err), 0);
+        assert_int_equal(
+            tier_object_put(t, TIER_MANIFEST, name, big, (size_t)i * PROTO_MAX_OBJECT / 7, NULL, &err), 0);
+        assert_int_equal(tier_object_get(t, TIER_MANIFEST, name, &b, NULL, &err), 0);
         assert_int_equal(b->len, (size_t)i * PROTO_MAX_OBJECT / 7);
         assert_memory_equal(b->data, big, b->len);
         buf_unref(b);
-        assert_int_equal(tier_object_get(t, TIER_SIDECAR, name, &b, &err), -ENOENT);
+        assert_int_equal(tier_object_get(t, TIER_SIDECAR, name, &b, NULL, &err), -ENOENT);
     }
-    assert_int_equal(tier_object_put(t, TIER_MANIFEST, "object-1", "new", 3, &err),
+    assert_int_equal(tier_object_put(t, TIER_MANIFEST, "object-1", "new", 3, NULL, &err),
                      0); /* manifests are replaced */
-    assert_int_equal(tier_object_get(t, TIER_MANIFEST, "object-1", &b, &err), 0);
+    assert_int_equal(tier_object_get(t, TIER_MANIFEST, "object-1", &b, NULL, &err), 0);
     assert_memory_equal(b->data, "new", 3);
     buf_unref(b);
-    assert_int_equal(tier_object_put(t, TIER_SIDECAR, "s", "one", 3, &err), 0); /* sidecars are not */
-    assert_int_equal(tier_object_put(t, TIER_SIDECAR, "s", "two", 3, &err), -ESTALE);
-    assert_int_equal(tier_object_put(t, TIER_MANIFEST, "large", big, PROTO_MAX_OBJECT + 1, &err), -EMSGSIZE);
-    assert_int_equal(tier_object_put(t, TIER_MANIFEST, "", "x", 1, &err), -EINVAL);
+    assert_int_equal(tier_object_put(t, TIER_SIDECAR, "s", "one", 3, NULL, &err), 0); /* sidecars are not */
+    assert_int_equal(tier_object_put(t, TIER_SIDECAR, "s", "two", 3, NULL, &err), -ESTALE);
+    assert_int_equal(tier_object_put(t, TIER_MANIFEST, "large", big, PROTO_MAX_OBJECT + 1, NULL, &err),
+                     -EMSGSIZE);
+    assert_int_equal(tier_object_put(t, TIER_MANIFEST, "", "x", 1, NULL, &err), -EINVAL);
     memset(name, 'n', sizeof name);
     name[256] = 0;
-    assert_int_equal(tier_object_get(t, TIER_MANIFEST, name, &b, &err), -EINVAL);
+    assert_int_equal(tier_object_get(t, TIER_MANIFEST, name, &b, NULL, &err), -EINVAL);
     free(big);
+}
+
+struct names {
+    char text[4096];
+    unsigned n;
+};
+
+static void note_name(void *arg, const char *name)
+{
+    struct names *got = arg;
+    got->n++;
+    if (got->n <= 5)
+        strcat(strcat(got->text, name), " ");
+}
+
+static void list_is(struct tier *t, enum tier_object kind, const char *prefix, const char *first, unsigned n)
+{
+    struct names got = {0};
+    struct skv_error err;
+    assert_int_equal(tier_object_list(t, kind, prefix, note_name, &got, &err), 0);
+    assert_string_equal(got.text, first);
+    assert_int_equal(got.n, n);
+}
+
+static void object_is(struct tier *t, const char *name, const char *text, uint64_t revision)
+{
+    struct skv_error err;
+    struct buf *b;
+    uint64_t r = 0;
+    if (tier_object_get(t, TIER_MANIFEST, name, &b, &r, &err))
+        fail_msg("%s", err.text);
+    assert_int_equal(b->len, strlen(text));
+    assert_memory_equal(b->data, text, b->len);
+    assert_true(r == revision);
+    buf_unref(b);
+}
+
+/* Revisions, conditions, ends, drops and lists. */
+static void use_object_options(struct tier *t)
+{
+    struct skv_error err;
+    struct buf *b;
+    uint64_t one = 0, two = 0;
+    char name[32];
+    struct tier_object_opts o = {.revision = &one, .absent = true};
+    assert_int_equal(tier_object_put(t, TIER_MANIFEST, "cas", "1", 1, &o, &err), 0);
+    assert_int_equal(tier_object_put(t, TIER_MANIFEST, "cas", "x", 1, &o, &err), -ESTALE);
+    object_is(t, "cas", "1", one);
+    o = (struct tier_object_opts){.revision = &two, .expect = one};
+    assert_int_equal(tier_object_put(t, TIER_MANIFEST, "cas", "2", 1, &o, &err), 0);
+    assert_true(two > one);
+    assert_int_equal(tier_object_put(t, TIER_MANIFEST, "cas", "3", 1, &o, &err), -ESTALE);
+    assert_non_null(strstr(err.text, "somebody else"));
+    object_is(t, "cas", "2", two);
+    o = (struct tier_object_opts){.durable = true};
+    assert_int_equal(tier_object_put(t, TIER_MANIFEST, "cas", "3", 1, &o, &err), -ENOTSUP);
+
+    assert_int_equal(tier_object_drop(t, TIER_MANIFEST, "cas", &err), 0);
+    assert_int_equal(tier_object_drop(t, TIER_MANIFEST, "cas", &err), -ENOENT);
+    assert_int_equal(tier_object_get(t, TIER_MANIFEST, "cas", &b, NULL, &err), -ENOENT);
+    o = (struct tier_object_opts){.expect = two};
+    assert_int_equal(tier_object_put(t, TIER_MANIFEST, "cas", "4", 1, &o, &err),
+                     -ESTALE); /* it was dropped */
+    o = (struct tier_object_opts){.absent = true, .revision = &one, .ttl_ms = 300};
+    assert_int_equal(tier_object_put(t, TIER_MANIFEST, "cas", "4", 1, &o, &err), 0);
+    object_is(t, "cas", "4", one);
+    list_is(t, TIER_MANIFEST, "ca", "cas ", 1);
+    for (int i = 0; i < 200 && tier_object_get(t, TIER_MANIFEST, "cas", &b, NULL, &err) == 0; i++) {
+        buf_unref(b);
+        usleep(20000);
+    }
+    assert_int_equal(err.code, -ENOENT);
+    list_is(t, TIER_MANIFEST, "ca", "", 0);
+
+    for (int i = 0; i < 1100; i++) {
+        snprintf(name, sizeof name, "list/%04d", i * 7 % 1100);
+        assert_int_equal(tier_object_put(t, TIER_SIDECAR, name, "x", 1, NULL, &err), 0);
+    }
+    assert_int_equal(tier_object_drop(t, TIER_SIDECAR, "list/0001", &err), 0);
+    list_is(t, TIER_SIDECAR, "list/", "list/0000 list/0002 list/0003 list/0004 list/0005 ", 1099);
+    list_is(t, TIER_SIDECAR, "list/109", "list/1090 list/1091 list/1092 list/1093 list/1094 ", 10);
+    list_is(t, TIER_MANIFEST, NULL, "object-0 object-1 object-2 object-3 object-4 ", 8);
+    assert_int_equal(tier_object_put(t, TIER_SIDECAR, "list/0001", "other", 5, NULL, &err), 0);
+    list_is(t, TIER_SIDECAR, "list/", "list/0000 list/0001 list/0002 list/0003 list/0004 ", 1100);
 }
 
 static void use_everything(const char *nodes, unsigned n_nodes)
@@ -244,6 +329,7 @@ static void use_everything(const char *nodes, unsigned n_nodes)
     assert_int_equal(get_all(t, g, &err), -ENODATA);
     assert_int_equal(g->ok, N_WANTS - 20 * PER_BLOCK);
     use_objects(t);
+    use_object_options(t);
     struct block_key other = keys[0];
     other.ns = 1;
     assert_int_equal(tier_have(t, &other, 1, present, &err), -EINVAL);
@@ -570,8 +656,8 @@ static void use_evil_node(const char *addr)
     assert_int_equal(g->ok + g->failed, 4 * PER_BLOCK);
     err = (struct skv_error){0};
     int rc = tier_have(t, keys, 4, present, &err);
-    rc = rc ? rc : tier_object_put(t, TIER_MANIFEST, "x", "y", 1, &err);
-    rc = rc ? rc : tier_object_get(t, TIER_MANIFEST, "x", &b, &err);
+    rc = rc ? rc : tier_object_put(t, TIER_MANIFEST, "x", "y", 1, NULL, &err);
+    rc = rc ? rc : tier_object_get(t, TIER_MANIFEST, "x", &b, NULL, &err);
     if (rc == 0) {
         assert_memory_equal(b->data, "y", 1);
         buf_unref(b);
