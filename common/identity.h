@@ -16,7 +16,8 @@ enum {
     PAGE_TOKENS = 16,
     BLOCK_PAGES = BLOCK_TOKENS / PAGE_TOKENS,
     CHAIN_BYTES = 32,
-    LAYOUT_VERSION = 1, /* of a block's bytes; part of the root */
+    LAYOUT_VERSION = 1,          /* of a block's bytes; part of the root */
+    LAYER_RESERVED = 0x7fff0000, /* from here on: blocks that a memory node keeps for itself */
 };
 
 struct block_key {

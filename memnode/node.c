@@ -30,6 +30,7 @@ static int copy_opts(struct node *n, const struct node_opts *o, struct skv_error
     n->start_ns = o->start_ns;
     n->cold_end = &n->cold;
     n->parked_end = &n->parked;
+    n->objects_parked_end = &n->objects_parked;
     if (n->ram < NODE_RAM_MIN)
         return skv_fail(err, -EINVAL, "a memory node needs at least %d MiB of RAM", NODE_RAM_MIN >> 20);
     assert(!o->n_disks || o->io);
@@ -49,8 +50,7 @@ struct node *node_new(const struct node_opts *o, node_send_fn *send, void *arg, 
         goto error;
     n->memory = memory_new(n->ram);
     n->leases = n->memory ? leases_new(n->memory) : NULL;
-    n->objects = n->memory ? objects_new(n->memory) : NULL;
-    if (!n->leases || !n->objects) {
+    if (!n->leases) {
         skv_fail(err, -ENOMEM, "out of memory");
         goto error;
     }
@@ -64,7 +64,14 @@ struct node *node_new(const struct node_opts *o, node_send_fn *send, void *arg, 
                                .log = o->log};
     if (!(n->store = store_open(&store, err)))
         goto error;
-    n->indexing = n->n_disks > 0;
+    n->objects = objects_new(&(struct objects_opts){
+        .memory = n->memory, .store = n->store, .wall_offset = o->wall_offset, .disks = n->n_disks > 0});
+    if (!n->objects) {
+        skv_fail(err, -ENOMEM, "out of memory");
+        goto error;
+    }
+    n->indexing = n->finding = n->n_disks > 0;
+    store_hold(n->store, n->finding);
     return n;
 error:
     node_free(n);
@@ -78,9 +85,9 @@ void node_free(struct node *n)
     while (n->lanes)
         lane_forget(n, n->lanes);
     leases_free(n->leases);
-    objects_free(n->objects);
     store_close(n->store);
-    cold_free(n); /* reads into these buffers have ended now */
+    objects_free(n->objects); /* reads that it began have ended now, */
+    cold_free(n);             /* and those into these buffers */
     memory_free(n->memory);
     free(n->id);
     free(n->cluster);
@@ -238,8 +245,8 @@ static void note_index(struct node *n)
     log_write(n->log, LOG_LEVEL_INFO,
               "index complete %.3f s after the start: %" PRIu64
               " blocks, %.2f GiB; read %.1f MiB in %.3f s (%.1f GiB of data a second)",
-              (double)(n->now - n->start_ns) / 1e9, s.blocks, gib, (double)s.restart_bytes / (1 << 20),
-              seconds, seconds > 0 ? gib / seconds : 0);
+              (double)(n->now - n->start_ns) / 1e9, s.blocks - s.own_blocks, gib,
+              (double)s.restart_bytes / (1 << 20), seconds, seconds > 0 ? gib / seconds : 0);
 }
 
 enum node_work node_run(struct node *n, uint64_t now)
@@ -250,7 +257,11 @@ enum node_work node_run(struct node *n, uint64_t now)
         store_run(n->store, now);
         if (n->indexing)
             note_index(n);
+        if (n->finding)
+            work = object_find_run(n, now);
     }
+    if (n->objects_parked && object_jobs_run(n))
+        work = NODE_BUSY;
     if (n->parked && puts_run(n))
         work = NODE_BUSY;
     if (n->waiting) {
@@ -277,6 +288,7 @@ void node_tick(struct node *n, uint64_t now)
     objects_tick(n->objects, now);
     cold_tick(n, now);
     puts_tick(n, now);
+    object_jobs_tick(n, now);
     for (struct lane *l = n->lanes, *next; l; l = next) {
         next = l->next;
         while (l->jobs && !l->out && now > l->jobs->moved_ns + JOB_PATIENCE_MS * NS_PER_MS) {
@@ -290,7 +302,7 @@ void node_tick(struct node *n, uint64_t now)
             n->counters.unread++;
             l->gone = true;
         }
-        bool idle = !lane_waits(l) && !l->n_cold && !l->puts;
+        bool idle = !lane_waits(l) && !l->n_cold && !l->puts && !l->objects;
         if (l->gone || (idle && now > l->heard_ns + n->idle_ns))
             lane_forget(n, l);
     }

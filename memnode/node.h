@@ -37,6 +37,8 @@ struct node_opts {
     struct io *io;       /* with disks: how they are reached; to be closed after node_free */
     uint64_t scrub_rate; /* bytes a second that are read again to find what has rotted; 0: none */
     uint64_t start_ns;   /* when the start began, for the log; 0: when the node first hears or runs */
+    int64_t wall_offset; /* nanoseconds since 1970 less the time that the node is told: ends on disks are in
+                            wall-clock time. Asked once: a clock that is set while the node runs moves none */
     const struct log *log;
 };
 

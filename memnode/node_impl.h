@@ -17,6 +17,7 @@ enum {
     LANE_QUEUE_BYTES = 8 << 20,       /* answers waiting for a peer that does not read */
     OUTGOING_OVERHEAD = 256,          /* what a waiting answer takes besides its bytes, about */
     LANE_JOB_BYTES = 16 << 20,        /* GETs waiting, as parsed */
+    LANE_OBJECT_BYTES = 16 << 20,     /* objects waiting to be stored */
     MAX_PAGES_PER_BLOCK = 4096,       /* 1024 heads of 4 pages: layout_valid's limit */
     MAX_WANTS = PROTO_MAX_HEADER / 8, /* pages that a GET can name: each has a checksum of 8 bytes */
     JOB_PATIENCE_MS = 5000,           /* a GET that can't move for so long is refused */
@@ -87,6 +88,27 @@ struct put_job {
     struct store_waiter waiter;
 };
 
+/* A request about an object that is not answered yet: it is parked until the store takes it, or its version
+ * is stored and waits for the disk, or is being read from there. */
+struct object_job {
+    struct object_job *next; /* of node->objects_parked */
+    struct object_job *prev_of_lane, *next_of_lane;
+    struct node *node;
+    struct lane *lane; /* NULL: gone while it is read */
+    uint64_t id;
+    enum { OBJECT_PARKED, OBJECT_WRITING, OBJECT_READING } state;
+    /* parked */
+    Scoutkv__Header *header; /* owned */
+    struct view payload;     /* owns a reference */
+    uint64_t since_ns;
+    /* writing */
+    struct store_waiter waiter;
+    uint32_t count;
+    /* writing and reading: what is to be answered */
+    uint64_t revision, checksum, ttl_ms;
+    size_t len;
+};
+
 struct lane {
     struct lane *next_of_bucket;
     struct lane *prev, *next; /* all lanes, the latest heard first */
@@ -104,6 +126,8 @@ struct lane {
     size_t job_bytes;                 /* of both */
     struct put_job *puts;
     size_t unacknowledged; /* payload bytes of these */
+    struct object_job *objects;
+    size_t object_bytes; /* payload bytes of those that are parked */
 };
 
 /* Everything that STATS shows beside gauges; node_stats.c names them. */
@@ -140,6 +164,7 @@ struct node {
     uint64_t now;        /* as last told */
     uint64_t start_ns;
     bool indexing, served; /* what lies on the disks is still being read; a first GET was answered */
+    bool finding;          /* so are the objects among it */
     const struct log *log;
     node_send_fn *send;
     void *send_arg;
@@ -155,6 +180,7 @@ struct node {
     struct cold_batch *batches;           /* all of them, also those whose GET is gone */
     uint64_t reading_bytes;               /* of pages that the store is reading for us */
     struct put_job *parked, **parked_end; /* oldest first, whatever their lane */
+    struct object_job *objects_parked, **objects_parked_end;
     struct node_counters counters;
     struct node_transport transport;
     struct page_plan plan;
@@ -227,6 +253,15 @@ void op_ping(struct call *);
 bool puts_run(struct node *);
 void puts_tick(struct node *, uint64_t now); /* refuses those that were parked for too long */
 void puts_forget(struct node *, struct lane *);
+
+/* ---- node_objects.c ---- */
+
+/* At the start: finds the objects on the disks. */
+enum node_work object_find_run(struct node *, uint64_t now);
+/* Goes on with those that are parked. True if something moved. */
+bool object_jobs_run(struct node *);
+void object_jobs_tick(struct node *, uint64_t now); /* refuses those that were parked for too long */
+void object_jobs_forget(struct node *, struct lane *);
 
 /* ---- node_get.c ---- */
 

@@ -75,6 +75,7 @@ void lane_forget(struct node *n, struct lane *l)
         cold_forget(n, l);
     if (l->puts)
         puts_forget(n, l);
+    object_jobs_forget(n, l);
     free(l);
 }
 
@@ -259,7 +260,7 @@ void call_refuse_full(struct call *c, uint64_t credit, const struct skv_error *e
 
 bool node_starting(const struct node *n)
 {
-    return n->indexing && store_state(n->store, NULL) == STORE_STARTING;
+    return n->finding;
 }
 
 void call_refuse_starting(struct call *c, uint64_t credit)

@@ -101,9 +101,10 @@ static void add_gauges(struct answer *a, const struct node *n, const struct stor
 {
     double progress = 1;
     store_state(n->store, &progress);
-    add(a, "blocks", s->blocks);
-    add(a, "bytes", s->bytes);
+    add(a, "blocks", s->blocks - s->own_blocks);
+    add(a, "bytes", s->bytes - s->own_bytes);
     add(a, "objects", objects_count(n->objects));
+    add(a, "object_bytes", s->own_bytes);
     add(a, "leases", leases_count(n->leases));
     add(a, "ram_budget", n->ram);
     add(a, "ram_store_used", memory_used(n->memory, MEMORY_STORE));

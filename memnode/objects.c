@@ -1,23 +1,36 @@
-/* objects.c: see objects.h. A sorted array of pointers: there are thousands at most, and lists want the
- * order. */
+/* objects.c: see objects.h. A sorted array of pointers: there are thousands, and lists want the order. */
 #include "memnode/objects.h"
+#include "common/clock.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
+enum {
+    ENTRY_ROOM = 4096, /* holds one, and its share of the array */
+    SETTLE_NS = 200000000,
+    FINDING = 64, /* pages being read at once, about */
+};
+static const uint64_t FOR_EVER = UINT64_MAX;
+
 struct objects {
-    struct memory *memory;
+    struct objects_opts opts;
     struct object **sorted;
-    size_t n, room, n_dropped;
+    size_t n, room, n_dropped, n_former;
     uint64_t earliest; /* none ends before */
+    uint64_t now, settle_at;
+    bool found; /* what lies on the disks */
+    size_t walked;
+    unsigned finding;
 };
 
-struct objects *objects_new(struct memory *memory)
+struct objects *objects_new(const struct objects_opts *opts)
 {
     struct objects *o = calloc(1, sizeof *o);
-    if (o)
-        *o = (struct objects){.memory = memory, .earliest = UINT64_MAX};
+    if (!o)
+        return NULL;
+    *o = (struct objects){.opts = *opts, .earliest = FOR_EVER, .found = !opts->disks};
     return o;
 }
 
@@ -28,8 +41,9 @@ static size_t entry_bytes(const char *name)
 
 static void object_free(struct objects *o, struct object *e)
 {
-    memory_uncharge(o->memory, entry_bytes(e->name));
-    buf_unref(e->bytes);
+    o->n_dropped -= e->dropped;
+    o->n_former -= e->former;
+    memory_uncharge(o->opts.memory, entry_bytes(e->name));
     free(e);
 }
 
@@ -90,11 +104,11 @@ static struct object *insert(struct objects *o, size_t i, uint64_t ns, Scoutkv__
         o->sorted = sorted;
         o->room = room;
     }
-    if (!memory_charge(o->memory, entry_bytes(name)))
+    if (!memory_charge(o->opts.memory, entry_bytes(name)))
         return NULL;
     struct object *e = calloc(1, sizeof *e + strlen(name) + 1);
     if (!e) {
-        memory_uncharge(o->memory, entry_bytes(name));
+        memory_uncharge(o->opts.memory, entry_bytes(name));
         return NULL;
     }
     e->ns = ns;
@@ -106,46 +120,120 @@ static struct object *insert(struct objects *o, size_t i, uint64_t ns, Scoutkv__
     return e;
 }
 
-void object_move_end(struct objects *o, const struct object *object, uint64_t until)
+/* Takes back an entry that insert made. */
+static void uninsert(struct objects *o, size_t i)
 {
-    struct object *e = (struct object *)(uintptr_t)object; /* it is ours */
+    object_free(o, o->sorted[i]);
+    memmove(o->sorted + i, o->sorted + i + 1, (--o->n - i) * sizeof *o->sorted);
+}
+
+/* ---- blocks ---- */
+
+static struct block *block_in(const struct objects *o, uint64_t ns, Scoutkv__ObjectKind kind,
+                              const char *name, unsigned slot)
+{
+    struct block_key key;
+    object_block_key(&key, ns, kind, name, slot);
+    return store_find(o->opts.store, &key);
+}
+
+static void remove_block(struct objects *o, const struct object *e, unsigned slot)
+{
+    struct block *b = block_in(o, e->ns, e->kind, e->name, slot);
+    if (b)
+        store_remove(o->opts.store, b);
+}
+
+struct block *object_block(const struct objects *o, const struct object *e)
+{
+    /* A block of which nobody knows what it is may be a later version of it. */
+    if (!e->former && block_in(o, e->ns, e->kind, e->name, !e->slot))
+        return NULL;
+    struct block *b = block_in(o, e->ns, e->kind, e->name, e->slot);
+    return b && (b->buf || b->segment != NO_SEGMENT) ? b : NULL;
+}
+
+bool object_unreadable(const struct objects *o, uint64_t ns, Scoutkv__ObjectKind kind, const char *name)
+{
+    return block_in(o, ns, kind, name, 0) || block_in(o, ns, kind, name, 1);
+}
+
+static void set_former(struct objects *o, struct object *e, bool former)
+{
+    o->n_former += (size_t)former - (size_t)e->former;
+    e->former = former;
+}
+
+/* Lets what it was before go, if what it is now is on the medium. */
+static bool settle(struct objects *o, struct object *e)
+{
+    const struct block *b = e->former ? block_in(o, e->ns, e->kind, e->name, e->slot) : NULL;
+    if (b && block_durable(b)) {
+        remove_block(o, e, !e->slot);
+        set_former(o, e, false);
+    }
+    return !e->former;
+}
+
+/* ---- ends ---- */
+
+static void set_end(struct objects *o, struct object *e, uint64_t until)
+{
     e->until = until;
     if (until < o->earliest)
         o->earliest = until;
 }
 
-int object_store(struct objects *o, uint64_t ns, Scoutkv__ObjectKind kind, const char *name,
-                 const struct object_version *v)
+static uint64_t wall_of(const struct objects *o, uint64_t until)
 {
-    size_t i = lower_bound(o, ns, kind, name);
-    struct object *e = at_name(o, i, ns, kind, name);
-    struct buf *copy = v->dropped ? NULL : memory_buf(o->memory, MEMORY_STORE, v->len);
-    if ((!copy && !v->dropped) || (!e && !(e = insert(o, i, ns, kind, name)))) {
-        buf_unref(copy);
-        return -ENOSPC;
-    }
-    if (v->len)
-        memcpy(copy->data, v->bytes, v->len);
-    buf_unref(e->bytes);
-    o->n_dropped += (size_t)v->dropped - (size_t)e->dropped;
-    e->bytes = copy;
-    e->revision = v->revision;
-    e->checksum = v->checksum;
-    e->dropped = v->dropped;
-    object_move_end(o, e, v->until);
-    return 0;
+    return until == FOR_EVER ? 0 : until + (uint64_t)o->opts.wall_offset;
+}
+
+static uint64_t until_of(const struct objects *o, uint64_t wall)
+{
+    uint64_t wall_now = o->now + (uint64_t)o->opts.wall_offset;
+    return wall == 0 ? FOR_EVER : wall <= wall_now ? o->now : wall - (uint64_t)o->opts.wall_offset;
+}
+
+/* To move a sidecar's end means to write all of it anew: so its block tells a later one, which is moved less
+ * often. It may live a little longer than it should, after a restart. */
+static uint64_t end_to_store(const struct objects *o, Scoutkv__ObjectKind kind, uint64_t until)
+{
+    if (kind != SCOUTKV__OBJECT_KIND__SIDECAR || until == FOR_EVER || until <= o->now)
+        return until;
+    uint64_t slack = (until - o->now) / 4;
+    return until + slack < until ? FOR_EVER : until + slack;
+}
+
+bool object_move_end(struct objects *o, const struct object *object, uint64_t until)
+{
+    struct object *e = (struct object *)(uintptr_t)object; /* it is ours */
+    bool sidecar = e->kind == SCOUTKV__OBJECT_KIND__SIDECAR;
+    if (o->opts.disks && (sidecar ? until > e->until_stored : until != e->until_stored))
+        return false;
+    set_end(o, e, until);
+    return true;
 }
 
 void objects_tick(struct objects *o, uint64_t now)
 {
     size_t n = 0;
+    o->now = now;
+    if (!o->found)
+        return;
+    if (o->n_former && now >= o->settle_at) {
+        o->settle_at = now + SETTLE_NS;
+        for (size_t i = 0; i < o->n && o->n_former; i++)
+            settle(o, o->sorted[i]);
+    }
     if (now < o->earliest)
         return;
-    o->earliest = UINT64_MAX;
+    o->earliest = FOR_EVER;
     for (size_t i = 0; i < o->n; i++) {
         struct object *e = o->sorted[i];
         if (e->until <= now) {
-            o->n_dropped -= e->dropped;
+            remove_block(o, e, 0);
+            remove_block(o, e, 1);
             object_free(o, e);
             continue;
         }
@@ -154,6 +242,184 @@ void objects_tick(struct objects *o, uint64_t now)
         o->sorted[n++] = e;
     }
     o->n = n;
+}
+
+/* ---- storing ---- */
+
+/* The slot for the next version. -EAGAIN: both are needed. */
+static int free_slot(struct objects *o, struct object *e, struct skv_error *err)
+{
+    if (settle(o, e))
+        return !e->slot;
+    const struct block *b = block_in(o, e->ns, e->kind, e->name, e->slot);
+    if (b && b->put) {
+        store_hurry(o->opts.store);
+        return skv_fail(err, -EAGAIN, "the version before it is still being written");
+    }
+    return e->slot; /* it is lost, or its disk failed; the one before it may yet be there */
+}
+
+/* Makes the block of a version in this slot. */
+static int put_block(struct objects *o, const struct object *e, unsigned slot, const struct object_version *v,
+                     const struct object_head *head, struct skv_error *err)
+{
+    uint64_t checksums[OBJECT_PAGES];
+    struct block_key key;
+    struct block_layout l;
+    struct block *b;
+    struct buf *buf;
+    object_block_key(&key, e->ns, e->kind, e->name, slot);
+    object_block_layout(&l, v->len);
+    assert(layout_pages(&l) <= OBJECT_PAGES);
+    int rc = store_room(o->opts.store, layout_block_bytes(&l), &buf, err);
+    if (rc)
+        return rc;
+    object_block_fill(buf->data, head, v->bytes);
+    block_checksums(&key, &l, buf->data, checksums);
+    remove_block(o, e, slot); /* what can't be read, or no longer counts */
+    rc = store_put(o->opts.store, &key, &l, buf, checksums, &b, err);
+    buf_unref(buf);
+    return rc;
+}
+
+int object_store(struct objects *o, uint64_t ns, Scoutkv__ObjectKind kind, const char *name,
+                 const struct object_version *v, struct skv_error *err)
+{
+    bool known = object_find(o, ns, kind, name), bare = v->dropped && !o->opts.disks;
+    (void)store_make_room(o->opts.store, ENTRY_ROOM);
+    size_t i = lower_bound(o, ns, kind, name);
+    struct object *e = known ? o->sorted[i] : insert(o, i, ns, kind, name);
+    if (!e)
+        return skv_fail(err, -ENOSPC,
+                        "no memory is left for the name of '%s': start the node with a larger --ram", name);
+    int slot = known && !bare ? free_slot(o, e, err) : 0, rc = slot < 0 ? slot : 0;
+    uint64_t until_stored = end_to_store(o, kind, v->until);
+    struct object_head head = {.revision = v->revision,
+                               .serial = e->serial + 1,
+                               .checksum = v->checksum,
+                               .end_wall = wall_of(o, until_stored),
+                               .kind = kind,
+                               .len = (uint32_t)v->len,
+                               .dropped = v->dropped};
+    memcpy(head.name, name, strlen(name));
+    if (rc == 0 && !bare)
+        rc = put_block(o, e, (unsigned)slot, v, &head, err);
+    if (rc) {
+        if (!known)
+            uninsert(o, i);
+        return rc;
+    }
+    if (!o->opts.disks) /* there is no former one to fall back on */
+        remove_block(o, e, bare ? e->slot : !slot);
+    else if (known && slot != e->slot)
+        set_former(o, e, true);
+    else if (!known)
+        remove_block(o, e, 1);
+    o->n_dropped += (size_t)v->dropped - (size_t)e->dropped;
+    e->slot = (uint8_t)slot;
+    e->revision = v->revision;
+    e->serial = head.serial;
+    e->checksum = v->checksum;
+    e->len = v->len;
+    e->dropped = v->dropped;
+    e->until_stored = until_stored;
+    set_end(o, e, v->until);
+    return 0;
+}
+
+/* ---- restart ---- */
+
+struct find {
+    struct objects *o;
+    struct block_key key;
+    struct block_layout layout;
+    struct store_read read;
+    uint8_t *page;
+};
+
+/* What the first page of a block says becomes an entry, or the later of two. */
+static void take_head(struct objects *o, const struct block_key *key, const struct block_layout *layout,
+                      const void *page)
+{
+    struct object_head h;
+    struct block_layout l;
+    if (!object_block_head(page, key, &h) || h.len > PROTO_MAX_OBJECT)
+        return;
+    object_block_layout(&l, h.len);
+    if (!layout_equal(&l, layout))
+        return;
+    size_t i = lower_bound(o, key->ns, h.kind, h.name);
+    struct object *e = at_name(o, i, key->ns, h.kind, h.name);
+    bool first = !e;
+    if (first && !(e = insert(o, i, key->ns, h.kind, h.name)))
+        return; /* it stays a block that nobody knows */
+    if (!first) {
+        set_former(o, e, true);
+        if (h.revision < e->revision || (h.revision == e->revision && h.serial < e->serial))
+            return;
+    }
+    o->n_dropped += (size_t)h.dropped - (size_t)e->dropped;
+    e->slot = (uint8_t)object_block_slot(key);
+    e->revision = h.revision;
+    e->serial = h.serial;
+    e->checksum = h.checksum;
+    e->len = h.len;
+    e->dropped = h.dropped;
+    e->until_stored = until_of(o, h.end_wall);
+    set_end(o, e, e->until_stored);
+}
+
+static void find_end(struct find *f)
+{
+    f->o->finding--;
+    free(f->page);
+    free(f);
+}
+
+static void page_read(struct store_read *r)
+{
+    struct find *f = r->arg;
+    if (r->good)
+        take_head(f->o, &f->key, &f->layout, f->page);
+    find_end(f);
+}
+
+static void find_one(void *arg, struct block *b)
+{
+    struct objects *o = arg;
+    if (b->damaged && !b->buf) { /* torn: nobody was told that it is there */
+        store_remove(o->opts.store, b);
+        return;
+    }
+    if (b->buf) {
+        take_head(o, &b->key, &b->layout, b->buf->data);
+        return;
+    }
+    struct find *f = malloc(sizeof *f);
+    uint8_t *page = f ? aligned_alloc(OBJECT_PAGE, OBJECT_PAGE) : NULL;
+    if (!page) {
+        free(f);
+        return;
+    }
+    *f = (struct find){.o = o, .key = b->key, .layout = b->layout, .page = page};
+    f->read = (struct store_read){.into = page, .n = 1, .done = page_read, .arg = f};
+    o->finding++;
+    if (store_read(o->opts.store, b, &f->read))
+        find_end(f);
+}
+
+int objects_begin(struct objects *o, uint64_t now)
+{
+    bool more = true;
+    o->now = now;
+    if (store_state(o->opts.store, NULL) == STORE_STARTING)
+        return 2;
+    while (more && o->finding < FINDING)
+        more = store_walk_reserved(o->opts.store, &o->walked, find_one, o);
+    if (more || o->finding)
+        return o->finding ? 2 : 1;
+    o->found = true;
+    return 0;
 }
 
 size_t objects_list(const struct objects *o, uint64_t ns, Scoutkv__ObjectKind kind, const char *prefix,

@@ -169,6 +169,7 @@ static int make_node(struct server *s, const struct node_opts *opts, struct skv_
     s->log = o.log;
     s->stop_fd = -1;
     o.start_ns = clock_ns();
+    o.wall_offset = (int64_t)(clock_wall_ns() - o.start_ns);
     if (o.n_disks && !(s->io = io_new(&why, err)))
         return -EIO;
     if (why.text[0])

@@ -65,7 +65,7 @@ struct buf *header_pack(const Scoutkv__Header *h)
 
 bool key_from_wire(const Scoutkv__Key *k, uint64_t ns, struct block_key *out)
 {
-    if (!k || k->chain.len != CHAIN_BYTES)
+    if (!k || k->chain.len != CHAIN_BYTES || k->layer >= LAYER_RESERVED)
         return false;
     *out = (struct block_key){.ns = ns, .layer = k->layer};
     memcpy(out->chain, k->chain.data, CHAIN_BYTES);

@@ -50,7 +50,7 @@ static struct sample sample_of(const struct store *s, const struct segment *g)
     unsigned n = 0;
     for (const struct block *b = g->live; b && n < SAMPLE; b = b->next_in_segment, n++) {
         x.value += block_value(s, b);
-        x.leased += b->leases != NULL;
+        x.leased += block_held(b);
     }
     if (n) {
         x.value /= n;
@@ -63,7 +63,7 @@ static uint64_t leased_bytes(const struct segment *g)
 {
     uint64_t bytes = 0;
     for (const struct block *b = g->live; b; b = b->next_in_segment)
-        bytes += b->leases ? record_bytes(&b->layout) : 0;
+        bytes += block_held(b) ? record_bytes(&b->layout) : 0;
     return bytes;
 }
 
@@ -121,7 +121,7 @@ static void moved(void *arg, struct buf *buf, uint32_t n_bad)
             if (!b->put && put_start(s, b, buf, d))
                 b->put->rotten = n_bad > 0;          /* it moves as it is: its good pages are worth it */
         } else if (!buf && !s->closing && !b->put) { /* not a page of it can be read */
-            if (b->leases || b->buf) {
+            if (block_held(b) || b->buf) {
                 block_unplace(s, b);
                 b->damaged = true; /* the next PUT brings it back */
             } else {
@@ -146,7 +146,7 @@ static void move(struct disk *d, struct block *b)
     *m = (struct move){d, b->key, b->sequence};
     if (read_block(s, b, moved, m)) {
         free(m);
-        if (!b->leases) /* no memory to move it through: then it goes */
+        if (!block_held(b)) /* no memory to move it through: then it goes */
             evict(s, b);
         return;
     }
@@ -163,7 +163,7 @@ static void empty(struct disk *d)
     for (struct block *b = g->live, *next; b && d->moving < BACKGROUND_READS && d->moves.bytes < GROUP_BYTES;
          b = next) {
         next = b->next_in_segment;
-        if (nowhere && !b->leases && !b->loading && !(b->put && b->put->waiters)) {
+        if (nowhere && !block_held(b) && !b->loading && !(b->put && b->put->waiters)) {
             put_abandon(b); /* a crash left no segment to move it to */
             evict(s, b);
             continue;
@@ -172,7 +172,7 @@ static void empty(struct disk *d)
             put_hurry(s, b, d); /* or it would wait for the segment that waits for it */
         if (b->put || b->loading)
             continue;
-        if (b->leases || b->spared)
+        if (block_held(b) || b->spared)
             move(d, b);
         else
             evict(s, b);
@@ -189,7 +189,7 @@ static void spare(struct disk *d, double mean)
     room = leased < room ? room - leased : 0;
     for (struct block *b = g->live; b; b = b->next_in_segment) {
         uint64_t bytes = record_bytes(&b->layout);
-        b->spared = !b->leases && bytes <= room && (sparse || block_value(s, b) > mean);
+        b->spared = !block_held(b) && bytes <= room && (sparse || block_value(s, b) > mean);
         if (b->spared)
             room -= bytes;
     }
@@ -197,7 +197,7 @@ static void spare(struct disk *d, double mean)
 
 void clean_run(struct disk *d)
 {
-    if (d->failed)
+    if (d->failed || d->store->held)
         return;
     if (d->victim == NO_SEGMENT) {
         double mean;

@@ -123,7 +123,7 @@ bool store_when_durable(struct store *s, struct block *b, struct store_waiter *w
         w->done(w, -EAGAIN);
         return true;
     }
-    if (block_on_disk(b) && !b->damaged && !b->unproven)
+    if (block_durable(b))
         return false;
     /* One whose disk failed tries another; one whose record is damaged is written from RAM, and what cleaning
      * moves of it does not count. */

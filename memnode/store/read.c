@@ -178,6 +178,12 @@ int store_read(struct store *s, struct block *b, struct store_read *r)
 
 /* ---- whole blocks ---- */
 
+int store_load(struct store *s, struct block *b, void (*done)(void *arg, struct buf *, uint32_t n_bad),
+               void *arg)
+{
+    return read_block(s, b, done, arg);
+}
+
 struct whole {
     struct buf *buf;
     uint32_t parts, pages, n_good;

@@ -32,7 +32,7 @@ static void go_on(struct scrub *x)
     } else if (there && x->n_bad) {
         if (b->buf && !b->put && !b->leases)
             (void)put_start(s, b, b->buf, NULL);
-        else if (!b->buf && !b->leases && !b->loading && x->n_bad == x->n_pages)
+        else if (!b->buf && !block_held(b) && !b->loading && x->n_bad == x->n_pages)
             block_free(s, b);
     }
     s->scrubbing = false;

@@ -13,6 +13,7 @@ enum {
     FIRST_BUCKETS = 1024,
     SPARE_SHARE = 32, /* of RAM is kept aside */
     SPARE_AT_ONCE = 8 << 20,
+    WALK_BUCKETS = 256,
     COLD_LOOK = 16, /* of so many coldest clean blocks, the least worth keeping leaves RAM */
 };
 
@@ -156,6 +157,10 @@ struct block *block_new(struct store *s, const struct block_key *key, const stru
     *at = b;
     s->stats.blocks++;
     s->stats.bytes += layout_block_bytes(layout);
+    if (block_reserved(b)) {
+        s->stats.own_blocks++;
+        s->stats.own_bytes += layout_block_bytes(layout);
+    }
     return b;
 }
 
@@ -170,6 +175,10 @@ void block_free(struct store *s, struct block *b)
     block_unplace(s, b);
     s->stats.blocks--;
     s->stats.bytes -= layout_block_bytes(&b->layout);
+    if (block_reserved(b)) {
+        s->stats.own_blocks--;
+        s->stats.own_bytes -= layout_block_bytes(&b->layout);
+    }
     memory_uncharge(s->memory, entry_bytes(&b->layout));
     free(b);
 }
@@ -500,6 +509,28 @@ static void promoted(void *arg, struct buf *buf, uint32_t n_bad)
 }
 
 /* ---- the rest of the interface ---- */
+
+void store_hurry(struct store *s)
+{
+    s->urgent = true;
+}
+
+void store_hold(struct store *s, bool on)
+{
+    s->held = on;
+}
+
+bool store_walk_reserved(struct store *s, size_t *at, void (*each)(void *arg, struct block *), void *arg)
+{
+    size_t end = *at + WALK_BUCKETS < s->n_buckets ? *at + WALK_BUCKETS : s->n_buckets;
+    for (; *at < end; ++*at)
+        for (struct block *b = s->buckets[*at], *next; b; b = next) {
+            next = b->next;
+            if (block_reserved(b))
+                each(arg, b);
+        }
+    return *at < s->n_buckets;
+}
 
 bool store_run(struct store *s, uint64_t now)
 {

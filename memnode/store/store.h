@@ -48,6 +48,18 @@ struct block {
 };
 enum { NO_SEGMENT = UINT32_MAX };
 
+/* The node's own ones, which are never evicted: objects. */
+static inline bool block_reserved(const struct block *b)
+{
+    return b->key.layer >= LAYER_RESERVED;
+}
+
+/* Whether its record is on the medium, and was right when last looked at. */
+static inline bool block_durable(const struct block *b)
+{
+    return b->segment != NO_SEGMENT && !b->damaged && !b->unproven;
+}
+
 /* Whether a block of this layout and these checksums would be the same block. */
 static inline bool block_has(const struct block *b, const struct block_layout *l, const uint64_t *checksums)
 {
@@ -104,6 +116,14 @@ void store_remove(struct store *, struct block *);
  * in it. False: there are not enough that could go. */
 bool store_make_room(struct store *, size_t len);
 
+/* Blocks that go on waiting for their disk begin their way to it now, as if somebody waited. */
+void store_hurry(struct store *);
+/* While on, nothing is evicted from disks: the caller does not know yet what is leased. */
+void store_hold(struct store *, bool on);
+/* Calls each with the reserved blocks (block_reserved) of the next buckets of the table; *at begins with 0.
+ * False: that was all. Nothing may be put meanwhile. */
+bool store_walk_reserved(struct store *, size_t *at, void (*each)(void *arg, struct block *), void *arg);
+
 /* Calls done once the block is on the medium (0), or can't get there (-EIO: its disk failed;
  * -ECANCELED: it was removed before; -EAGAIN: STARTING, it is not known yet). When that is known, at once.
  * False, and done is never called: it is there already. The waiter is the caller's and must live until then,
@@ -130,6 +150,12 @@ struct store_read {
 /* -ENOMEM: nothing was started. */
 int store_read(struct store *, struct block *, struct store_read *);
 
+/* Reads all of a block that is only on disk into memory of MEMORY_STORE, and verifies it. done(arg, buf,
+ * n_bad): the buf is done's, NULL when not one page of it could be read; n_bad pages are not right. -EAGAIN:
+ * no memory now, and nothing was started. */
+int store_load(struct store *, struct block *, void (*done)(void *arg, struct buf *, uint32_t n_bad),
+               void *arg);
+
 /* Takes completions, goes on with everything, starts new requests. True if something moved. */
 bool store_run(struct store *, uint64_t now_ns);
 /* To poll for reading: store_run has something to do then. -1 without disks. */
@@ -148,6 +174,7 @@ enum store_state store_state(const struct store *, double *progress); /* 0…1; 
 /* Numbers since the start, and gauges, for STATS. */
 struct store_stats {
     uint64_t blocks, bytes;         /* all entries, their payload */
+    uint64_t own_blocks, own_bytes; /* the reserved ones among them */
     uint64_t ram_blocks, ram_bytes; /* of those with a buf */
     uint64_t dirty_bytes;           /* in RAM and not yet on the medium */
     uint64_t disk_segments, disk_free_segments, disk_bytes,

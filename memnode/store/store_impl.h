@@ -109,6 +109,7 @@ struct store {
     bool moved;   /* since store_run began */
     bool closing; /* what completes starts nothing new */
     bool urgent;  /* somebody waits for dirty bytes to go */
+    bool held;    /* nothing is evicted from disks */
 
     struct disk *disks;
     uint32_t n_disks;
@@ -147,6 +148,11 @@ void block_unplace(struct store *, struct block *); /* its record is not needed 
 static inline bool block_on_disk(const struct block *b)
 {
     return b->segment != NO_SEGMENT;
+}
+/* Whether it may not be evicted. */
+static inline bool block_held(const struct block *b)
+{
+    return b->leases || block_reserved(b);
 }
 /* What it is worth to keep: HINT, and recency from 1 (just now) towards 0. */
 double block_value(const struct store *, const struct block *);

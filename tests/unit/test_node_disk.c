@@ -309,11 +309,6 @@ static void refusals(void **state)
     put.ack = (Scoutkv__Ack)7;
     H_HEADER(header, PUT, put, &put);
     refused(h_ask(w.h, H_BULK, &header, b->payload), REASON(MALFORMED), "'ram' or 'durable'");
-    Scoutkv__ObjectPut object = SCOUTKV__OBJECT_PUT__INIT;
-    object.name = (char *)(uintptr_t) "one";
-    object.ack = SCOUTKV__ACK__DURABLE;
-    H_HEADER(o, OBJECT_PUT, object_put, &object);
-    refused(h_ask(w.h, H_BULK, &o, b->payload), REASON(NOT_DURABLE), "RAM only, so far");
     teardown(&w);
 }
 
