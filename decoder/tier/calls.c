@@ -1,9 +1,10 @@
 /* calls.c: the requests that wait for their answers: HAVE, HINT, DROP, PIN, UNPIN, STATS.
  *
- * A block normally lies on its first node in rank, but may lie further down (its node was away when it was
- * written), and readers walk the rank order. So: HAVE asks on until a node says yes; DROP, PIN and UNPIN go
- * to every node, each of which acts on what it holds; HINT, which is only advice, goes to the first live
- * node. */
+ * A block normally lies on its first nodes in rank, but may lie further down (its node was away when it was
+ * written), and readers walk the rank order. So: HAVE asks on until a node says yes; DROP, HINT, PIN and
+ * UNPIN go to every node, each of which acts on what it holds. Nodes that can't be asked fail DROP, which
+ * must not be undone by their return; the others do without, as long as fewer are missing than there are
+ * replicas. */
 #include "decoder/tier/tier_internal.h"
 
 #include "common/clock.h"
@@ -23,18 +24,20 @@ enum { CALL_KEYS = 4096 }; /* keys in one request: about 200 KiB of header */
 struct keys_op {
     struct tier *t;
     struct tier_wait wait;
+    uint64_t absent;       /* nodes that could not be asked, */
+    struct skv_error gone; /* and why not */
     Scoutkv__Header__BodyCase kind;
     const struct block_key *keys;
     const float *keep; /* HINT */
     const char *owner; /* PIN, UNPIN */
     uint32_t ttl_ms;   /* PIN */
     bool *present;     /* HAVE */
-    uint64_t acted;    /* keys acted on, as the nodes say */
 };
 
 /* One request of it: keys[index[0..n)]. */
 struct keys_part {
     struct keys_op *op;
+    unsigned node;
     size_t n;
     uint32_t index[];
 };
@@ -54,8 +57,11 @@ static void part_answered(void *arg, int rc, const struct message *m, const stru
             for (size_t i = 0; i < p->n; i++)
                 op->present[p->index[i]] |= present->data[i] != 0;
         }
-    } else if (rc == 0) {
-        op->acted += m->header->done->count;
+    }
+    if (rc == -EHOSTUNREACH) {
+        op->absent |= UINT64_C(1) << p->node;
+        op->gone = *err;
+        rc = 0;
     }
     tier_wait_answered(&op->wait, rc, err);
     free(p);
@@ -132,6 +138,7 @@ static void op_send(struct keys_op *op, unsigned node, const uint32_t *index, si
             break;
         }
         p->op = op;
+        p->node = node;
         p->n = part_n;
         if (part_n)
             memcpy(p->index, index + at, part_n * sizeof *index);
@@ -153,37 +160,53 @@ static int check_keys(struct tier *t, const struct block_key *keys, size_t n, st
     return 0;
 }
 
-/* The `place`-th live node in rank for a key, or -1 when there are fewer. */
-static int live_in_rank(struct tier *t, const struct block_key *key, unsigned place)
+/* Fewer nodes may be missing than there are replicas: what was written to that many is still asked about.
+ */
+static int check_absent(const struct keys_op *op, struct skv_error *err)
 {
-    uint8_t order[PLACEMENT_MAX_NODES];
-    struct client *c = tier_client(t);
-    placement_rank(client_map(c), key_hash(key), order);
-    for (unsigned i = 0; i < client_n_nodes(c); i++)
-        if (client_node_up(c, order[i]) && place-- == 0)
-            return order[i];
-    return -1;
+    if ((unsigned)__builtin_popcountll(op->absent) < client_replicas(tier_client(op->t)))
+        return 0;
+    return skv_fail(err, -EHOSTUNREACH, "%s", op->gone.text);
 }
 
-/* Sends each key that is not present (or all, if present is NULL) to its `place`-th live node and waits. */
-static int op_round(struct keys_op *op, size_t n, unsigned place, uint32_t *index, int16_t *node_of,
-                    struct skv_error *err)
+/* A node that is down, or silent while others need not be waited for. */
+static bool is_absent(struct keys_op *op, unsigned node)
 {
-    unsigned n_nodes = client_n_nodes(tier_client(op->t));
+    struct client *c = tier_client(op->t);
+    bool up = client_node_up(c, node);
+    if (up && !(client_node_suspect(c, node) && client_replicas(c) > 1))
+        return false;
+    op->absent |= UINT64_C(1) << node;
+    if (up)
+        skv_fail(&op->gone, -EHOSTUNREACH, "memory node %s is silent", client_node_id(c, node));
+    else
+        client_node_down(c, node, &op->gone);
+    return true;
+}
+
+/* Asks each key's `place`-th node in rank about it, if it is not known to be present, and waits. */
+static int have_round(struct keys_op *op, size_t n, unsigned place, uint32_t *index, uint8_t *node_of,
+                      struct skv_error *err)
+{
+    struct client *c = tier_client(op->t);
+    uint8_t order[PLACEMENT_MAX_NODES];
     for (size_t i = 0; i < n; i++)
-        node_of[i] = op->present && op->present[i] ? -1 : (int16_t)live_in_rank(op->t, &op->keys[i], place);
-    for (unsigned node = 0; node < n_nodes; node++) {
+        if (!op->present[i]) {
+            placement_rank(client_map(c), key_hash(&op->keys[i]), order);
+            node_of[i] = order[place];
+        }
+    for (unsigned node = 0; node < client_n_nodes(c); node++) {
         size_t m = 0;
         for (size_t i = 0; i < n; i++)
-            if (node_of[i] == (int)node)
+            if (!op->present[i] && node_of[i] == node)
                 index[m++] = (uint32_t)i;
-        if (m)
+        if (m && !is_absent(op, node))
             op_send(op, node, index, m);
     }
     return tier_wait_all(op->t, &op->wait, err);
 }
 
-/* Sends all keys to every node and waits; a node that is gone fails it. */
+/* Sends all keys to every node and waits. */
 static int op_broadcast(struct keys_op *op, size_t n, struct skv_error *err)
 {
     uint32_t *index = malloc((n + 1) * sizeof *index);
@@ -192,7 +215,8 @@ static int op_broadcast(struct keys_op *op, size_t n, struct skv_error *err)
     for (size_t i = 0; i < n; i++)
         index[i] = (uint32_t)i;
     for (unsigned node = 0; node < client_n_nodes(tier_client(op->t)); node++)
-        op_send(op, node, index, n);
+        if (!is_absent(op, node))
+            op_send(op, node, index, n);
     free(index);
     return tier_wait_all(op->t, &op->wait, err);
 }
@@ -200,22 +224,18 @@ static int op_broadcast(struct keys_op *op, size_t n, struct skv_error *err)
 int tier_have(struct tier *t, const struct block_key *keys, size_t n, bool *present, struct skv_error *err)
 {
     struct keys_op op = {.t = t, .kind = SCOUTKV__HEADER__BODY_HAVE, .keys = keys, .present = present};
-    struct client *c = tier_client(t);
     int rc = check_keys(t, keys, n, err);
     memset(present, 0, n * sizeof *present);
     if (rc || n == 0)
         return rc;
-    uint32_t *index = malloc(n * (sizeof *index + sizeof(int16_t)));
+    uint32_t *index = malloc(n * (sizeof *index + 1));
     if (!index)
         return skv_fail(err, -ENOMEM, "out of memory");
-    for (unsigned place = 0; rc == 0 && place < client_n_nodes(c); place++)
-        rc = op_round(&op, n, place, index, (int16_t *)(index + n), err);
+    for (unsigned place = 0; rc == 0 && place < client_map(tier_client(t))->n && memchr(present, false, n);
+         place++)
+        rc = have_round(&op, n, place, index, (uint8_t *)(index + n), err);
     free(index);
-    /* "No" may be said only when every node was asked. */
-    for (unsigned node = 0; rc == 0 && node < client_n_nodes(c); node++)
-        if (!client_node_up(c, node) && memchr(present, false, n))
-            rc = client_node_down(c, node, err);
-    return rc;
+    return rc || !memchr(present, false, n) ? rc : check_absent(&op, err);
 }
 
 int tier_hint(struct tier *t, const struct block_key *keys, const float *keep, size_t n,
@@ -223,21 +243,18 @@ int tier_hint(struct tier *t, const struct block_key *keys, const float *keep, s
 {
     struct keys_op op = {.t = t, .kind = SCOUTKV__HEADER__BODY_HINT, .keys = keys, .keep = keep};
     int rc = check_keys(t, keys, n, err);
-    if (rc || n == 0)
-        return rc;
-    uint32_t *index = malloc(n * (sizeof *index + sizeof(int16_t)));
-    if (!index)
-        return skv_fail(err, -ENOMEM, "out of memory");
-    rc = op_round(&op, n, 0, index, (int16_t *)(index + n), err);
-    free(index);
-    return rc;
+    if (rc == 0 && n)
+        rc = op_broadcast(&op, n, err);
+    return rc ? rc : check_absent(&op, err);
 }
 
 int tier_drop(struct tier *t, const struct block_key *keys, size_t n, struct skv_error *err)
 {
     struct keys_op op = {.t = t, .kind = SCOUTKV__HEADER__BODY_DROP, .keys = keys};
     int rc = check_keys(t, keys, n, err);
-    return rc || n == 0 ? rc : op_broadcast(&op, n, err);
+    if (rc == 0 && n)
+        rc = op_broadcast(&op, n, err);
+    return rc || !op.absent ? rc : skv_fail(err, -EHOSTUNREACH, "%s", op.gone.text);
 }
 
 int tier_check_name(const char *what, const char *name, struct skv_error *err)
@@ -257,10 +274,21 @@ int tier_pin(struct tier *t, const char *owner, const struct block_key *keys, si
     int rc = check_keys(t, keys, n, err);
     if (rc || (rc = tier_check_name("a lease's owner", owner, err)) || n == 0)
         return rc;
+    bool *present = calloc(n, sizeof *present);
+    if (!present)
+        return skv_fail(err, -ENOMEM, "out of memory");
+    size_t found = 0;
     rc = op_broadcast(&op, n, err);
-    if (rc == 0 && op.acted < n)
-        rc = skv_fail(err, -ENODATA, "only %llu of the %zu blocks to pin for \"%s\" are on the memory nodes",
-                      (unsigned long long)op.acted, n, owner);
+    if (rc == 0)
+        rc = check_absent(&op, err);
+    if (rc == 0) /* nodes count copies: whether each block has one is another question */
+        rc = tier_have(t, keys, n, present, err);
+    for (size_t i = 0; i < n; i++)
+        found += present[i];
+    free(present);
+    if (rc == 0 && found < n)
+        rc = skv_fail(err, -ENODATA, "only %zu of the %zu blocks to pin for \"%s\" are on the memory nodes",
+                      found, n, owner);
     return rc;
 }
 
@@ -269,7 +297,11 @@ int tier_unpin(struct tier *t, const char *owner, const struct block_key *keys, 
 {
     struct keys_op op = {.t = t, .kind = SCOUTKV__HEADER__BODY_UNPIN, .keys = keys, .owner = owner};
     int rc = check_keys(t, keys, n, err);
-    return rc || (rc = tier_check_name("a lease's owner", owner, err)) ? rc : op_broadcast(&op, n, err);
+    if (rc == 0)
+        rc = tier_check_name("a lease's owner", owner, err);
+    if (rc == 0)
+        rc = op_broadcast(&op, n, err);
+    return rc ? rc : check_absent(&op, err);
 }
 
 /* ---- STATS ---- */

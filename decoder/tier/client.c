@@ -320,6 +320,16 @@ bool client_node_up(const struct client *c, unsigned node)
     return c->nodes[node].up;
 }
 
+bool client_node_suspect(const struct client *c, unsigned node)
+{
+    return c->nodes[node].suspect;
+}
+
+uint32_t client_replicas(const struct client *c)
+{
+    return c->opts.replicas;
+}
+
 const char *client_node_id(const struct client *c, unsigned node)
 {
     return c->nodes[node].id;
