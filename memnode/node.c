@@ -85,6 +85,7 @@ void node_free(struct node *n)
     while (n->lanes)
         lane_forget(n, n->lanes);
     leases_free(n->leases);
+    n->leases = NULL; /* what is still being read adds none */
     store_close(n->store);
     objects_free(n->objects); /* reads that it began have ended now, */
     cold_free(n);             /* and those into these buffers */
@@ -285,7 +286,8 @@ void node_tick(struct node *n, uint64_t now)
     uint64_t before = leases_count(n->leases);
     leases_tick(n->leases, now);
     n->counters.leases_ended += before - leases_count(n->leases);
-    objects_tick(n->objects, now);
+    if (!n->finding)
+        objects_tick(n->objects, now);
     cold_tick(n, now);
     puts_tick(n, now);
     object_jobs_tick(n, now);

@@ -1,6 +1,6 @@
 /* node_impl.h: what the files of the node core share: node.c (life, dispatch, running), node_lanes.c (peers
- * and answers), node_ops.c (operations), node_objects.c, node_put.c (PUTs, those that wait too), node_get.c
- * (streamed page replies from RAM), node_cold.c (and from disks), node_stats.c. */
+ * and answers), node_ops.c (operations), node_objects.c, node_leases.c, node_put.c (PUTs, those that wait
+ * too), node_get.c (streamed page replies from RAM), node_cold.c (and from disks), node_stats.c. */
 #ifndef MEMNODE_NODE_IMPL_H
 #define MEMNODE_NODE_IMPL_H
 
@@ -164,7 +164,9 @@ struct node {
     uint64_t now;        /* as last told */
     uint64_t start_ns;
     bool indexing, served; /* what lies on the disks is still being read; a first GET was answered */
-    bool finding;          /* so are the objects among it */
+    bool finding;          /* so are the objects and leases among it */
+    size_t leases_at;      /* of the objects that hold leases: those before it were begun */
+    unsigned leases_reading;
     const struct log *log;
     node_send_fn *send;
     void *send_arg;
@@ -247,6 +249,12 @@ void op_object_drop(struct call *);
 void op_stats(struct call *);
 void op_ping(struct call *);
 
+/* ---- node_ops.c ---- */
+
+/* Finds the blocks of keys: blocks[i] is NULL where there is none. NULL when the message was refused; free()
+ * it. all: one that is not found while the disks are still being read refuses it. */
+struct block **call_find_blocks(struct call *, Scoutkv__Key **keys, size_t n, bool all);
+
 /* ---- node_put.c ---- */
 
 /* Goes on with the first of the parked PUTs. False: not now. */
@@ -256,12 +264,23 @@ void puts_forget(struct node *, struct lane *);
 
 /* ---- node_objects.c ---- */
 
-/* At the start: finds the objects on the disks. */
+/* At the start: finds the objects and then the leases on the disks. */
 enum node_work object_find_run(struct node *, uint64_t now);
+/* Keeps the message of a call until the store takes more; then it is acted on again. */
+void object_park(struct call *);
+/* What is held under this name is what was asked for: answers Done, now or, for `durable`, when it is on the
+ * medium. */
+void object_settle(struct call *, Scoutkv__ObjectKind, const char *name, Scoutkv__Ack, uint32_t count);
 /* Goes on with those that are parked. True if something moved. */
 bool object_jobs_run(struct node *);
 void object_jobs_tick(struct node *, uint64_t now); /* refuses those that were parked for too long */
 void object_jobs_forget(struct node *, struct lane *);
+
+/* ---- node_leases.c ---- */
+
+int pin_now(struct call *); /* of one that was parked. -EAGAIN: not now */
+/* At the start, when the objects are found: as objects_begin. */
+int leases_find(struct node *);
 
 /* ---- node_get.c ---- */
 

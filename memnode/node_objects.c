@@ -98,8 +98,7 @@ static void job_free(struct object_job *j)
     free(j);
 }
 
-/* Keeps the message until the store takes it. */
-static void park(struct call *c)
+void object_park(struct call *c)
 {
     struct node *n = c->node;
     struct message *m = c->message;
@@ -165,8 +164,7 @@ static void on_durable(struct store_waiter *w, int rc)
                     n->id, *store_trouble(n->store) ? store_trouble(n->store) : strerror(-rc));
 }
 
-/* What is held under this name is what was asked for: answers, now or when it is on the medium. */
-static void settle(struct call *c, Scoutkv__ObjectKind kind, const char *name, Scoutkv__Ack ack,
+void object_settle(struct call *c, Scoutkv__ObjectKind kind, const char *name, Scoutkv__Ack ack,
                    uint32_t count)
 {
     struct node *n = c->node;
@@ -195,7 +193,7 @@ static int store_version(struct call *c, Scoutkv__ObjectKind kind, const char *n
     struct skv_error why = {0};
     int rc = object_store(c->node->objects, c->lane->ns, kind, name, v, &why);
     if (rc == 0)
-        settle(c, kind, name, ack, 1);
+        object_settle(c, kind, name, ack, 1);
     else if (rc == -EROFS)
         call_refuse(c, REASON(READ_ONLY), 0, "%s", why.text);
     else if (rc != -EAGAIN)
@@ -225,7 +223,7 @@ static uint64_t judge(struct call *c, const Scoutkv__ObjectPut *put, const struc
     if (same && (sidecar || put->revision == revision)) {
         if (!nothing_to_store(c, put, held, end_of(c, put->ttl_ms)))
             return revision;
-        settle(c, put->kind, put->name, put->ack, 1);
+        object_settle(c, put->kind, put->name, put->ack, 1);
     } else if (live && sidecar) {
         call_refuse_conflict(
             c, 0, "sidecar '%s' is there with other bytes, and sidecars never change; use another name",
@@ -285,7 +283,7 @@ void op_object_put(struct call *c)
     if (node_starting(c->node))
         call_refuse_starting(c, 0);
     else if (c->node->objects_parked || put_now(c))
-        park(c);
+        object_park(c);
 }
 
 /* ---- DROP ---- */
@@ -295,7 +293,7 @@ static int drop_now(struct call *c)
     const Scoutkv__ObjectDrop *drop = c->message->header->object_drop;
     const struct object *held = held_of(c, drop->kind, drop->name);
     if (!held || held->dropped) {
-        settle(c, drop->kind, drop->name, drop->ack, 0);
+        object_settle(c, drop->kind, drop->name, drop->ack, 0);
         return 0;
     }
     if (drop->revision && drop->revision <= held->revision) {
@@ -319,7 +317,7 @@ void op_object_drop(struct call *c)
     if (node_starting(c->node))
         call_refuse_starting(c, 0);
     else if (c->node->objects_parked || drop_now(c))
-        park(c);
+        object_park(c);
 }
 
 /* ---- GET ---- */
@@ -425,7 +423,7 @@ void op_object_get(struct call *c)
     if (node_starting(c->node))
         call_refuse_starting(c, 0);
     else if (get_now(c))
-        park(c);
+        object_park(c);
 }
 
 /* ---- those that are parked ---- */
@@ -437,6 +435,8 @@ static int try_again(struct call *c)
         return put_now(c);
     case SCOUTKV__HEADER__BODY_OBJECT_DROP:
         return drop_now(c);
+    case SCOUTKV__HEADER__BODY_PIN:
+        return pin_now(c);
     default:
         return get_now(c);
     }
@@ -477,11 +477,14 @@ void object_jobs_tick(struct node *n, uint64_t now)
 enum node_work object_find_run(struct node *n, uint64_t now)
 {
     int rc = objects_begin(n->objects, now);
+    if (rc == 0)
+        rc = leases_find(n);
     if (rc)
         return rc == 1 ? NODE_BUSY : NODE_IDLE;
     n->finding = false;
     store_hold(n->store, false);
-    log_write(n->log, LOG_LEVEL_INFO, "%" PRIu64 " objects are there", objects_count(n->objects));
+    log_write(n->log, LOG_LEVEL_INFO, "%" PRIu64 " objects and %" PRIu64 " leases are there",
+              objects_count(n->objects), leases_count(n->leases));
     return NODE_BUSY;
 }
 

@@ -1,5 +1,5 @@
-/* node_ops.c: what a node does on each request but PUT (node_put.c), GET (node_get.c), those about
- * objects (node_objects.c) and STATS (node_stats.c).
+/* node_ops.c: what a node does on each request but PUT (node_put.c), GET (node_get.c), PIN and
+ * UNPIN (node_leases.c), those about objects (node_objects.c) and STATS (node_stats.c).
  *
  * Every operation checks all of a message before it changes anything: a refused message has changed nothing.
  */
@@ -11,8 +11,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-enum { LEASE_ROOM = 4096 }; /* holds a lease and its owner's name */
 
 #define REASON(x) SCOUTKV__REFUSED__REASON__##x
 
@@ -98,11 +96,9 @@ void op_ping(struct call *c)
     call_answer(c, &h, NULL);
 }
 
-/* ---- by keys: HAVE, DESCRIBE, HINT, DROP, PIN, UNPIN ---- */
+/* ---- by keys: HAVE, DESCRIBE, HINT, DROP ---- */
 
-/* Finds the blocks of keys: blocks[i] is NULL where there is none. NULL when the message was refused; free()
- * it. all: one that is not found while the disks are still being read refuses it. */
-static struct block **find_blocks(struct call *c, Scoutkv__Key **keys, size_t n, bool all)
+struct block **call_find_blocks(struct call *c, Scoutkv__Key **keys, size_t n, bool all)
 {
     bool starting = all && node_starting(c->node);
     struct block **blocks = malloc((n + 1) * sizeof *blocks);
@@ -131,7 +127,7 @@ void op_have(struct call *c)
 {
     const Scoutkv__Have *have = c->message->header->have;
     c->node->counters.haves++;
-    struct block **blocks = find_blocks(c, have->keys, have->n_keys, true);
+    struct block **blocks = call_find_blocks(c, have->keys, have->n_keys, true);
     if (!blocks)
         return;
     uint8_t *present = (uint8_t *)blocks; /* in place: byte i is written after pointer i was read */
@@ -150,7 +146,7 @@ void op_describe(struct call *c)
 {
     Scoutkv__Key *key = c->message->header->describe->key;
     c->node->counters.describes++;
-    struct block **blocks = find_blocks(c, &key, 1, true);
+    struct block **blocks = call_find_blocks(c, &key, 1, true);
     if (!blocks)
         return;
     struct block *b = blocks[0];
@@ -185,7 +181,7 @@ void op_hint(struct call *c)
         ok = !isnan(hint->keep[i]);
     if (!ok)
         return call_refuse_malformed(c, 0, "a HINT has one number a key");
-    struct block **blocks = find_blocks(c, hint->keys, hint->n_keys, true);
+    struct block **blocks = call_find_blocks(c, hint->keys, hint->n_keys, true);
     if (!blocks)
         return;
     for (size_t i = 0; i < hint->n_keys; i++)
@@ -205,7 +201,7 @@ void op_drop(struct call *c)
     n->counters.drops++;
     if (node_starting(n)) /* a copy that was not read yet would come back in its place */
         return call_refuse_starting(c, 0);
-    struct block **blocks = find_blocks(c, drop->keys, drop->n_keys, true);
+    struct block **blocks = call_find_blocks(c, drop->keys, drop->n_keys, true);
     if (!blocks)
         return;
     for (size_t i = 0; i < drop->n_keys; i++) {
@@ -228,66 +224,6 @@ void op_drop(struct call *c)
             done++;
         }
     }
-    free(blocks);
-    call_answer_done(c, done, 0);
-}
-
-static bool owner_acceptable(struct call *c, const char *owner)
-{
-    size_t len = strlen(owner);
-    if (len >= 1 && len <= OWNER_NAME_MAX)
-        return true;
-    call_refuse_malformed(c, 0, "a lease's owner is a name of 1 to 255 bytes");
-    return false;
-}
-
-void op_pin(struct call *c)
-{
-    struct node *n = c->node;
-    const Scoutkv__Pin *pin = c->message->header->pin;
-    uint32_t done = 0;
-    int rc = 0;
-    n->counters.pins++;
-    if (!owner_acceptable(c, pin->owner))
-        return;
-    struct block **blocks = find_blocks(c, pin->keys, pin->n_keys, true);
-    if (!blocks)
-        return;
-    for (size_t i = 0; i < pin->n_keys && rc == 0; i++)
-        if (blocks[i]) {
-            lease_owner(n->leases, blocks[i], c->now); /* ended ones make room */
-            rc = lease_take(n->leases, pin->owner, blocks[i], c->now + pin->ttl_ms * NS_PER_MS);
-            if (rc == -ENOSPC && store_make_room(n->store, LEASE_ROOM))
-                rc = lease_take(n->leases, pin->owner, blocks[i], c->now + pin->ttl_ms * NS_PER_MS);
-            done += rc == 0;
-        }
-    free(blocks);
-    if (rc == -EMLINK)
-        return call_refuse(
-            c, REASON(FULL), 0,
-            "a block has %d leases, which is the limit; %u of the blocks were leased before it",
-            LEASES_PER_BLOCK, done);
-    if (rc)
-        return call_refuse_full(c, 0, NULL);
-    call_answer_done(c, done, 0);
-}
-
-void op_unpin(struct call *c)
-{
-    struct node *n = c->node;
-    const Scoutkv__Unpin *unpin = c->message->header->unpin;
-    uint32_t done = 0;
-    n->counters.unpins++;
-    if (!owner_acceptable(c, unpin->owner))
-        return;
-    if (unpin->n_keys == 0)
-        return call_answer_done(c, (uint32_t)lease_end_all(n->leases, c->lane->ns, unpin->owner), 0);
-    struct block **blocks =
-        find_blocks(c, unpin->keys, unpin->n_keys, false); /* who has no entry has no lease */
-    if (!blocks)
-        return;
-    for (size_t i = 0; i < unpin->n_keys; i++)
-        done += blocks[i] && lease_end(n->leases, unpin->owner, blocks[i]);
     free(blocks);
     call_answer_done(c, done, 0);
 }

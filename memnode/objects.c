@@ -17,7 +17,7 @@ static const uint64_t FOR_EVER = UINT64_MAX;
 struct objects {
     struct objects_opts opts;
     struct object **sorted;
-    size_t n, room, n_dropped, n_former;
+    size_t n, room, n_former;
     uint64_t earliest; /* none ends before */
     uint64_t now, settle_at;
     bool found; /* what lies on the disks */
@@ -41,7 +41,6 @@ static size_t entry_bytes(const char *name)
 
 static void object_free(struct objects *o, struct object *e)
 {
-    o->n_dropped -= e->dropped;
     o->n_former -= e->former;
     memory_uncharge(o->opts.memory, entry_bytes(e->name));
     free(e);
@@ -195,11 +194,11 @@ static uint64_t until_of(const struct objects *o, uint64_t wall)
     return wall == 0 ? FOR_EVER : wall <= wall_now ? o->now : wall - (uint64_t)o->opts.wall_offset;
 }
 
-/* To move a sidecar's end means to write all of it anew: so its block tells a later one, which is moved less
- * often. It may live a little longer than it should, after a restart. */
+/* To move an end means to write all of an object anew: so the block of one that is not a manifest tells a
+ * later end, which is moved less often. It may live a little longer than it should, after a restart. */
 static uint64_t end_to_store(const struct objects *o, Scoutkv__ObjectKind kind, uint64_t until)
 {
-    if (kind != SCOUTKV__OBJECT_KIND__SIDECAR || until == FOR_EVER || until <= o->now)
+    if (kind == SCOUTKV__OBJECT_KIND__MANIFEST || until == FOR_EVER || until <= o->now)
         return until;
     uint64_t slack = (until - o->now) / 4;
     return until + slack < until ? FOR_EVER : until + slack;
@@ -208,8 +207,8 @@ static uint64_t end_to_store(const struct objects *o, Scoutkv__ObjectKind kind, 
 bool object_move_end(struct objects *o, const struct object *object, uint64_t until)
 {
     struct object *e = (struct object *)(uintptr_t)object; /* it is ours */
-    bool sidecar = e->kind == SCOUTKV__OBJECT_KIND__SIDECAR;
-    if (o->opts.disks && (sidecar ? until > e->until_stored : until != e->until_stored))
+    bool manifest = e->kind == SCOUTKV__OBJECT_KIND__MANIFEST;
+    if (o->opts.disks && (manifest ? until != e->until_stored : until > e->until_stored))
         return false;
     set_end(o, e, until);
     return true;
@@ -315,7 +314,6 @@ int object_store(struct objects *o, uint64_t ns, Scoutkv__ObjectKind kind, const
         set_former(o, e, true);
     else if (!known)
         remove_block(o, e, 1);
-    o->n_dropped += (size_t)v->dropped - (size_t)e->dropped;
     e->slot = (uint8_t)slot;
     e->revision = v->revision;
     e->serial = head.serial;
@@ -358,7 +356,6 @@ static void take_head(struct objects *o, const struct block_key *key, const stru
         if (h.revision < e->revision || (h.revision == e->revision && h.serial < e->serial))
             return;
     }
-    o->n_dropped += (size_t)h.dropped - (size_t)e->dropped;
     e->slot = (uint8_t)object_block_slot(key);
     e->revision = h.revision;
     e->serial = h.serial;
@@ -411,6 +408,8 @@ static void find_one(void *arg, struct block *b)
 int objects_begin(struct objects *o, uint64_t now)
 {
     bool more = true;
+    if (o->found)
+        return 0;
     o->now = now;
     if (store_state(o->opts.store, NULL) == STORE_STARTING)
         return 2;
@@ -442,7 +441,20 @@ size_t objects_list(const struct objects *o, uint64_t ns, Scoutkv__ObjectKind ki
     return n;
 }
 
+const struct object *objects_next(const struct objects *o, size_t *at, Scoutkv__ObjectKind kind)
+{
+    while (*at < o->n) {
+        const struct object *e = o->sorted[(*at)++];
+        if (e->kind == kind && !e->dropped)
+            return e;
+    }
+    return NULL;
+}
+
 uint64_t objects_count(const struct objects *o)
 {
-    return o->n - o->n_dropped;
+    uint64_t n = 0;
+    for (size_t i = 0; i < o->n; i++)
+        n += !o->sorted[i]->dropped && o->sorted[i]->kind != OBJECT_LEASES;
+    return n;
 }

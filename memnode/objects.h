@@ -8,6 +8,9 @@
 #include "memnode/store/store.h"
 #include "proto/message.h"
 
+/* A kind of the node's own, which no client names: leases, see node_leases.c. */
+#define OBJECT_LEASES ((Scoutkv__ObjectKind)100)
+
 struct object {
     uint64_t ns;
     Scoutkv__ObjectKind kind;
@@ -64,6 +67,9 @@ void objects_tick(struct objects *, uint64_t now_ns);
  * changes) and says whether there are more. Returns how many. */
 size_t objects_list(const struct objects *, uint64_t ns, Scoutkv__ObjectKind, const char *prefix,
                     const char *after, bool dropped_too, const struct object **out, size_t max, bool *more);
-uint64_t objects_count(const struct objects *); /* without those that were dropped */
+/* The next one of this kind, of any namespace, that was not dropped; *at begins with 0. NULL: that was all.
+ */
+const struct object *objects_next(const struct objects *, size_t *at, Scoutkv__ObjectKind);
+uint64_t objects_count(const struct objects *); /* manifests and sidecars, without those that were dropped */
 
 #endif

@@ -362,12 +362,128 @@ static void never_evicted(void **state)
     histories(2, false, true);
 }
 
+/* ---- leases ---- */
+
+static void setup(struct world *w, uint64_t seed)
+{
+    *w = (struct world){.seed = seed, .rng = seed + 1, .wall = UINT64_C(1700000000) * NS_PER_S};
+    w->sim = sim_new(seed);
+    sim_set_pace(w->sim, 100);
+    begin(w);
+    run(w, 100);
+}
+
+static void teardown(struct world *w)
+{
+    end(w);
+    sim_free(w->sim);
+}
+
+static void crash(struct world *w, bool power)
+{
+    (power ? sim_power_loss : sim_kill)(w->sim);
+    end(w);
+    begin(w);
+    run(w, 500);
+}
+
+static const Scoutkv__Header *ask(struct world *w, char op, const char *owner, uint32_t ttl_ms,
+                                  struct h_block **blocks, size_t n)
+{
+    ask_keys(w->h, H_READ, op, owner, ttl_ms, blocks, n);
+    for (unsigned ms = 0; ms < 1000 && !w->h->n_sent; ms++)
+        run(w, 1);
+    assert_true(w->h->n_sent > 0);
+    return w->h->sent[0].m.header;
+}
+
+static void leases_survive(void **state)
+{
+    (void)state;
+    enum { N = 6 };
+    for (unsigned power = 0; power < 2; power++) {
+        struct world w;
+        struct h_block b[N], *all[N];
+        setup(&w, 7 + power);
+        for (uint32_t i = 0; i < N; i++) {
+            h_block(&b[i], 0, i);
+            all[i] = &b[i];
+            Scoutkv__Put put = h_put_of(&b[i]);
+            put.ack = SCOUTKV__ACK__DURABLE;
+            H_HEADER(header, PUT, put, &put);
+            put_is(wait_for(&w, h_request(w.h, H_BULK, &header, b[i].payload))->header, STORED);
+        }
+        done_is(ask(&w, 'P', "long", 600000, all, 3), 3);
+        done_is(ask(&w, 'P', "long", 600000, all, 3), 3); /* again, and again with another end */
+        done_is(ask(&w, 'P', "long", 900000, all, 3), 3);
+        done_is(ask(&w, 'P', "short", 20000, all + 2, 2), 2);
+        done_is(ask(&w, 'P', "given back", 600000, all + 4, 1), 1);
+        done_is(ask(&w, 'U', "given back", 0, NULL, 0), 1);
+        assert_int_equal(h_counter(w.h, "leases"), 5);
+        assert_int_equal(h_counter(w.h, "objects"), 0); /* they are nobody's business */
+        run(&w, 500);
+        crash(&w, power);
+        assert_int_equal(h_counter(w.h, "leases"), 5);
+        for (unsigned i = 0; i < 4; i++)
+            refused(ask(&w, 'D', NULL, 0, all + i, 1), REASON(LEASED), i < 2 ? "'long'" : "leased by");
+        done_is(ask(&w, 'D', NULL, 0, all + 4, 1), 1); /* was given back */
+        w.h->now += 30 * NS_PER_S;
+        crash(&w, power);
+        assert_int_equal(h_counter(w.h, "leases"), 3); /* the short ones have ended */
+        done_is(ask(&w, 'D', NULL, 0, all + 3, 1), 1);
+        refused(ask(&w, 'D', NULL, 0, all + 2, 1), REASON(LEASED), "'long'");
+        done_is(ask(&w, 'U', "long", 0, NULL, 0), 3);
+        run(&w, 500);
+        crash(&w, power);
+        assert_int_equal(h_counter(w.h, "leases"), 0);
+        done_is(ask(&w, 'P', "long", 600000, all, 3), 3);
+        crash(&w, power);
+        assert_int_equal(h_counter(w.h, "leases"), 3);
+        teardown(&w);
+        for (unsigned i = 0; i < N; i++)
+            h_block_free(&b[i]);
+    }
+}
+
+/* What leases hold is not evicted while a node that has just started does not know its leases yet. */
+static void leased_blocks_stay(void **state)
+{
+    (void)state;
+    enum { N = 8 };
+    struct world w;
+    struct h_block b[N], *all[N];
+    uint64_t evicted = 0;
+    setup(&w, 9);
+    for (uint32_t i = 0; i < N; i++) {
+        h_block(&b[i], 0, 1000000 + i);
+        all[i] = &b[i];
+        Scoutkv__Put put = h_put_of(&b[i]);
+        H_HEADER(header, PUT, put, &put);
+        put_is(wait_for(&w, h_request(w.h, H_BULK, &header, b[i].payload))->header, STORED);
+    }
+    done_is(ask(&w, 'P', "ctx", 100000000, all, N), N);
+    for (unsigned life = 0; life < 3; life++) {
+        for (unsigned i = 0; i < 25; i++)
+            put_blocks(&w);
+        run(&w, 500);
+        evicted += h_counter(w.h, "disk_evicted");
+        crash(&w, true);
+    }
+    assert_true(evicted > 0);
+    const Scoutkv__Header *a = ask(&w, 'H', NULL, 0, all, N);
+    for (unsigned i = 0; i < N; i++)
+        assert_int_equal(a->have_ack->present.data[i], 1);
+    teardown(&w);
+    for (unsigned i = 0; i < N; i++)
+        h_block_free(&b[i]);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(survive_crashes),
-        cmocka_unit_test(never_wrong_bytes),
-        cmocka_unit_test(never_evicted),
+        cmocka_unit_test(survive_crashes),    cmocka_unit_test(never_wrong_bytes),
+        cmocka_unit_test(never_evicted),      cmocka_unit_test(leases_survive),
+        cmocka_unit_test(leased_blocks_stay),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
