@@ -325,7 +325,7 @@ bool client_node_suspect(const struct client *c, unsigned node)
     return c->nodes[node].suspect;
 }
 
-uint32_t client_replicas(const struct client *c)
+unsigned client_replicas(const struct client *c)
 {
     return c->opts.replicas;
 }

@@ -77,8 +77,8 @@ unsigned client_n_nodes(const struct client *);
 unsigned client_n_lanes(const struct client *);
 const struct cluster_map *client_map(const struct client *); /* once ready */
 bool client_node_up(const struct client *, unsigned node);
-bool client_node_suspect(const struct client *, unsigned node);
-uint32_t client_replicas(const struct client *);
+bool client_node_suspect(const struct client *, unsigned node); /* up, but silent for two heartbeats */
+unsigned client_replicas(const struct client *);
 const char *client_node_id(const struct client *, unsigned node);
 /* Says why a node is down: -EHOSTUNREACH. */
 int client_node_down(const struct client *, unsigned node, struct skv_error *);

@@ -18,13 +18,6 @@
 
 enum { TRIES = 16 }; /* at a revision that is late enough */
 
-/* On so many live nodes an object is put. */
-static unsigned object_copies(const struct client *c)
-{
-    (void)c;
-    return 1;
-}
-
 struct object_id {
     struct tier *t;
     Scoutkv__ObjectKind kind;
@@ -39,17 +32,33 @@ static int identify(struct object_id *id, struct tier *t, enum tier_object kind,
     return tier_check_name("an object", name, err);
 }
 
-/* The live nodes in the rank of the name. How many; the first of all is order[0] when there is none. */
-static unsigned live_nodes(const struct object_id *id, uint8_t order[PLACEMENT_MAX_NODES])
+/* The nodes in the rank of the name: those that live first, then the suspects, which are asked only when
+ * nothing else helps, then those that are down. */
+struct ranked {
+    uint8_t order[PLACEMENT_MAX_NODES];
+    unsigned live, up; /* the first so many are; up: with the suspects */
+};
+
+static struct ranked rank_nodes(const struct object_id *id)
 {
+    struct ranked r = {.live = 0};
+    uint8_t order[PLACEMENT_MAX_NODES];
     struct client *c = tier_client(id->t);
     enum tier_object kind = id->kind == SCOUTKV__OBJECT_KIND__MANIFEST ? TIER_MANIFEST : TIER_SIDECAR;
-    unsigned n = 0;
+    unsigned n = client_n_nodes(c), at = 0;
     placement_rank(client_map(c), name_hash(kind, id->name), order);
-    for (unsigned i = 0; i < client_n_nodes(c); i++)
-        if (client_node_up(c, order[i]))
-            order[n++] = order[i];
-    return n;
+    for (unsigned i = 0; i < n; i++)
+        if (client_node_up(c, order[i]) && !client_node_suspect(c, order[i]))
+            r.order[at++] = order[i];
+    r.live = at;
+    for (unsigned i = 0; i < n; i++)
+        if (client_node_up(c, order[i]) && client_node_suspect(c, order[i]))
+            r.order[at++] = order[i];
+    r.up = at;
+    for (unsigned i = 0; i < n; i++)
+        if (!client_node_up(c, order[i]))
+            r.order[at++] = order[i];
+    return r;
 }
 
 /* "None" may be said only when every node was asked. */
@@ -202,17 +211,17 @@ static int put_on(const struct object_id *id, unsigned node, struct putting *p, 
     }
 }
 
-/* Puts it on the first nodes in rank that take it. How many did; *worst: why others did not. */
+/* Puts it on the first nodes in rank that take it. 0: so many have it as can be; or as put_on. */
 static int put_round(const struct object_id *id, struct putting *p, struct skv_error *err)
 {
-    uint8_t order[PLACEMENT_MAX_NODES];
     struct client *c = tier_client(id->t);
     struct skv_error failure = {0}, one;
-    unsigned n = live_nodes(id, order), copies = object_copies(c), have = 0;
-    if (n == 0)
-        return client_node_down(c, order[0], err);
-    for (unsigned i = 0; i < n && have < copies; i++) {
-        int rc = put_on(id, order[i], p, &one);
+    struct ranked r = rank_nodes(id);
+    unsigned copies = client_replicas(c), have = 0;
+    if (r.up == 0)
+        return client_node_down(c, r.order[0], err);
+    for (unsigned i = 0; i < r.up && have < copies && (i < r.live || !have); i++) {
+        int rc = put_on(id, r.order[i], p, &one);
         if (rc == -EAGAIN || rc == -ESTALE) {
             if (err)
                 *err = one;
@@ -222,8 +231,8 @@ static int put_round(const struct object_id *id, struct putting *p, struct skv_e
         if (rc && !failure.code)
             failure = one;
     }
-    n = live_nodes(id, order); /* one that died meanwhile is not waited for */
-    if (have && have >= (copies < n ? copies : n))
+    r = rank_nodes(id); /* one that died meanwhile is not waited for */
+    if (have && have >= (copies < r.live ? copies : r.live))
         return 0;
     if (err)
         *err = failure;
@@ -275,53 +284,56 @@ static struct ask *add_ask(struct reading *r, unsigned node, bool brief)
     return a;
 }
 
-static void read_manifest(struct reading *r, const uint8_t *order, unsigned n)
+/* Asks these nodes, the first one for the bytes as well. */
+static void ask_nodes(struct reading *r, const uint8_t *order, unsigned n)
 {
     for (unsigned i = 0; i < n; i++)
-        begin_get(add_ask(r, order[i], i >= object_copies(tier_client(r->id.t))));
+        begin_get(add_ask(r, order[i], i > 0));
     tier_wait_all(r->id.t, &r->wait, NULL);
 }
 
-static void read_sidecar(struct reading *r, const uint8_t *order, unsigned n)
+static bool is_manifest(const struct reading *r)
 {
-    for (unsigned i = 0; i < n; i++) {
-        struct ask *a = add_ask(r, order[i], false);
-        begin_get(a);
-        tier_wait_all(r->id.t, &r->wait, NULL);
-        if (a->bytes)
-            return;
-    }
+    return r->id.kind == SCOUTKV__OBJECT_KIND__MANIFEST;
 }
 
-/* The latest revision that some node has or dropped; NULL: there is none. */
+/* Whether what `a` tells counts more than what `b` does. Of a sidecar any copy does, even if others know that
+ * it was dropped. */
+static bool counts_more(const struct reading *r, const struct ask *a, const struct ask *b)
+{
+    if (!is_manifest(r) && a->found != b->found)
+        return a->found;
+    return a->revision > b->revision;
+}
+
+/* The latest that some node has or dropped; NULL: there is none. */
 static struct ask *latest(struct reading *r)
 {
     struct ask *best = NULL;
     for (unsigned i = 0; i < r->n; i++) {
         struct ask *a = &r->asks[i];
-        if ((a->found || a->dropped) && (!best || a->revision > best->revision ||
-                                         (a->revision == best->revision && a->bytes && !best->bytes)))
+        if ((a->found || a->dropped) && (!best || counts_more(r, a, best)))
             best = a;
     }
     return best;
 }
 
-/* Has the bytes of the latest revision come, from one that only told about it if need be. NULL: it can't be
- * had. */
+/* Has its bytes come, from a node that only told about it if need be. NULL: they can't be had. */
 static struct ask *with_bytes(struct reading *r, uint64_t revision)
 {
-    for (unsigned i = 0; i < r->n; i++) {
-        struct ask *a = &r->asks[i];
-        if (!a->found || a->revision != revision)
-            continue;
-        if (!a->bytes && a->brief && !a->err.code) {
-            a->brief = false;
-            begin_get(a);
-            tier_wait_all(r->id.t, &r->wait, NULL);
+    for (int pass = 0; pass < 2; pass++) /* those that have come already first */
+        for (unsigned i = 0; i < r->n; i++) {
+            struct ask *a = &r->asks[i];
+            bool right = a->found && (!is_manifest(r) || a->revision == revision);
+            if (right && pass && a->brief && !a->err.code) {
+                a->brief = false;
+                begin_get(a);
+                tier_wait_all(r->id.t, &r->wait, NULL);
+                right = a->found && (!is_manifest(r) || a->revision == revision);
+            }
+            if (right && a->bytes)
+                return a;
         }
-        if (a->bytes && a->revision == revision)
-            return a;
-    }
     return NULL;
 }
 
@@ -335,13 +347,12 @@ static void repair(struct reading *r, const struct ask *best)
                         .checksum = best->checksum,
                         .revision = best->revision,
                         .opts = {.ttl_ms = best->ttl_ms}};
-    unsigned n = 0, copies = object_copies(tier_client(r->id.t));
-    bool manifest = r->id.kind == SCOUTKV__OBJECT_KIND__MANIFEST;
+    unsigned n = 0, copies = client_replicas(tier_client(r->id.t));
     for (unsigned i = 0; i < r->n; i++) {
         const struct ask *a = &r->asks[i];
         bool bad = a->err.code == -EBADMSG, answer = !a->err.code;
-        bool older = answer && manifest && (a->found || a->dropped) && a->revision < best->revision;
-        bool lacks = answer && i < copies && !a->found && !a->dropped;
+        bool older = answer && is_manifest(r) && a->found && a->revision < best->revision;
+        bool lacks = answer && i < copies && !a->found && !best->dropped;
         if (!bad && !older && !lacks)
             continue;
         puts[n] = (struct ask){.wait = &wait, .id = &r->id, .node = a->node};
@@ -376,17 +387,20 @@ static int read_end(struct reading *r, struct buf **out, uint64_t *revision, str
 int tier_object_get(struct tier *t, enum tier_object kind, const char *name, struct buf **out,
                     uint64_t *revision, struct skv_error *err)
 {
-    uint8_t order[PLACEMENT_MAX_NODES];
     struct reading *r = calloc(1, sizeof *r);
     if (!r)
         return skv_fail(err, -ENOMEM, "out of memory");
     int rc = identify(&r->id, t, kind, name, err);
     if (rc == 0) {
-        unsigned n = live_nodes(&r->id, order);
-        if (kind == TIER_MANIFEST)
-            read_manifest(r, order, n);
-        else
-            read_sidecar(r, order, n);
+        /* Of a sidecar any copy will do; those that should have it are asked, so that they get it. */
+        struct ranked k = rank_nodes(&r->id);
+        unsigned copies = client_replicas(tier_client(t));
+        unsigned first = kind == TIER_MANIFEST || copies > k.live ? k.live : copies;
+        ask_nodes(r, k.order, first);
+        if (!latest(r))
+            ask_nodes(r, k.order + first, k.live - first);
+        if (!latest(r))
+            ask_nodes(r, k.order + k.live, k.up - k.live);
         rc = read_end(r, out, revision, err);
     }
     for (unsigned i = 0; i < r->n; i++)
@@ -399,7 +413,6 @@ int tier_object_get(struct tier *t, enum tier_object kind, const char *name, str
 
 int tier_object_drop(struct tier *t, enum tier_object kind, const char *name, struct skv_error *err)
 {
-    uint8_t order[PLACEMENT_MAX_NODES];
     struct skv_error failure = {0};
     struct object_id id;
     uint64_t count = 0, later = 0;
@@ -409,10 +422,11 @@ int tier_object_drop(struct tier *t, enum tier_object kind, const char *name, st
     for (int tries = 0; tries == 0 || (later && tries < TRIES); tries++) {
         struct tier_wait wait = {0};
         struct ask asks[PLACEMENT_MAX_NODES];
-        unsigned n = live_nodes(&id, order);
+        struct ranked r = rank_nodes(&id);
+        unsigned n = r.up;
         uint64_t revision = later_than(later);
         for (unsigned i = 0; i < n; i++) {
-            asks[i] = (struct ask){.wait = &wait, .id = &id, .node = order[i]};
+            asks[i] = (struct ask){.wait = &wait, .id = &id, .node = r.order[i]};
             begin_drop(&asks[i], revision);
         }
         tier_wait_all(t, &wait, NULL);
@@ -420,8 +434,8 @@ int tier_object_drop(struct tier *t, enum tier_object kind, const char *name, st
         failure.code = 0;
         for (unsigned i = 0; i < n; i++) {
             count += asks[i].err.code ? 0 : asks[i].count;
-            if (asks[i].err.code && !failure.code)
-                failure = asks[i].err;
+            if (asks[i].err.code && !failure.code && client_node_up(tier_client(t), asks[i].node))
+                failure = asks[i].err; /* one that went down is told when it is back and read */
             if (asks[i].err.code == -ESTALE && asks[i].revision > later)
                 later = asks[i].revision;
         }
