@@ -165,9 +165,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
                     (struct tier_want){&blocks[b].key, (uint16_t)(p / BLOCK_PAGES),
                                        (uint8_t)(p % BLOCK_PAGES), blocks[b].checksums[p]};
         }
+    unsigned how = take(&in, 1);
+    w.replicas = 1 + (how >> 1 & 1);
     world_open(&w, 1, 2, 1);
     w.delay_ns = NS_PER_MS;
-    if (take(&in, 1) & 1) /* else HELLOs are harmed too */
+    if (how & 1) /* else HELLOs are harmed too */
         world_greet(&w, &err);
     while (in.at < in.end)
         order(&w, &harm, reads, &n_reads, &in);
