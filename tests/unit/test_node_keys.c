@@ -214,6 +214,79 @@ static void objects(void **state)
     h_free(h);
 }
 
+/* Revisions that the writer chose, conditions, ends and drops. */
+static void object_revisions(void **state)
+{
+    (void)state;
+    const Scoutkv__ObjectKind M = SCOUTKV__OBJECT_KIND__MANIFEST, S = SCOUTKV__OBJECT_KIND__SIDECAR;
+    struct harness *h = h_ready(16 * MIB);
+    Scoutkv__ObjectPut put = SCOUTKV__OBJECT_PUT__INIT;
+    struct buf *bytes = buf_copy("bytes", 5);
+    put.name = (char *)(uintptr_t) "name";
+    put.checksum = object_checksum(M, put.name, "bytes", 5);
+    put.revision = 100;
+    put.absent = true;
+    H_HEADER(header, OBJECT_PUT, object_put, &put);
+    for (int i = 0; i < 3; i++) { /* a repetition is harmless, whatever its condition was */
+        const Scoutkv__Header *a = h_ask(h, H_READ, &header, bytes);
+        done_is(a, 1);
+        assert_int_equal(a->done->revision, 100);
+    }
+    put.revision = 101;
+    refused(h_ask(h, H_READ, &header, bytes), REASON(CONFLICT), "is there already");
+    assert_int_equal(h->sent[0].m.header->refused->revision, 100);
+    put.absent = false;
+    put.revision = 99;
+    refused(h_ask(h, H_READ, &header, bytes), REASON(CONFLICT), "not later");
+    assert_int_equal(h->sent[0].m.header->refused->revision, 100);
+    put.revision = 100;
+    put.ttl_ms = 1000; /* the same again, with an end */
+    done_is(h_ask(h, H_READ, &header, bytes), 1);
+    h->now += 999 * NS_PER_MS;
+    object_is(h, M, "name", "bytes", 100);
+    assert_int_equal(h->sent[0].m.header->object->ttl_ms, 1);
+    h->now += NS_PER_MS;
+    object_is(h, M, "name", NULL, 0);
+    assert_false(h->sent[0].m.header->object->dropped);
+
+    /* A sidecar's end moves away only; for ever is furthest. */
+    put.kind = S;
+    put.checksum = object_checksum(S, put.name, "bytes", 5);
+    const uint64_t ttls[] = {1000, 3000, 2000};
+    for (int i = 0; i < 3; i++) {
+        put.ttl_ms = ttls[i];
+        put.revision++;
+        const Scoutkv__Header *a = h_ask(h, H_READ, &header, bytes);
+        done_is(a, 1);
+        assert_int_equal(a->done->revision, 101); /* it is the same object */
+    }
+    object_is(h, S, "name", "bytes", 101);
+    assert_int_equal(h->sent[0].m.header->object->ttl_ms, 3000);
+
+    /* A drop is a revision; the mark that it leaves is for those who ask, and for late comers. */
+    Scoutkv__ObjectDrop drop = SCOUTKV__OBJECT_DROP__INIT;
+    drop.kind = S;
+    drop.name = put.name;
+    drop.revision = 101;
+    H_HEADER(dropping, OBJECT_DROP, object_drop, &drop);
+    refused(h_ask(h, H_READ, &dropping, NULL), REASON(CONFLICT), "not later");
+    drop.revision = 200;
+    done_is(h_ask(h, H_READ, &dropping, NULL), 1);
+    done_is(h_ask(h, H_READ, &dropping, NULL), 0);
+    object_is(h, S, "name", NULL, 0);
+    assert_true(h->sent[0].m.header->object->dropped);
+    assert_int_equal(h->sent[0].m.header->object->revision, 200);
+    assert_int_equal(h_counter(h, "objects"), 0);
+    put.revision = 150;
+    refused(h_ask(h, H_READ, &header, bytes), REASON(CONFLICT), "not later");
+    put.revision = 201;
+    done_is(h_ask(h, H_READ, &header, bytes), 1);
+    object_is(h, S, "name", "bytes", 201);
+    assert_int_equal(h_counter(h, "blocks"), 0); /* objects are no blocks to anybody else */
+    buf_unref(bytes);
+    h_free(h);
+}
+
 static void object_lists(void **state)
 {
     (void)state;
@@ -257,8 +330,9 @@ static void bad_options(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(bad_options), cmocka_unit_test(by_keys), cmocka_unit_test(leases),
-        cmocka_unit_test(namespaces),  cmocka_unit_test(objects), cmocka_unit_test(object_lists),
+        cmocka_unit_test(bad_options),      cmocka_unit_test(by_keys), cmocka_unit_test(leases),
+        cmocka_unit_test(namespaces),       cmocka_unit_test(objects), cmocka_unit_test(object_lists),
+        cmocka_unit_test(object_revisions),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
