@@ -333,6 +333,7 @@ struct find {
     struct block_layout layout;
     struct store_read read;
     uint8_t *page;
+    bool again; /* this is the second try */
 };
 
 /* What the first page of a block says becomes an entry, or the later of two. */
@@ -376,6 +377,10 @@ static void find_end(struct find *f)
 static void page_read(struct store_read *r)
 {
     struct find *f = r->arg;
+    struct block *b = r->good || f->again ? NULL : store_find(f->o->opts.store, &f->key);
+    f->again = true; /* a read may go wrong once, and whether the node knows the object depends on this one */
+    if (b && b->segment != NO_SEGMENT && store_read(f->o->opts.store, b, &f->read) == 0)
+        return;
     if (r->good)
         take_head(f->o, &f->key, &f->layout, f->page);
     find_end(f);

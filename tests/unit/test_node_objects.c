@@ -317,6 +317,10 @@ static void one_history(uint64_t seed, bool flips, bool churn)
     for (unsigned life = 0; life < LIVES; life++) {
         sim_set_pace(w->sim, 20 + (unsigned)(next(&w->rng) % 80));
         begin(w);
+        if (flips && next(&w->rng) % 2) {
+            sim_set_faults(w->sim, &(struct sim_faults){.read_error = 30000, .read_misdirected = 30000});
+            w->flips = true;
+        }
         if (life)
             for (unsigned name = 0; name < N_NAMES; name++)
                 check_name(w, name);
@@ -327,6 +331,7 @@ static void one_history(uint64_t seed, bool flips, bool churn)
         if (!sim_dead(w->sim))
             (next(&w->rng) % 2 ? sim_kill : sim_power_loss)(w->sim);
         end(w);
+        sim_set_faults(w->sim, &(struct sim_faults){0});
         if (flips && life == LIVES - 2)
             some_flips(w);
     }
