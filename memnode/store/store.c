@@ -387,11 +387,12 @@ static int disks_take(struct store *s, size_t len, struct skv_error *err)
     if (s->state == STORE_STARTING)
         return skv_fail(err, -EAGAIN, "node '%s' is still reading its disks", s->name);
     if (!room)
-        return skv_fail(err, -ENOSPC,
-                        "node '%s' is full: leases hold what is on its disks, and %.1f MiB of records leave "
-                        "no segment to free; give it a larger --disk, add a node, or end leases that are no "
-                        "longer needed",
-                        s->name, (double)s->stats.disk_live_bytes / (1 << 20));
+        return skv_fail(
+            err, -ENOSPC,
+            "node '%s' is full: leases and objects hold what is on its disks, and %.1f MiB of records leave "
+            "no segment to free; give it a larger --disk, add a node, or end leases that are no "
+            "longer needed",
+            s->name, (double)s->stats.disk_live_bytes / (1 << 20));
     /* Half of RAM may be dirty; one block always may. */
     if (s->stats.dirty_bytes && s->stats.dirty_bytes + len > memory_limit(s->memory, MEMORY_STORE) / 2) {
         s->urgent = true;
