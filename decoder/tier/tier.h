@@ -124,6 +124,15 @@ int tier_object_put(struct tier *, enum tier_object, const char *name, const voi
  * revision may be NULL. */
 int tier_object_get(struct tier *, enum tier_object, const char *name, struct buf **out, uint64_t *revision,
                     struct skv_error *err);
+/* Reads n sidecars, several at once. name() writes the i-th's name; each() is called once for each, in order
+ * of arrival, from within tier calls, with its bytes (valid during the call only) or rc and *err as above.
+ * What each() returns, if not 0 (with *err filled), ends the call with that, once what is on its way has
+ * come. */
+typedef void tier_object_name_fn(void *arg, size_t i, char name[TIER_NAME_MAX + 1]);
+typedef int tier_object_fn(void *arg, size_t i, int rc, const uint8_t *bytes, size_t len,
+                           struct skv_error *err);
+int tier_sidecars_get(struct tier *, size_t n, tier_object_name_fn *name, tier_object_fn *each, void *arg,
+                      struct skv_error *err);
 /* Takes it off every live node; one that is away will be told when it is read there. -ENOENT when there was
  * none. */
 int tier_object_drop(struct tier *, enum tier_object, const char *name, struct skv_error *err);
