@@ -133,15 +133,16 @@ SKV_API int skv_context_configure(skv_context *, const struct skv_select *decode
                                   struct skv_error *err);
 /* Forgets tokens from n on. Blocks that were sealed but lie within seal_lag of n come back from the tier. */
 SKV_API int skv_truncate(skv_context *, uint64_t n, struct skv_error *err);
-/* Stores everything that is needed to go on (waits for what is on its way). name: 1 to 200 bytes. A snapshot
- * outlives the process as far as the memory nodes do. */
-SKV_API int skv_context_snapshot(skv_context *, const char *name, struct skv_error *err);
-/* The context of that snapshot. Model and options must be those it was made with (-EINVAL says what differs);
- * -ENOENT when there is none of that name. */
-SKV_API int skv_context_reopen(skv_tier *, const struct skv_model *, const struct skv_context_opts *,
-                               const char *name, skv_context **out, struct skv_error *err);
 /* Waits until every sealed block is acknowledged. */
 SKV_API int skv_flush(skv_context *, struct skv_error *err);
+
+/* A new context that begins with the longest stored beginning of ids (n): tokens that some saved context of
+ * the same model and options had prefilled, in passes that end at multiples of chunk (a multiple of 64). Its
+ * length is such a multiple, 0 where nothing was found. Prefilling the rest, in such passes too, gives the
+ * bits of a prefill from 0. Only the rest's logits exist: give all ids but the last to have at least its. */
+SKV_API int skv_context_open_prefix(skv_tier *, const struct skv_model *, const struct skv_context_opts *,
+                                    const uint32_t *ids, uint64_t n, uint32_t chunk, skv_context **out,
+                                    struct skv_error *err);
 
 SKV_API uint64_t skv_length(const skv_context *);
 /* Ids of tokens [from, from+n) as appended (0 where tags were given). */
@@ -154,6 +155,10 @@ enum skv_mode {
     SKV_DECODE, /* each token chooses its own pages; several (speculation) are computed as if one by one: bits
                  * don't depend on n as long as no block is sealed between them */
 };
+
+/* The first token of the pass that the last token came in (decode: the token itself), and the pass's mode; 0
+ * without tokens. Truncated to it and passed again, it gives outputs and logits that were not kept. */
+SKV_API uint64_t skv_last_pass(const skv_context *, enum skv_mode *mode);
 
 /* Opens n new positions. ids (n) name them for the block's identity; engines without ids pass NULL and a
  * 32-byte tag per block that begins or ends in these tokens is derived from `tags` (n, SKV_TAG). Every layer
@@ -175,6 +180,66 @@ SKV_API int skv_attend_begin(skv_tier *, uint32_t layer, const struct skv_attend
 /* Waits for the pages and merges. Frees the handle, also on failure. -ENODATA: pages lost; -EBADMSG: no copy
  * passes its checksum; -EHOSTUNREACH: a node is gone. */
 SKV_API int skv_attend_finish(skv_attend *, struct skv_error *err);
+
+/* ---- saved contexts ----
+ *
+ * A saved context has a name (1 to 200 bytes) on the nodes, outlives the process that made it, and can be
+ * opened by any other. It ends after its time to live. Until then its blocks are leased: nodes don't evict
+ * them. A context that was opened from it, or saved, renews both while it is appended to; when nobody has it
+ * open any more, it ends by itself. */
+
+enum { SKV_NAME_MAX = 200, SKV_MODEL_NAME_MAX = 100, SKV_ENGINE_MAX = 64 << 10 };
+#define SKV_TTL_MS (UINT64_C(7) * 24 * 3600 * 1000)      /* if not given: a week */
+#define SKV_TTL_MAX_MS (UINT64_C(49) * 24 * 3600 * 1000) /* longest lease */
+
+struct skv_save_opts {
+    uint64_t ttl_ms;     /* 0: SKV_TTL_MS */
+    const char *model;   /* what people call the model, for lists; or NULL */
+    const void *engine;  /* the engine's own state (of its sampler …), given back as it is */
+    size_t engine_bytes; /* at most SKV_ENGINE_MAX */
+};
+/* Stores everything that is needed to go on (waits for what is on its way), in place of what had this name.
+ * It is there whole or not at all. opts may be NULL. */
+SKV_API int skv_context_snapshot(skv_context *, const char *name, const struct skv_save_opts *opts,
+                                 struct skv_error *err);
+/* Goes on with a saved context: every bit is as if it had never stopped. opts: NULL for those it was saved
+ * with (with a salt they must be given); else the ones that decide the bits of K and V must be the same
+ * (-EINVAL says which are not), as must the model; how later decode steps select, and the cache, may differ.
+ * -ENOENT: there is none of that name; -ENODATA: parts of it are gone. */
+SKV_API int skv_context_reopen(skv_tier *, const struct skv_model *, const struct skv_context_opts *opts,
+                               const char *name, skv_context **out, struct skv_error *err);
+
+struct skv_saved {
+    char name[SKV_NAME_MAX + 1], model[SKV_MODEL_NAME_MAX + 1];
+    uint8_t fingerprint[SKV_FINGERPRINT];
+    uint64_t tokens, bytes;          /* bytes: K and V of all tokens and layers */
+    uint64_t created_ms, updated_ms; /* since 1970: when a context of this name was first and last saved */
+    uint64_t renewed_ms, ttl_ms;     /* it ends ttl_ms after renewed_ms */
+    bool pinned;                     /* its blocks are leased until then */
+    bool salted;
+    struct skv_context_opts opts; /* salt: NULL */
+    const void *engine;
+    size_t engine_bytes;
+    uint64_t blocks;         /* of 64 tokens and one layer: on the nodes, not in the unsealed tail */
+    uint64_t blocks_present; /* of these; only by skv_saved_check */
+};
+/* *out: to be freed with skv_saved_free. */
+SKV_API int skv_saved_read(skv_tier *, const char *name, struct skv_saved **out, struct skv_error *err);
+/* Asks the nodes for all its blocks besides, and counts those they have. */
+SKV_API int skv_saved_check(skv_tier *, const char *name, struct skv_saved **out, struct skv_error *err);
+SKV_API void skv_saved_free(struct skv_saved *);
+/* All names, sorted; free() each and the array. */
+SKV_API int skv_saved_list(skv_tier *, char ***names, size_t *n, struct skv_error *err);
+/* A second name for the same tokens: blocks are shared, and leased for each. -EEXIST: `to` is taken. */
+SKV_API int skv_saved_fork(skv_tier *, const char *from, const char *to, uint64_t ttl_ms,
+                           struct skv_error *err);
+/* Leases its blocks for ttl_ms from now (0: its own time to live), and lets it live as long. -ENODATA: some
+ * are gone. */
+SKV_API int skv_saved_pin(skv_tier *, const char *name, uint64_t ttl_ms, struct skv_error *err);
+/* Ends the leases: its blocks may be evicted. Its name stays until the end of its time to live. */
+SKV_API int skv_saved_unpin(skv_tier *, const char *name, struct skv_error *err);
+/* Forgets the name and ends its leases. Blocks stay as long as others lease them or nodes have room. */
+SKV_API int skv_saved_remove(skv_tier *, const char *name, struct skv_error *err);
 
 /* ---- figures ---- */
 

@@ -286,7 +286,7 @@ static int save(struct run *r, struct skv_error *err)
     if (skv_length(r->ctx) < r->first + r->n_ids)
         rc = session_eval(r->session, SKV_DECODE, &r->ids[r->n_ids - 1], 1, NULL, false, err);
     if (!rc)
-        rc = skv_context_snapshot(r->ctx, r->args->save, err);
+        rc = skv_context_snapshot(r->ctx, r->args->save, NULL, err);
     return rc;
 }
 

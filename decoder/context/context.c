@@ -130,6 +130,11 @@ int context_new(struct skv_tier *t, struct shape *shape, const struct skv_contex
     if (rc)
         goto error;
     hash_root(c);
+    c->salted = o->salt != NULL;
+    if (o->recipe && !(c->recipe = strdup(o->recipe))) {
+        rc = skv_fail(err, -ENOMEM, "out of memory");
+        goto error;
+    }
     c->opts.salt = NULL;
     c->opts.recipe = NULL;
     c->opts.protect = NULL;
@@ -182,7 +187,9 @@ void skv_context_close(skv_context *c)
     free(c->spans);
     cache_free(c->cache);
     free(c->ids);
-    free(c->decoded);
+    free(c->passes);
+    free(c->recipe);
+    free(c->saved_as);
     free(c->tags);
     free(c->protect);
     free(c->eligible);
@@ -201,13 +208,10 @@ int context_grow_tokens(struct skv_context *c, uint64_t n)
     uint32_t *ids = realloc(c->ids, cap * sizeof *ids);
     if (ids)
         c->ids = ids;
-    uint8_t *decoded = realloc(c->decoded, cap);
-    if (decoded)
-        c->decoded = decoded;
     uint8_t *tags = c->tags ? realloc(c->tags, cap * SKV_TAG) : NULL;
     if (tags)
         c->tags = tags;
-    if (!ids || !decoded || (c->tags && !tags))
+    if (!ids || (c->tags && !tags))
         return -ENOMEM;
     c->tokens_cap = cap;
     return 0;
@@ -240,6 +244,25 @@ int context_grow_local(struct skv_context *c)
     return 0;
 }
 
+int context_make_spans(struct skv_context *c, uint64_t n_blocks)
+{
+    size_t n = (n_blocks + SPAN_BLOCKS - 1) / SPAN_BLOCKS;
+    assert(!c->spans);
+    c->spans = calloc(n + 1, sizeof(struct span *));
+    if (!c->spans)
+        return -ENOMEM;
+    c->spans_cap = n + 1;
+    for (; c->n_spans < n; c->n_spans++) {
+        struct span *sp = span_new(c->shape);
+        if (!sp)
+            return -ENOMEM;
+        uint64_t left = n_blocks - c->n_spans * SPAN_BLOCKS;
+        sp->n_blocks = left < SPAN_BLOCKS ? (unsigned)left : SPAN_BLOCKS;
+        c->spans[c->n_spans] = sp;
+    }
+    return 0;
+}
+
 int skv_context_fork(skv_context *c, skv_context **out, struct skv_error *err)
 {
     /* What is unacknowledged is known to one context only. */
@@ -252,6 +275,8 @@ int skv_context_fork(skv_context *c, skv_context **out, struct skv_error *err)
     f->tier = c->tier;
     f->shape = shape_ref(c->shape);
     f->opts = c->opts;
+    f->salted = c->salted;
+    f->recipe = c->recipe ? strdup(c->recipe) : NULL;
     memcpy(f->root, c->root, sizeof f->root);
     f->cache = cache_new(c->shape->max_page_bytes, c->opts.cache_bytes);
     f->layer_put = calloc(c->shape->n_layers, 1);
@@ -259,13 +284,15 @@ int skv_context_fork(skv_context *c, skv_context **out, struct skv_error *err)
     f->spans = calloc(c->n_spans + 1, sizeof *f->spans);
     f->local = calloc(c->n_local + 1, sizeof *f->local);
     f->tags = c->tags ? malloc(1) : NULL; /* says that this context has tags */
-    if (!f->cache || !f->layer_put || !f->protect || !f->spans || !f->local ||
-        context_grow_tokens(f, c->len + 1))
+    if ((c->recipe && !f->recipe) || !f->cache || !f->layer_put || !f->protect || !f->spans || !f->local ||
+        context_grow_tokens(f, c->len + 1) || passes_reserve(f, c->n_passes))
         goto no_memory;
     memcpy(f->protect, c->protect, c->n_protect * sizeof *f->protect);
     f->n_protect = c->n_protect;
     memcpy(f->ids, c->ids, c->len * sizeof *f->ids);
-    memcpy(f->decoded, c->decoded, c->len);
+    if (c->n_passes)
+        memcpy(f->passes, c->passes, c->n_passes * sizeof *f->passes);
+    f->n_passes = c->n_passes;
     if (c->tags)
         memcpy(f->tags, c->tags, c->len * SKV_TAG);
     f->local_cap = c->n_local + 1;
@@ -368,7 +395,7 @@ void context_block_key(const struct skv_context *c, unsigned layer, uint64_t blo
     out->layer = layer;
 }
 
-static int pass_complete(const struct skv_context *c, struct skv_error *err)
+int context_pass_complete(const struct skv_context *c, struct skv_error *err)
 {
     for (unsigned l = 0; c->pass_n && l < c->shape->n_layers; l++)
         if (!c->layer_put[l])
@@ -387,12 +414,13 @@ int skv_append(skv_context *c, enum skv_mode mode, uint32_t n, const uint32_t *i
         return skv_fail(err, -EINVAL, "append: %u tokens: 1 to %d, with ids or tags", n, MAX_PASS);
     if (c->len + n > MAX_TOKENS)
         return skv_fail(err, -EINVAL, "append: the context would pass %llu tokens", MAX_TOKENS);
-    int rc = pass_complete(c, err);
+    int rc = context_pass_complete(c, err);
     if (rc)
         return rc;
     rc = seal_behind_head(c, err);
     if (rc)
         return rc;
+    saved_keep(c);
     if (tags && !c->tags) {
         if (c->len)
             return skv_fail(err, -EINVAL, "append: this context began with ids: tags can't follow");
@@ -402,17 +430,16 @@ int skv_append(skv_context *c, enum skv_mode mode, uint32_t n, const uint32_t *i
     }
     if (c->tags && !tags)
         return skv_fail(err, -EINVAL, "append: this context began with tags: ids alone can't follow");
-    if (context_grow_tokens(c, c->len + n))
+    if (context_grow_tokens(c, c->len + n) || passes_reserve(c, c->n_passes + 1))
         return skv_fail(err, -ENOMEM, "out of memory");
     while ((c->sealed + c->n_local) * BLOCK_TOKENS < c->len + n)
         if (context_grow_local(c))
             return skv_fail(err, -ENOMEM, "out of memory");
-    for (uint32_t i = 0; i < n; i++) {
+    for (uint32_t i = 0; i < n; i++)
         c->ids[c->len + i] = ids ? ids[i] : 0;
-        c->decoded[c->len + i] = mode == SKV_DECODE;
-    }
     if (tags)
         memcpy(c->tags + c->len * SKV_TAG, tags, (size_t)n * SKV_TAG);
+    passes_add(c, mode, n);
     c->pass_from = c->len;
     c->pass_n = n;
     c->mode = mode;
@@ -601,6 +628,7 @@ int skv_truncate(skv_context *c, uint64_t n, struct skv_error *err)
     uint64_t n_local = (n + BLOCK_TOKENS - 1) / BLOCK_TOKENS - c->sealed;
     if (n_local < c->n_local)
         local_clear(c, n_local);
+    passes_truncate(c, n);
     c->len = n;
     c->pass_from = n;
     c->pass_n = 0;

@@ -127,17 +127,30 @@ struct pending_put {
     unsigned layer;
 };
 
+/* A prefill pass, or neighbouring decode steps: tokens from `from` to the next run, or to the end. */
+struct pass_run {
+    uint64_t from;
+    uint64_t n;                /* tokens that the prefill pass had; 0: decode steps */
+    uint8_t name[CHAIN_BYTES]; /* of the prefill pass: hash of its tokens, though some may be truncated */
+};
+
 struct skv_context {
     struct skv_tier *tier;
     struct shape *shape;
     struct skv_context_opts opts; /* pointers inside are NULL: what they named was copied or hashed */
+    char *recipe;                 /* or NULL */
+    bool salted;
     uint8_t root[CHAIN_BYTES];
+
+    char *saved_as; /* name whose leases it renews, or NULL */
+    uint64_t renew_at, renew_every_ns;
 
     uint64_t len, sealed; /* tokens; blocks */
     uint32_t *ids;        /* per token */
-    uint8_t *decoded;     /* per token: 1 if it came in a decode pass */
     uint8_t *tags;        /* per token, 32 bytes; NULL while the engine gives ids */
     uint64_t tokens_cap;
+    struct pass_run *passes; /* what the tokens came in, oldest first */
+    size_t n_passes, passes_cap;
 
     struct span **spans;
     size_t n_spans, spans_cap;
@@ -180,19 +193,46 @@ int context_grow_tokens(struct skv_context *, uint64_t n);
 /* Appends one empty local block. */
 int context_grow_local(struct skv_context *);
 void context_set_eligible(struct skv_context *);
+/* Gives a context without spans empty ones for n_blocks. */
+int context_make_spans(struct skv_context *, uint64_t n_blocks);
+int context_pass_complete(const struct skv_context *, struct skv_error *);
 /* A context without tokens; recipe and options are checked and hashed. */
 int context_new(struct skv_tier *, struct shape *, const struct skv_context_opts *, struct skv_context **,
                 struct skv_error *);
 
+/* ---- passes.c ---- */
+
+int passes_reserve(struct skv_context *, size_t n); /* room for n runs in all */
+/* A pass at the end: when its tokens are there, but before len grows, with room for it. */
+void passes_add(struct skv_context *, enum skv_mode, uint32_t n);
+void passes_truncate(struct skv_context *, uint64_t n);
+/* Adds what tokens [from, to) came in; true if some were decoded. */
+bool passes_hash(const struct skv_context *, struct identity *, uint64_t from, uint64_t to);
+/* Others may begin with the tokens up to this pass's end, which lies within a span of the first `blocks`;
+ * next: where the next pass begins, or the context ends. */
+bool pass_ends_within_span(const struct pass_run *, uint64_t next, uint64_t blocks);
+uint64_t passes_prefilled(const struct skv_context *); /* tokens before the first decoded one */
+
 /* ---- seal.c ---- */
 
+/* The chain of a full block, behind the one before it (the root for the first). */
+void chain_block(const struct skv_context *, uint64_t block, const uint8_t *prev, uint8_t *out);
 /* Blocks that are sealed at this length. */
 uint64_t seal_target(const struct skv_context *, uint64_t len);
 /* Seals what lies seal_lag behind the head: index, checksums, PUT. */
 int seal_behind_head(struct skv_context *, struct skv_error *);
+/* Seals blocks up to `target`, which are full. */
+int seal_to(struct skv_context *, uint64_t target, struct skv_error *);
 /* Waits for acknowledgements; PUTs again what failed before. */
 int seal_flush(struct skv_context *, struct skv_error *);
 void seal_forget_pending(struct skv_context *);
+
+/* ---- saved.c ---- */
+
+/* Renews the leases of the name that c was saved as or resumed from when it is time. */
+void saved_keep(struct skv_context *c);
+/* Makes c the one that renews them; ttl_ms: their length. */
+int saved_adopt(struct skv_context *c, const char *name, uint64_t ttl_ms);
 
 /* ---- attend.c and its two halves ---- */
 

@@ -110,11 +110,10 @@ struct index_job {
     struct buf *const *kv;
 };
 
-/* chain_i = BLAKE2b(chain_{i-1}, ids or tags, decode recipe if a token was decoded) */
-static void chain_block(const struct skv_context *c, uint64_t block, const uint8_t *prev, uint8_t *out)
+/* chain_i = BLAKE2b(chain_{i-1}, ids or tags, passes, decode recipe if a token was decoded) */
+void chain_block(const struct skv_context *c, uint64_t block, const uint8_t *prev, uint8_t *out)
 {
     uint64_t t0 = block * BLOCK_TOKENS;
-    bool any = memchr(c->decoded + t0, 1, BLOCK_TOKENS) != NULL;
     struct identity id;
     identity_begin(&id, "scoutkv block");
     identity_add(&id, prev, CHAIN_BYTES);
@@ -122,13 +121,12 @@ static void chain_block(const struct skv_context *c, uint64_t block, const uint8
         identity_add(&id, c->tags + t0 * SKV_TAG, BLOCK_TOKENS * SKV_TAG);
     else
         identity_add(&id, c->ids + t0, BLOCK_TOKENS * sizeof *c->ids);
-    if (any) {
+    if (passes_hash(c, &id, t0, t0 + BLOCK_TOKENS)) {
         const struct skv_select *s = &c->opts.decode;
         uint32_t mass;
         memcpy(&mass, &s->mass, sizeof mass);
         uint64_t fields[] = {s->policy, s->budget, s->unit, mass, c->opts.window};
         identity_add(&id, fields, sizeof fields);
-        identity_add(&id, c->decoded + t0, BLOCK_TOKENS);
     }
     identity_end(&id, out);
 }
@@ -258,7 +256,12 @@ int seal_behind_head(struct skv_context *c, struct skv_error *err)
     int rc = c->pending ? tier_pump(c->tier->tier, 0, err) : 0; /* lets go of what was acknowledged */
     if (rc == 0)
         rc = put_failed(c, err);
-    uint64_t target = seal_target(c, c->len);
+    return rc ? rc : seal_to(c, seal_target(c, c->len), err);
+}
+
+int seal_to(struct skv_context *c, uint64_t target, struct skv_error *err)
+{
+    int rc = 0;
     bool sealed = c->sealed < target;
     while (rc == 0 && c->sealed < target)
         rc = seal_one(c, err);

@@ -1,116 +1,27 @@
-/* snapshot.c: a context as objects on the tier, and back.
+/* snapshot.c: a context becomes objects on the tier, and a context again.
  *
- *   manifest NAME          struct manifest, then the BLAKE2b of each part
- *   sidecar part/HASH      a piece of at most 1 MiB of the state: ids, decode marks, tags, chain, unsealed
- * K/V sidecar index1/CHAIN/LAYER/HEAD representatives, norms and checksums of one span, some KV heads of one
- * layer; named by the chain of its last block, so that contexts with the same prefix share it
+ *   manifest NAME        what it is (manifest.h)
+ *   sidecars part/ID/I   its state in pieces of at most 1 MiB: chain, passes, ids, tags, unsealed K/V
+ *   sidecars index2/…    the index of its sealed blocks (span_store.c), shared by contexts with its prefix
  *
- * The manifest goes last: a snapshot is there whole or not at all. Every part is named by its hash, which is
- * checked on the way back; the node and client check the objects' own checksums. All numbers little-endian.
- */
-#include "decoder/context/internal.h"
+ * The manifest goes last: a saved context is there whole or not at all. Parts are named by a random number
+ * and belong to one save; their hashes, in the manifest, are checked on the way back.
+ *
+ * A save also stores and indexes the full blocks of the unsealed tail, as far as they came from prefill: the
+ * context itself gets its tail back from the parts, but others can begin with all of its text (prefix.c). */
+#include "decoder/context/saved.h"
+#include "decoder/context/span_store.h"
 
 #include <errno.h>
+#include <sodium.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { PART_BYTES = 1 << 20, MANIFEST_VERSION = 1, MAX_NAME = 200 };
-#define MANIFEST_MAGIC "SKVMANI"
+enum { SAVE_TRIES = 8 }; /* while others save under the same name */
 
-struct manifest {
-    char magic[8];
-    uint32_t version, n_parts;
-    uint8_t root[CHAIN_BYTES];
-    uint64_t len, sealed, state_bytes;
-    uint32_t has_tags, reserved;
-};
-static_assert(sizeof(struct manifest) == 80, "stored as it is");
+/* ---- the state: one run of bytes, written and read by the same walk ---- */
 
-struct name {
-    char text[160];
-};
-
-static void hex(char *out, const uint8_t *bytes, size_t n)
-{
-    for (size_t i = 0; i < n; i++)
-        snprintf(out + 2 * i, 3, "%02x", bytes[i]);
-}
-
-static struct name part_name(const uint8_t hash[CHAIN_BYTES])
-{
-    struct name n = {"part/"};
-    hex(n.text + 5, hash, CHAIN_BYTES);
-    return n;
-}
-
-static struct name index_name(const struct span *sp, unsigned layer, unsigned head)
-{
-    struct name n = {"index1/"};
-    hex(n.text + 7, sp->chain[sp->n_blocks - 1], CHAIN_BYTES);
-    snprintf(n.text + 7 + 2 * CHAIN_BYTES, sizeof n.text - 7 - 2 * CHAIN_BYTES, "/%u/%u", layer, head);
-    return n;
-}
-
-static void hash_part(const uint8_t *bytes, size_t len, uint8_t out[CHAIN_BYTES])
-{
-    struct identity id;
-    identity_begin(&id, "scoutkv part");
-    identity_add(&id, bytes, len);
-    identity_end(&id, out);
-}
-
-static unsigned heads_an_object(const struct shape *s, unsigned layer)
-{
-    size_t n = PART_BYTES / s->head_bytes[layer];
-    return n ? (unsigned)n : 1;
-}
-
-static int put_span(struct skv_context *c, const struct span *sp, struct skv_error *err)
-{
-    const struct shape *s = c->shape;
-    for (unsigned l = 0; l < s->n_layers; l++) {
-        unsigned step = heads_an_object(s, l), n_heads = s->layers[l].n_kv_heads;
-        for (unsigned h = 0; h < n_heads; h += step) {
-            unsigned n = n_heads - h < step ? n_heads - h : step;
-            struct name name = index_name(sp, l, h);
-            int rc = tier_object_put(c->tier->tier, TIER_SIDECAR, name.text, span_groups(s, sp, l, h),
-                                     n * s->head_bytes[l], NULL, err);
-            if (rc)
-                return rc;
-        }
-    }
-    return 0;
-}
-
-static int get_span(struct skv_context *c, struct span *sp, struct skv_error *err)
-{
-    const struct shape *s = c->shape;
-    for (unsigned l = 0; l < s->n_layers; l++) {
-        unsigned step = heads_an_object(s, l), n_heads = s->layers[l].n_kv_heads;
-        for (unsigned h = 0; h < n_heads; h += step) {
-            unsigned n = n_heads - h < step ? n_heads - h : step;
-            struct name name = index_name(sp, l, h);
-            struct buf *b;
-            int rc = tier_object_get(c->tier->tier, TIER_SIDECAR, name.text, &b, NULL, err);
-            if (rc == -ENOENT)
-                return skv_fail(err, -ENODATA,
-                                "the snapshot's index %.40s… is on no node: the context is lost", name.text);
-            if (rc)
-                return rc;
-            bool fits = b->len == n * s->head_bytes[l];
-            if (fits)
-                memcpy(span_groups(s, sp, l, h), b->data, b->len);
-            buf_unref(b);
-            if (!fits)
-                return skv_fail(err, -EBADMSG,
-                                "the snapshot's index %.40s… has another size than this model's", name.text);
-        }
-    }
-    return 0;
-}
-
-/* The state is one run of bytes, written and read by the same walk. */
 struct walk {
     uint8_t *at;
     size_t left;
@@ -121,6 +32,8 @@ static bool walk_bytes(struct walk *w, void *bytes, size_t n)
 {
     if (n > w->left)
         return false;
+    if (n == 0)
+        return true;
     if (w->reading)
         memcpy(bytes, w->at, n);
     else
@@ -130,195 +43,290 @@ static bool walk_bytes(struct walk *w, void *bytes, size_t n)
     return true;
 }
 
-static size_t state_bytes(const struct skv_context *c)
+/* indexed: has the index of all blocks that the chain is kept of: c, or the fork that sealed more. */
+static bool walk_state(struct skv_context *c, struct skv_context *indexed, struct walk *w)
 {
-    return c->len * (sizeof *c->ids + 1 + (c->tags ? SKV_TAG : 0)) + c->sealed * CHAIN_BYTES +
-           c->n_local * BLOCK_TOKENS * c->shape->token_bytes;
-}
-
-static bool walk_state(struct skv_context *c, struct walk *w)
-{
-    bool ok = walk_bytes(w, c->ids, c->len * sizeof *c->ids) && walk_bytes(w, c->decoded, c->len);
+    bool ok = true;
+    for (uint64_t b = 0; ok && b < indexed->sealed; b++)
+        ok = walk_bytes(w, context_span(indexed, b)->chain[b % SPAN_BLOCKS], CHAIN_BYTES);
+    ok = ok && walk_bytes(w, c->passes, c->n_passes * sizeof *c->passes) &&
+         walk_bytes(w, c->ids, c->len * sizeof *c->ids);
     if (ok && c->tags)
         ok = walk_bytes(w, c->tags, c->len * SKV_TAG);
-    for (uint64_t b = 0; ok && b < c->sealed; b++)
-        ok = walk_bytes(w, context_span(c, b)->chain[b % SPAN_BLOCKS], CHAIN_BYTES);
     for (size_t i = 0; ok && i < c->n_local; i++)
         for (unsigned l = 0; ok && l < c->shape->n_layers; l++)
             ok = walk_bytes(w, c->local[i].kv[l]->data, c->local[i].kv[l]->len);
     return ok;
 }
 
-static int check_name(const char *name, struct skv_error *err)
+/* ---- saving ---- */
+
+/* A fork that has sealed every full block of prefill's: *out, to be closed; c itself when there are no more.
+ */
+static int seal_more(struct skv_context *c, struct skv_context **out, struct skv_error *err)
 {
-    size_t n = strlen(name);
-    if (n == 0 || n > MAX_NAME)
-        return skv_fail(err, -EINVAL, "a snapshot's name has 1 to %d bytes, this one %zu", MAX_NAME, n);
+    uint64_t full = passes_prefilled(c) / BLOCK_TOKENS;
+    *out = c;
+    if (full <= c->sealed)
+        return 0;
+    int rc = skv_context_fork(c, out, err);
+    if (rc) {
+        *out = c;
+        return rc;
+    }
+    rc = seal_to(*out, full, err);
+    return rc ? rc : seal_flush(*out, err);
+}
+
+static int describe(const struct skv_context *c, const struct skv_context *indexed,
+                    const struct skv_save_opts *so, struct manifest *m, struct skv_error *err)
+{
+    const struct shape *s = c->shape;
+    *m = (struct manifest){.opts = c->opts, .n_layers = s->n_layers, .engine_bytes = so->engine_bytes};
+    struct manifest_head *h = &m->head;
+    h->flags = (c->tags ? MANIFEST_TAGS : 0) | (c->salted ? MANIFEST_SALTED : 0) | MANIFEST_PINNED;
+    memcpy(h->root, c->root, sizeof h->root);
+    memcpy(h->fingerprint, s->fingerprint, sizeof h->fingerprint);
+    randombytes_buf(h->part_id, sizeof h->part_id);
+    h->len = c->len;
+    h->sealed = c->sealed;
+    h->indexed = indexed->sealed;
+    h->n_passes = c->n_passes;
+    h->token_bytes = s->token_bytes;
+    h->state_bytes = manifest_state_bytes(h);
+    h->ttl_ms = so->ttl_ms ? so->ttl_ms : SKV_TTL_MS;
+    snprintf(m->isa, sizeof m->isa, "%s", c->tier->k->name);
+    snprintf(m->model, sizeof m->model, "%s", so->model ? so->model : "");
+    m->recipe = c->recipe ? strdup(c->recipe) : NULL;
+    m->layers = malloc(s->n_layers * sizeof *m->layers);
+    m->protect = calloc(c->n_protect + 1, sizeof *m->protect);
+    m->engine = malloc(so->engine_bytes + 1);
+    if ((c->recipe && !m->recipe) || !m->layers || !m->protect || !m->engine)
+        return skv_fail(err, -ENOMEM, "out of memory");
+    memcpy(m->layers, s->layers, s->n_layers * sizeof *m->layers);
+    if (so->engine_bytes)
+        memcpy(m->engine, so->engine, so->engine_bytes);
+    for (size_t i = 0; i < c->n_protect; i++)
+        m->protect[i] = (struct skv_range){c->protect[i].from * PAGE_TOKENS, c->protect[i].to * PAGE_TOKENS};
+    m->opts.n_protect = c->n_protect;
     return 0;
 }
 
-int skv_context_snapshot(skv_context *c, const char *name, struct skv_error *err)
+static int put_index(struct skv_context *indexed, const struct tier_object_opts *o, struct skv_error *err)
 {
-    int rc = check_name(name, err);
-    if (rc == 0)
-        rc = seal_flush(c, err);
-    for (size_t i = 0; rc == 0 && i < c->n_spans; i++)
-        rc = put_span(c, c->spans[i], err);
-    if (rc)
-        return rc;
-    size_t total = state_bytes(c), n_parts = (total + PART_BYTES - 1) / PART_BYTES;
-    size_t manifest_bytes = sizeof(struct manifest) + n_parts * CHAIN_BYTES;
-    uint8_t *state = malloc(total + 1), *bytes = calloc(1, manifest_bytes);
-    if (!state || !bytes) {
-        rc = skv_fail(err, -ENOMEM, "out of memory");
-        goto done;
+    int rc = 0;
+    for (size_t i = 0; rc == 0 && i < indexed->n_spans; i++)
+        rc = span_put(indexed->tier, indexed->shape, indexed->spans[i], o, err);
+    for (size_t i = 0; rc == 0 && i < indexed->n_passes && indexed->passes[i].n; i++) {
+        uint64_t next = i + 1 < indexed->n_passes ? indexed->passes[i + 1].from : indexed->len;
+        if (!pass_ends_within_span(&indexed->passes[i], next, indexed->sealed))
+            continue;
+        uint64_t last = next / BLOCK_TOKENS - 1;
+        rc = span_place_put(indexed->tier, context_span(indexed, last), last % SPAN_BLOCKS, o, err);
     }
-    if (manifest_bytes > PART_BYTES) {
-        rc = skv_fail(err, -EFBIG, "the unsealed tail is too large for a snapshot: %zu MiB", total >> 20);
-        goto done;
-    }
-    struct walk w = {.at = state, .left = total};
-    bool ok = walk_state(c, &w);
-    assert(ok && w.left == 0);
-    (void)ok;
-    struct manifest *m = (struct manifest *)bytes;
-    *m = (struct manifest){.magic = MANIFEST_MAGIC,
-                           .version = MANIFEST_VERSION,
-                           .n_parts = (uint32_t)n_parts,
-                           .len = c->len,
-                           .sealed = c->sealed,
-                           .state_bytes = total,
-                           .has_tags = c->tags != NULL};
-    memcpy(m->root, c->root, sizeof m->root);
-    for (size_t i = 0; i < n_parts && rc == 0; i++) {
-        size_t n = total - i * PART_BYTES < PART_BYTES ? total - i * PART_BYTES : PART_BYTES;
-        uint8_t *hash = bytes + sizeof *m + i * CHAIN_BYTES;
-        hash_part(state + i * PART_BYTES, n, hash);
-        rc = tier_object_put(c->tier->tier, TIER_SIDECAR, part_name(hash).text, state + i * PART_BYTES, n,
-                             NULL, err);
-    }
-    if (rc == 0)
-        rc = tier_object_put(c->tier->tier, TIER_MANIFEST, name, bytes, manifest_bytes, NULL, err);
-done:
-    free(state);
-    free(bytes);
     return rc;
 }
 
-static int check_manifest(const struct skv_context *c, const struct buf *b, const char *name,
-                          struct manifest *m, struct skv_error *err)
-{
-    if (b->len < sizeof *m)
-        return skv_fail(err, -EBADMSG, "snapshot \"%s\" is cut: %zu bytes", name, b->len);
-    memcpy(m, b->data, sizeof *m);
-    if (memcmp(m->magic, MANIFEST_MAGIC, sizeof m->magic) != 0)
-        return skv_fail(err, -EBADMSG, "\"%s\" is not a snapshot", name);
-    if (m->version != MANIFEST_VERSION)
-        return skv_fail(err, -EPROTONOSUPPORT, "snapshot \"%s\" has version %u, this program reads %d", name,
-                        m->version, MANIFEST_VERSION);
-    if (memcmp(m->root, c->root, sizeof m->root) != 0)
-        return skv_fail(err, -EINVAL,
-                        "snapshot \"%s\" was made with another model or other options (model, KV dtype, "
-                        "prefill policy, budget and "
-                        "chunk, window, seal lag, protected ranges, kernel family, salt): use the same",
-                        name);
-    uint64_t n_local = (m->len + BLOCK_TOKENS - 1) / BLOCK_TOKENS - m->sealed;
-    if (m->len > 1ull << 32 || m->sealed * BLOCK_TOKENS > m->len ||
-        m->state_bytes != m->len * (4 + 1 + (m->has_tags ? SKV_TAG : 0)) + m->sealed * CHAIN_BYTES +
-                              n_local * BLOCK_TOKENS * c->shape->token_bytes ||
-        m->n_parts != (m->state_bytes + PART_BYTES - 1) / PART_BYTES ||
-        b->len != sizeof *m + (size_t)m->n_parts * CHAIN_BYTES)
-        return skv_fail(err, -EBADMSG, "snapshot \"%s\" is damaged: its sizes disagree", name);
-    return 0;
-}
-
-static int get_state(struct skv_context *c, const struct manifest *m, const uint8_t *hashes, uint8_t *state,
+/* Everything but the manifest. */
+static int store_all(struct skv_context *c, struct skv_context *indexed, struct manifest *m, const char *name,
                      struct skv_error *err)
 {
-    for (size_t i = 0; i < m->n_parts; i++) {
-        size_t n =
-            m->state_bytes - i * PART_BYTES < PART_BYTES ? m->state_bytes - i * PART_BYTES : PART_BYTES;
-        struct buf *b;
-        int rc = tier_object_get(c->tier->tier, TIER_SIDECAR, part_name(hashes + i * CHAIN_BYTES).text, &b,
-                                 NULL, err);
-        if (rc)
-            return rc == -ENOENT ? skv_fail(err, -ENODATA,
-                                            "part %zu of the snapshot is on no node: the context is lost", i)
-                                 : rc;
-        uint8_t hash[CHAIN_BYTES];
-        hash_part(b->data, b->len, hash);
-        bool good = b->len == n && memcmp(hash, hashes + i * CHAIN_BYTES, CHAIN_BYTES) == 0;
-        if (good)
-            memcpy(state + i * PART_BYTES, b->data, n);
-        buf_unref(b);
-        if (!good)
-            return skv_fail(err, -EBADMSG, "part %zu of the snapshot does not match its hash", i);
-    }
-    return 0;
+    struct tier_object_opts o = {.ttl_ms = sidecar_ttl(m->head.ttl_ms), .durable = m->opts.durable};
+    m->head.renewed_ms = wall_ms();
+    m->head.sidecars_until_ms = m->head.renewed_ms + o.ttl_ms;
+    uint8_t *state = malloc(m->head.state_bytes + 1);
+    if (!state)
+        return skv_fail(err, -ENOMEM, "out of memory");
+    struct walk w = {.at = state, .left = m->head.state_bytes};
+    bool ok = walk_state(c, indexed, &w);
+    assert(ok && w.left == 0);
+    (void)ok;
+    int rc = manifest_write_state(c->tier, m, state, err);
+    if (rc == 0)
+        rc = put_index(indexed, &o, err);
+    if (rc == 0)
+        rc = saved_lease(c->tier, m, name, state, err); /* begins with the chain */
+    free(state);
+    return rc;
 }
 
-/* Gives an empty context room for what the state holds. */
-static int make_room(struct skv_context *c, const struct manifest *m)
+/* Puts the manifest in place of the one that is there now, and drops what only that one needed. */
+static int replace(struct skv_tier *t, const char *name, struct manifest *m, struct skv_error *err)
 {
-    if (context_grow_tokens(c, m->len + 1))
-        return -ENOMEM;
-    if (m->has_tags && !(c->tags = malloc(c->tokens_cap * SKV_TAG)))
-        return -ENOMEM;
-    size_t n_spans = (m->sealed + SPAN_BLOCKS - 1) / SPAN_BLOCKS;
-    c->spans = calloc(n_spans + 1, sizeof(struct span *));
-    if (!c->spans)
-        return -ENOMEM;
-    c->spans_cap = n_spans + 1;
-    for (; c->n_spans < n_spans; c->n_spans++) {
-        struct span *sp = span_new(c->shape);
-        if (!sp)
-            return -ENOMEM;
-        uint64_t left = m->sealed - c->n_spans * SPAN_BLOCKS;
-        sp->n_blocks = left < SPAN_BLOCKS ? (unsigned)left : SPAN_BLOCKS;
-        c->spans[c->n_spans] = sp;
+    int rc = -EEXIST;
+    for (int tries = 0; rc == -EEXIST && tries < SAVE_TRIES; tries++) {
+        struct manifest old;
+        rc = manifest_read(t, name, &old, err);
+        /* One that can't be read is replaced like any other; what it needed ends by itself. */
+        bool readable = rc == 0;
+        if (readable || rc == -ENOENT || rc == -EBADMSG || rc == -EPROTONOSUPPORT) {
+            m->revision = old.revision;
+            m->head.updated_ms = wall_ms();
+            m->head.created_ms = readable ? old.head.created_ms : m->head.updated_ms;
+            rc = manifest_write(t, name, m, err);
+            if (rc == 0 && readable)
+                manifest_drop_state(t, &old, name);
+        }
+        manifest_free(&old);
     }
+    return rc;
+}
+
+static int check_save(const char *name, const struct skv_save_opts *o, struct skv_error *err)
+{
+    int rc = manifest_check_name(name, err);
+    if (rc)
+        return rc;
+    if (o->engine_bytes > SKV_ENGINE_MAX)
+        return skv_fail(err, -EINVAL, "the engine's state has %zu bytes; at most %d are saved",
+                        o->engine_bytes, SKV_ENGINE_MAX);
+    if (o->model && strlen(o->model) > SKV_MODEL_NAME_MAX)
+        return skv_fail(err, -EINVAL, "the model's name has %zu bytes; at most %d are saved",
+                        strlen(o->model), SKV_MODEL_NAME_MAX);
+    return saved_check_ttl(o->ttl_ms, err);
+}
+
+int skv_context_snapshot(skv_context *c, const char *name, const struct skv_save_opts *o,
+                         struct skv_error *err)
+{
+    static const struct skv_save_opts defaults;
+    struct skv_context *indexed = c;
+    struct manifest m = {0};
+    int rc = check_save(name, o ? o : &defaults, err);
+    if (rc == 0)
+        rc = context_pass_complete(c, err);
+    if (rc == 0)
+        rc = seal_flush(c, err);
+    if (rc)
+        return rc;
+    rc = seal_more(c, &indexed, err);
+    if (rc == 0)
+        rc = describe(c, indexed, o ? o : &defaults, &m, err);
+    if (rc == 0) {
+        rc = store_all(c, indexed, &m, name, err);
+        if (rc == 0)
+            rc = replace(c->tier, name, &m, err);
+        if (rc == 0)
+            rc = saved_adopt(c, name, m.head.ttl_ms);
+        else
+            manifest_drop_state(c->tier, &m, name);
+    }
+    manifest_free(&m);
+    if (indexed != c)
+        skv_context_close(indexed);
+    return rc;
+}
+
+/* ---- resuming ---- */
+
+/* Gives an empty context room for what the state holds. */
+static int make_room(struct skv_context *c, const struct manifest_head *m)
+{
+    if (context_grow_tokens(c, m->len + 1) || passes_reserve(c, m->n_passes))
+        return -ENOMEM;
+    if (m->flags & MANIFEST_TAGS && !(c->tags = malloc(c->tokens_cap * SKV_TAG)))
+        return -ENOMEM;
+    int rc = context_make_spans(c, m->indexed);
+    if (rc)
+        return rc;
+    c->n_passes = m->n_passes;
     c->len = m->len;
     c->sealed = m->sealed;
     while ((c->sealed + c->n_local) * BLOCK_TOKENS < c->len)
         if (context_grow_local(c))
             return -ENOMEM;
-    context_set_eligible(c);
-    return c->eligible ? 0 : -ENOMEM;
+    return 0;
 }
 
-static int restore(struct skv_context *c, const char *name, struct skv_error *err)
+static bool passes_make_sense(const struct skv_context *c)
 {
-    struct buf *b = NULL;
-    uint8_t *state = NULL;
-    struct manifest m;
-    int rc = tier_object_get(c->tier->tier, TIER_MANIFEST, name, &b, NULL, err);
-    if (rc == -ENOENT)
-        return skv_fail(err, rc, "no snapshot \"%s\" on these nodes", name);
-    if (rc)
-        return rc;
-    rc = check_manifest(c, b, name, &m, err);
-    if (rc)
-        goto done;
-    state = malloc(m.state_bytes + 1);
-    if (!state || make_room(c, &m)) {
-        rc = skv_fail(err, -ENOMEM, "out of memory");
-        goto done;
+    if (c->n_passes == 0 || c->passes[0].from != 0)
+        return c->len == 0 && c->n_passes == 0;
+    for (size_t i = 1; i < c->n_passes; i++)
+        if (c->passes[i].from <= c->passes[i - 1].from)
+            return false;
+    return c->passes[c->n_passes - 1].from < c->len;
+}
+
+/* The index of blocks from `sealed` on, which others may begin with, is not this context's. */
+static int forget_spans_behind(struct skv_context *c)
+{
+    size_t n = (c->sealed + SPAN_BLOCKS - 1) / SPAN_BLOCKS;
+    while (c->n_spans > n)
+        span_unref(c->spans[--c->n_spans]);
+    if (c->sealed % SPAN_BLOCKS)
+        span_truncate(c->shape, c->spans[n - 1], c->sealed % SPAN_BLOCKS);
+    context_set_eligible(c);
+    return c->sealed && !c->eligible ? -ENOMEM : 0;
+}
+
+static int restore(struct skv_context *c, const struct manifest *m, const char *name, struct skv_error *err)
+{
+    const struct manifest_head *h = &m->head;
+    if (h->token_bytes != c->shape->token_bytes)
+        return skv_fail(err, -EBADMSG, "saved context \"%s\" is damaged: its sizes disagree", name);
+    uint8_t *state = malloc(h->state_bytes + 1);
+    if (!state || make_room(c, h)) {
+        free(state);
+        return skv_fail(err, -ENOMEM, "out of memory");
     }
-    rc = get_state(c, &m, b->data + sizeof m, state, err);
-    if (rc)
-        goto done;
-    struct walk w = {.at = state, .left = m.state_bytes, .reading = true};
-    if (!walk_state(c, &w) || w.left) {
-        rc = skv_fail(err, -EBADMSG, "snapshot \"%s\" is damaged: its state ends early", name);
-        goto done;
+    int rc = manifest_read_state(c->tier, m, h->state_bytes, state, err);
+    if (rc == 0) {
+        struct walk w = {.at = state, .left = h->state_bytes, .reading = true};
+        uint64_t sealed = c->sealed;
+        c->sealed = h->indexed; /* the chain is that of all */
+        bool ok = walk_state(c, c, &w) && w.left == 0;
+        c->sealed = sealed;
+        if (!ok || !passes_make_sense(c))
+            rc = skv_fail(err, -EBADMSG, "saved context \"%s\" is damaged: its state makes no sense", name);
     }
-    for (size_t i = 0; i < c->n_spans && rc == 0; i++)
-        rc = get_span(c, c->spans[i], err);
-    c->pass_from = c->len;
-done:
     free(state);
-    buf_unref(b);
+    if (rc == 0)
+        rc = spans_get(c->tier, c->shape, c->spans, c->n_spans, NULL, err);
+    if (rc == 0 && forget_spans_behind(c))
+        rc = skv_fail(err, -ENOMEM, "out of memory");
+    c->pass_from = c->len;
     return rc;
+}
+
+static const char *select_difference(const struct skv_select *a, const struct skv_select *b)
+{
+    return a->policy != b->policy   ? "prefill policy"
+           : a->budget != b->budget ? "prefill budget"
+           : a->unit != b->unit     ? "selection unit"
+           : a->mass != b->mass     ? "prefill mass"
+                                    : NULL;
+}
+
+/* Says what the caller's options would have made different. */
+static int other_options(const struct skv_context *c, const struct skv_context_opts *o,
+                         const struct manifest *m, const char *name, struct skv_error *err)
+{
+    const struct skv_context_opts *was = &m->opts;
+    const char *what = select_difference(&was->prefill, &o->prefill);
+    char text[120] = "";
+    if (memcmp(m->head.fingerprint, c->shape->fingerprint, SKV_FINGERPRINT) != 0)
+        return skv_fail(err, -EINVAL, "context \"%s\" was saved with another model%s%s", name,
+                        m->model[0] ? ": " : "", m->model);
+    if (strcmp(m->isa, c->tier->k->name) != 0)
+        return skv_fail(err, -EINVAL,
+                        "context \"%s\" was saved with kernels \"%s\", and here \"%s\" run: pin them with "
+                        "SKV_ISA, or pick a machine that has them",
+                        name, m->isa, c->tier->k->name);
+    if (was->dtype != o->dtype)
+        what = "KV dtype";
+    else if (was->window != o->window)
+        snprintf(text, sizeof text, "window, %u tokens and not %u", was->window, o->window);
+    else if (was->seal_lag != c->opts.seal_lag)
+        snprintf(text, sizeof text, "seal lag, %u tokens and not %u", was->seal_lag, c->opts.seal_lag);
+    else if (!what && strcmp(m->recipe ? m->recipe : "", c->recipe ? c->recipe : "") != 0)
+        snprintf(text, sizeof text, "recipe, \"%.40s\" and not \"%.40s\"", m->recipe ? m->recipe : "",
+                 c->recipe ? c->recipe : "");
+    else if (!what)
+        what = m->head.flags & MANIFEST_SALTED || c->salted ? "salt, or its protected ranges"
+                                                            : "protected ranges, or the model's shape";
+    return skv_fail(err, -EINVAL, "context \"%s\" was saved with other options: its %s. Leave them out", name,
+                    what ? what : text);
 }
 
 int skv_context_reopen(skv_tier *t, const struct skv_model *model, const struct skv_context_opts *o,
@@ -326,16 +334,23 @@ int skv_context_reopen(skv_tier *t, const struct skv_model *model, const struct 
 {
     struct shape *shape = NULL;
     struct skv_context *c = NULL;
-    int rc = check_name(name, err);
+    struct manifest m;
+    int rc = manifest_read(t, name, &m, err);
+    if (rc == 0 && !o && m.head.flags & MANIFEST_SALTED)
+        rc = skv_fail(err, -EINVAL, "context \"%s\" was saved with a salt: give its options, and the salt",
+                      name);
     if (rc == 0)
-        rc = shape_new(model, o->dtype, &shape, err);
-    if (rc)
-        return rc;
-    rc = context_new(t, shape, o, &c, err);
+        rc = shape_new(model, o ? o->dtype : m.opts.dtype, &shape, err);
+    if (rc == 0)
+        rc = context_new(t, shape, o ? o : &m.opts, &c, err);
     shape_unref(shape);
-    if (rc)
-        return rc;
-    rc = restore(c, name, err);
+    if (rc == 0 && memcmp(m.head.root, c->root, sizeof c->root) != 0)
+        rc = other_options(c, o ? o : &m.opts, &m, name, err);
+    if (rc == 0)
+        rc = restore(c, &m, name, err);
+    if (rc == 0 && m.head.flags & MANIFEST_PINNED && saved_adopt(c, name, m.head.ttl_ms))
+        rc = skv_fail(err, -ENOMEM, "out of memory");
+    manifest_free(&m);
     if (rc) {
         skv_context_close(c);
         return rc;

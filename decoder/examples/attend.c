@@ -85,7 +85,7 @@ int main(int argc, char **argv)
     TRY(skv_context_open(tier, &model, &opts, &ctx, &err));
     for (int i = 0; i < PROMPT; i += CHUNK)
         pass(tier, ctx, SKV_PREFILL, CHUNK, scratch);
-    TRY(skv_context_snapshot(ctx, "example", &err));
+    TRY(skv_context_snapshot(ctx, "example", NULL, &err));
     skv_context_close(ctx);
     TRY(skv_context_reopen(tier, &model, &opts, "example", &ctx, &err));
     decode(tier, ctx, SKV_DENSE, 0, dense);

@@ -178,7 +178,7 @@ static void test_snapshot_other_process(void **s)
     rig_open(&r, model_file, three.list, 2, &o, NULL);
     feed(&r, PROMPT);
     decode(&r, DECODED, 5);
-    check(skv_context_snapshot(r.ctx, "bits", &err), &err);
+    check(skv_context_snapshot(r.ctx, "bits", NULL, &err), &err);
     uint64_t want = decode(&r, DECODED, 7);
     rig_close(&r);
 

@@ -133,7 +133,7 @@ static void test_bits(void **state)
     struct skv_model shape;
     model_shape(r.model, &shape);
     if (skv_truncate(straight, N, &err) != 0 || skv_context_fork(straight, &fork, &err) != 0 ||
-        skv_context_snapshot(fork, "bits", &err) != 0 ||
+        skv_context_snapshot(fork, "bits", NULL, &err) != 0 ||
         skv_context_reopen(tier, &shape, &opts, "bits", &reopened, &err) != 0)
         fail_msg("%s", err.text);
     const struct skv_select all = {.policy = SKV_CASCADE, .budget = 2 * N, .unit = 16};

@@ -1,0 +1,407 @@
+/* manifest.c: see manifest.h. */
+#include "decoder/context/manifest.h"
+
+#include <errno.h>
+#include <sodium.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { MANIFEST_VERSION = 2, MAY_SKIP = 0x8000, ISA_BYTES = 16 };
+#define MANIFEST_MAGIC "SKVMANI"
+#define MANIFEST_TOKENS (1ull << 32) /* more no context has */
+
+enum section {
+    SECTION_OPTIONS = 1,
+    SECTION_RECIPE,
+    SECTION_PROTECT,
+    SECTION_MODEL,
+    SECTION_ISA,
+    SECTION_ENGINE,
+    SECTION_PARTS,
+    SECTION_LAYERS,
+    SECTIONS,
+};
+
+struct stored_select {
+    uint32_t policy, budget, unit;
+    float mass;
+};
+struct stored_options {
+    struct stored_select decode, prefill;
+    uint64_t cache_bytes;
+    uint32_t window, seal_lag, sinks, dtype, durable, none;
+};
+static_assert(sizeof(struct stored_options) == 64, "stored as it is");
+static_assert(sizeof(struct skv_layer) == 24 && sizeof(struct skv_range) == 16, "stored as they are");
+
+int manifest_check_name(const char *name, struct skv_error *err)
+{
+    size_t n = name ? strlen(name) : 0;
+    if (n == 0 || n > MANIFEST_NAME)
+        return skv_fail(err, -EINVAL, "a saved context's name has 1 to %d bytes, this one %zu", MANIFEST_NAME,
+                        n);
+    for (size_t i = 0; i < n; i++)
+        if ((unsigned char)name[i] < ' ' || name[i] == 0x7f)
+            return skv_fail(err, -EINVAL, "a saved context's name has no control characters");
+    return 0;
+}
+
+void manifest_free(struct manifest *m)
+{
+    free(m->recipe);
+    free(m->layers);
+    free(m->protect);
+    free(m->engine);
+    free(m->parts);
+    *m = (struct manifest){0};
+}
+
+/* ---- bytes ---- */
+
+static struct stored_select store_select(const struct skv_select *s)
+{
+    return (struct stored_select){s->policy, s->budget, s->unit, s->mass};
+}
+
+static struct skv_select load_select(const struct stored_select *s)
+{
+    return (struct skv_select){
+        .policy = (enum skv_policy)s->policy, .budget = s->budget, .unit = s->unit, .mass = s->mass};
+}
+
+static uint8_t *pack_section(uint8_t *at, uint32_t number, const void *bytes, size_t n)
+{
+    uint32_t head[2] = {number, (uint32_t)n};
+    memcpy(at, head, sizeof head);
+    if (n)
+        memcpy(at + sizeof head, bytes, n);
+    return at + sizeof head + n;
+}
+
+int manifest_pack(const struct manifest *m, const char *name, uint8_t **out, size_t *n, struct skv_error *err)
+{
+    const struct skv_context_opts *o = &m->opts;
+    struct stored_options stored = {.decode = store_select(&o->decode),
+                                    .prefill = store_select(&o->prefill),
+                                    .cache_bytes = o->cache_bytes,
+                                    .window = o->window,
+                                    .seal_lag = o->seal_lag,
+                                    .sinks = o->sinks,
+                                    .dtype = o->dtype,
+                                    .durable = o->durable};
+    size_t recipe = m->recipe ? strlen(m->recipe) : 0;
+    size_t size = sizeof m->head + SECTIONS * 8 + sizeof stored + recipe + o->n_protect * sizeof *m->protect +
+                  strlen(m->model) + strlen(m->isa) + m->engine_bytes + m->n_parts * sizeof *m->parts +
+                  m->n_layers * sizeof *m->layers;
+    if (size > TIER_OBJECT_MAX)
+        return skv_fail(err, -EFBIG,
+                        "context \"%s\" cannot be saved: its unsealed tail of %zu MiB and %zu protected "
+                        "ranges do not fit a manifest; use a smaller window",
+                        name, m->n_parts, o->n_protect);
+    uint8_t *bytes = malloc(size), *at = bytes + sizeof m->head;
+    if (!bytes)
+        return skv_fail(err, -ENOMEM, "out of memory");
+    struct manifest_head head = m->head;
+    memcpy(head.magic, MANIFEST_MAGIC, sizeof head.magic);
+    head.version = MANIFEST_VERSION;
+    memcpy(bytes, &head, sizeof head);
+    at = pack_section(at, SECTION_OPTIONS, &stored, sizeof stored);
+    if (m->recipe)
+        at = pack_section(at, SECTION_RECIPE, m->recipe, recipe);
+    at = pack_section(at, SECTION_PROTECT, m->protect, o->n_protect * sizeof *m->protect);
+    at = pack_section(at, SECTION_LAYERS, m->layers, m->n_layers * sizeof *m->layers);
+    at = pack_section(at, SECTION_MODEL, m->model, strlen(m->model));
+    at = pack_section(at, SECTION_ISA, m->isa, strlen(m->isa));
+    at = pack_section(at, SECTION_ENGINE, m->engine, m->engine_bytes);
+    at = pack_section(at, SECTION_PARTS, m->parts, m->n_parts * sizeof *m->parts);
+    *out = bytes;
+    *n = (size_t)(at - bytes);
+    assert(*n <= size);
+    return 0;
+}
+
+static bool load_options(struct skv_context_opts *o, const uint8_t *at, size_t n)
+{
+    struct stored_options s;
+    if (n != sizeof s)
+        return false;
+    memcpy(&s, at, sizeof s);
+    o->decode = load_select(&s.decode);
+    o->prefill = load_select(&s.prefill);
+    o->cache_bytes = s.cache_bytes;
+    o->window = s.window;
+    o->seal_lag = s.seal_lag;
+    o->sinks = s.sinks;
+    o->dtype = (enum skv_dtype)s.dtype;
+    o->durable = s.durable == 1;
+    return s.durable <= 1 && (s.dtype == SKV_F16 || s.dtype == SKV_F32) && s.decode.policy <= SKV_NORM_ONLY &&
+           s.prefill.policy <= SKV_NORM_ONLY;
+}
+
+/* A copy of n bytes with a zero behind them in place of old. */
+static void *copy_bytes(void *old, const uint8_t *at, size_t n)
+{
+    char *copy = malloc(n + 1);
+    free(old);
+    if (copy) {
+        memcpy(copy, at, n);
+        copy[n] = 0;
+    }
+    return copy;
+}
+
+static bool copy_text(char *out, size_t size, const uint8_t *at, size_t n)
+{
+    if (n >= size)
+        return false;
+    memcpy(out, at, n);
+    out[n] = 0;
+    return true;
+}
+
+static bool load_section(struct manifest *m, uint32_t number, const uint8_t *at, size_t n)
+{
+    switch (number) {
+    case SECTION_OPTIONS:
+        return load_options(&m->opts, at, n);
+    case SECTION_RECIPE:
+        m->recipe = copy_bytes(m->recipe, at, n);
+        return m->recipe;
+    case SECTION_LAYERS:
+        m->layers = copy_bytes(m->layers, at, n);
+        m->n_layers = n / sizeof *m->layers;
+        return m->layers && n % sizeof *m->layers == 0;
+    case SECTION_PROTECT:
+        m->protect = copy_bytes(m->protect, at, n);
+        m->opts.n_protect = n / sizeof *m->protect;
+        return m->protect && n % sizeof *m->protect == 0;
+    case SECTION_MODEL:
+        return copy_text(m->model, sizeof m->model, at, n);
+    case SECTION_ISA:
+        return copy_text(m->isa, sizeof m->isa, at, n);
+    case SECTION_ENGINE:
+        m->engine = copy_bytes(m->engine, at, n);
+        m->engine_bytes = n;
+        return m->engine && n <= MANIFEST_ENGINE;
+    default:
+        assert(number == SECTION_PARTS);
+        m->parts = copy_bytes(m->parts, at, n);
+        m->n_parts = n / sizeof *m->parts;
+        return m->parts && n % sizeof *m->parts == 0;
+    }
+}
+
+static bool sizes_agree(const struct manifest *m)
+{
+    const struct manifest_head *h = &m->head;
+    uint64_t blocks = h->len / BLOCK_TOKENS;
+    return h->len <= MANIFEST_TOKENS && h->sealed <= h->indexed && h->indexed <= blocks &&
+           h->n_passes <= h->len && h->token_bytes <= 1 << 30 &&
+           (h->len + BLOCK_TOKENS - 1) / BLOCK_TOKENS - h->sealed <= 1 << 20 &&
+           h->state_bytes == manifest_state_bytes(h) &&
+           m->n_parts == (h->state_bytes + PART_BYTES - 1) / PART_BYTES && h->flags <= MANIFEST_FLAGS &&
+           m->n_layers > 0 && m->n_layers <= MAX_LAYERS;
+}
+
+int manifest_unpack(struct manifest *m, const char *name, const uint8_t *bytes, size_t n,
+                    struct skv_error *err)
+{
+    unsigned seen = 0;
+    *m = (struct manifest){0};
+    if (n < sizeof m->head)
+        return skv_fail(err, -EBADMSG, "saved context \"%s\" is cut: %zu bytes", name, n);
+    memcpy(&m->head, bytes, sizeof m->head);
+    if (memcmp(m->head.magic, MANIFEST_MAGIC, sizeof m->head.magic) != 0)
+        return skv_fail(err, -EBADMSG, "\"%s\" is not a saved context", name);
+    if (m->head.version != MANIFEST_VERSION)
+        return skv_fail(err, -EPROTONOSUPPORT,
+                        "saved context \"%s\" has version %u, this program reads %d: save it again", name,
+                        m->head.version, MANIFEST_VERSION);
+    for (size_t at = sizeof m->head; at < n;) {
+        uint32_t head[2];
+        if (n - at < sizeof head)
+            goto damaged;
+        memcpy(head, bytes + at, sizeof head);
+        at += sizeof head;
+        if (head[1] > n - at)
+            goto damaged;
+        if (head[0] >= SECTIONS || head[0] == 0) {
+            if (!(head[0] & MAY_SKIP))
+                return skv_fail(err, -EPROTONOSUPPORT,
+                                "saved context \"%s\" holds what this program does not know (section %u): "
+                                "use a newer one",
+                                name, head[0]);
+        } else if (seen >> head[0] & 1 || !load_section(m, head[0], bytes + at, head[1])) {
+            goto damaged;
+        } else {
+            seen |= 1u << head[0];
+        }
+        at += head[1];
+    }
+    m->opts.recipe = m->recipe;
+    m->opts.protect = m->protect;
+    const unsigned needed = 1u << SECTION_OPTIONS | 1u << SECTION_LAYERS | 1u << SECTION_PARTS;
+    if ((seen & needed) != needed || !sizes_agree(m))
+        goto damaged;
+    return 0;
+damaged:
+    return skv_fail(err, -EBADMSG, "saved context \"%s\" is damaged: its sizes disagree", name);
+}
+
+/* ---- on the tier ---- */
+
+int manifest_read(struct skv_tier *t, const char *name, struct manifest *m, struct skv_error *err)
+{
+    struct buf *b = NULL;
+    uint64_t revision = 0;
+    *m = (struct manifest){0};
+    int rc = manifest_check_name(name, err);
+    if (rc)
+        return rc;
+    rc = tier_object_get(t->tier, TIER_MANIFEST, name, &b, &revision, err);
+    if (rc == -ENOENT)
+        return skv_fail(err, rc, "no context \"%s\" is saved on these nodes: see `scoutkv context list`",
+                        name);
+    if (rc)
+        return rc;
+    rc = manifest_unpack(m, name, b->data, b->len, err);
+    m->revision = revision;
+    buf_unref(b);
+    return rc;
+}
+
+int manifest_write(struct skv_tier *t, const char *name, struct manifest *m, struct skv_error *err)
+{
+    uint8_t *bytes;
+    size_t n;
+    uint64_t revision = 0;
+    int rc = manifest_pack(m, name, &bytes, &n, err);
+    if (rc)
+        return rc;
+    struct tier_object_opts o = {.ttl_ms = m->head.ttl_ms,
+                                 .durable = m->opts.durable,
+                                 .absent = m->revision == 0,
+                                 .expect = m->revision,
+                                 .revision = &revision};
+    rc = tier_object_put(t->tier, TIER_MANIFEST, name, bytes, n, &o, err);
+    free(bytes);
+    if (rc == -ESTALE)
+        return skv_fail(err, -EEXIST,
+                        m->revision ? "context \"%s\" was saved by somebody else meanwhile"
+                                    : "a context \"%s\" is saved already: remove it, or take another name",
+                        name);
+    if (rc == 0)
+        m->revision = revision;
+    return rc;
+}
+
+static void hex(char *out, const uint8_t *bytes, size_t n)
+{
+    sodium_bin2hex(out, 2 * n + 1, bytes, n);
+}
+
+void manifest_owner(const struct manifest *m, const char *name, char out[OWNER_TEXT])
+{
+    char id[2 * PART_ID + 1];
+    hex(id, m->head.part_id, PART_ID);
+    snprintf(out, OWNER_TEXT, "%.200s#%.16s", name, id);
+}
+
+/* ---- state ---- */
+
+void manifest_part_name(const struct manifest *m, size_t part, char name[TIER_NAME_MAX + 1])
+{
+    char id[2 * PART_ID + 1];
+    hex(id, m->head.part_id, PART_ID);
+    snprintf(name, TIER_NAME_MAX + 1, "part/%s/%zu", id, part);
+}
+
+static void hash_part(const uint8_t *bytes, size_t len, uint8_t out[CHAIN_BYTES])
+{
+    struct identity id;
+    identity_begin(&id, "scoutkv part");
+    identity_add(&id, bytes, len);
+    identity_end(&id, out);
+}
+
+size_t manifest_state_bytes(const struct manifest_head *h)
+{
+    uint64_t n_local = (h->len + BLOCK_TOKENS - 1) / BLOCK_TOKENS - h->sealed;
+    return h->indexed * CHAIN_BYTES + h->n_passes * sizeof(struct pass_run) +
+           h->len * (4 + (h->flags & MANIFEST_TAGS ? SKV_TAG : 0)) + n_local * BLOCK_TOKENS * h->token_bytes;
+}
+
+static size_t part_bytes(const struct manifest *m, size_t part)
+{
+    size_t left = m->head.state_bytes - part * PART_BYTES;
+    return left < PART_BYTES ? left : PART_BYTES;
+}
+
+struct state_read {
+    const struct manifest *m;
+    uint8_t *state;
+    size_t n;
+};
+
+static int on_part(void *arg, size_t part, int rc, const uint8_t *bytes, size_t len, struct skv_error *err)
+{
+    struct state_read *r = arg;
+    uint8_t hash[CHAIN_BYTES];
+    if (rc == -ENOENT)
+        return skv_fail(err, -ENODATA, "part %zu of the saved context is on no node: the context is lost",
+                        part);
+    if (rc)
+        return rc;
+    hash_part(bytes, len, hash);
+    if (len != part_bytes(r->m, part) || memcmp(hash, r->m->parts[part], CHAIN_BYTES) != 0)
+        return skv_fail(err, -EBADMSG, "part %zu of the saved context does not match its hash", part);
+    size_t from = part * PART_BYTES;
+    memcpy(r->state + from, bytes, r->n - from < len ? r->n - from : len);
+    return 0;
+}
+
+static void name_part(void *arg, size_t i, char name[TIER_NAME_MAX + 1])
+{
+    struct state_read *r = arg;
+    manifest_part_name(r->m, i, name);
+}
+
+int manifest_read_state(struct skv_tier *t, const struct manifest *m, size_t n, uint8_t *state,
+                        struct skv_error *err)
+{
+    assert(n <= m->head.state_bytes);
+    struct state_read r = {m, state, n};
+    return tier_sidecars_get(t->tier, (n + PART_BYTES - 1) / PART_BYTES, name_part, on_part, &r, err);
+}
+
+int manifest_write_state(struct skv_tier *t, struct manifest *m, const uint8_t *state, struct skv_error *err)
+{
+    m->n_parts = (m->head.state_bytes + PART_BYTES - 1) / PART_BYTES;
+    free(m->parts);
+    m->parts = calloc(m->n_parts + 1, sizeof *m->parts);
+    if (!m->parts)
+        return skv_fail(err, -ENOMEM, "out of memory");
+    struct tier_object_opts o = {.ttl_ms = sidecar_ttl(m->head.ttl_ms), .durable = m->opts.durable};
+    char name[TIER_NAME_MAX + 1];
+    int rc = 0;
+    for (size_t i = 0; i < m->n_parts && rc == 0; i++) {
+        const uint8_t *at = state + i * PART_BYTES;
+        hash_part(at, part_bytes(m, i), m->parts[i]);
+        manifest_part_name(m, i, name);
+        rc = tier_object_put(t->tier, TIER_SIDECAR, name, at, part_bytes(m, i), &o, err);
+    }
+    return rc;
+}
+
+void manifest_drop_state(struct skv_tier *t, const struct manifest *m, const char *name)
+{
+    char owner[OWNER_TEXT];
+    manifest_owner(m, name, owner);
+    char part[TIER_NAME_MAX + 1];
+    for (size_t i = 0; i < m->n_parts; i++) {
+        manifest_part_name(m, i, part);
+        tier_object_drop(t->tier, TIER_SIDECAR, part, NULL);
+    }
+    tier_unpin(t->tier, owner, NULL, 0, NULL);
+}

@@ -1,0 +1,144 @@
+/* span_store.c: the index of spans as sidecar objects, written at a save and read by whoever opens a context
+ * with the same beginning.
+ *
+ *   index2/CHAIN/LAYER/HEAD   representatives, norms and checksums of one span: KV heads of one layer from
+ *                             HEAD on, as many as fit 1 MiB
+ *
+ *   at2/CHAIN                 where the index up to this block is: chain of the last block of such a span,
+ * and its number of blocks; for ends of passes within the span
+ *
+ * CHAIN is that of the span's last block. It names model, options, tokens and passes up to there, so contexts
+ * with the same prefix share its spans, whoever wrote them. Two texts that part within a span share its
+ * beginning through at2: the reader takes the other's span and truncates it. */
+#include "decoder/context/span_store.h"
+
+#include <errno.h>
+#include <sodium.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static unsigned heads_an_object(const struct shape *s, unsigned layer)
+{
+    size_t n = TIER_OBJECT_MAX / s->head_bytes[layer];
+    return n ? (unsigned)n : 1;
+}
+
+size_t span_objects(const struct shape *s)
+{
+    size_t n = 0;
+    for (unsigned l = 0; l < s->n_layers; l++)
+        n += (s->layers[l].n_kv_heads + heads_an_object(s, l) - 1) / heads_an_object(s, l);
+    return n;
+}
+
+/* What the i-th object of a span holds. */
+struct piece {
+    unsigned layer, head, n_heads;
+};
+
+static struct piece piece_at(const struct shape *s, size_t i)
+{
+    struct piece p = {0};
+    for (;; p.layer++) {
+        unsigned most = heads_an_object(s, p.layer), n = s->layers[p.layer].n_kv_heads;
+        size_t objects = (n + most - 1) / most;
+        if (i < objects) {
+            p.head = (unsigned)i * most;
+            p.n_heads = n - p.head < most ? n - p.head : most;
+            return p;
+        }
+        i -= objects;
+    }
+}
+
+void span_object_name(const struct shape *s, const uint8_t *chain, size_t i, char name[TIER_NAME_MAX + 1])
+{
+    char hex[2 * CHAIN_BYTES + 1];
+    struct piece p = piece_at(s, i);
+    sodium_bin2hex(hex, sizeof hex, chain, CHAIN_BYTES);
+    snprintf(name, TIER_NAME_MAX + 1, "index2/%s/%u/%u", hex, p.layer, p.head);
+}
+
+int span_put(struct skv_tier *t, const struct shape *s, const struct span *sp,
+             const struct tier_object_opts *o, struct skv_error *err)
+{
+    char name[TIER_NAME_MAX + 1];
+    for (size_t i = 0, n = span_objects(s); i < n; i++) {
+        struct piece p = piece_at(s, i);
+        span_object_name(s, sp->chain[sp->n_blocks - 1], i, name);
+        int rc = tier_object_put(t->tier, TIER_SIDECAR, name, span_groups(s, sp, p.layer, p.head),
+                                 p.n_heads * s->head_bytes[p.layer], o, err);
+        /* Another writer of the same prefix was first, with other bits: its version is the one whose blocks
+         * are stored, and stays. */
+        if (rc && rc != -ESTALE)
+            return rc;
+    }
+    return 0;
+}
+
+/* ---- at2 ---- */
+
+void span_place_name(const uint8_t *chain, char name[TIER_NAME_MAX + 1])
+{
+    char hex[2 * CHAIN_BYTES + 1];
+    sodium_bin2hex(hex, sizeof hex, chain, CHAIN_BYTES);
+    snprintf(name, TIER_NAME_MAX + 1, "at2/%s", hex);
+}
+
+int span_place_put(struct skv_tier *t, const struct span *sp, unsigned block,
+                   const struct tier_object_opts *o, struct skv_error *err)
+{
+    struct span_place place = {.n_blocks = sp->n_blocks};
+    char name[TIER_NAME_MAX + 1];
+    memcpy(place.chain, sp->chain[sp->n_blocks - 1], CHAIN_BYTES);
+    span_place_name(sp->chain[block], name);
+    int rc = tier_object_put(t->tier, TIER_SIDECAR, name, &place, sizeof place, o, err);
+    return rc == -ESTALE ? 0 : rc; /* somebody else's span is as good */
+}
+
+/* ---- reading spans ---- */
+
+struct spans_read {
+    const struct shape *shape;
+    struct span *const *spans;
+    size_t objects; /* a span */
+    bool *missing;  /* per span; NULL: none may be */
+};
+
+static void name_object(void *arg, size_t i, char name[TIER_NAME_MAX + 1])
+{
+    const struct spans_read *r = arg;
+    const struct span *sp = r->spans[i / r->objects];
+    span_object_name(r->shape, sp->chain[sp->n_blocks - 1], i % r->objects, name);
+}
+
+static int on_object(void *arg, size_t i, int rc, const uint8_t *bytes, size_t len, struct skv_error *err)
+{
+    const struct spans_read *r = arg;
+    struct piece p = piece_at(r->shape, i % r->objects);
+    if (rc == 0 && len != p.n_heads * r->shape->head_bytes[p.layer])
+        rc = skv_fail(err, -EBADMSG,
+                      "the saved index of span %zu, layer %u has another size than this model's",
+                      i / r->objects, p.layer);
+    if (rc == 0) {
+        memcpy(span_groups(r->shape, r->spans[i / r->objects], p.layer, p.head), bytes, len);
+    } else if (r->missing && (rc == -ENOENT || rc == -EBADMSG)) {
+        r->missing[i / r->objects] = true;
+        rc = 0;
+    } else if (rc == -ENOENT) {
+        rc = skv_fail(err, -ENODATA,
+                      "the saved index of span %zu, layer %u is on no node: the context is lost",
+                      i / r->objects, p.layer);
+    }
+    return rc;
+}
+
+int spans_get(struct skv_tier *t, const struct shape *s, struct span *const *spans, size_t n, bool *missing,
+              struct skv_error *err)
+{
+    struct spans_read r = {s, spans, span_objects(s), missing};
+    if (missing)
+        memset(missing, 0, n * sizeof *missing);
+    return tier_sidecars_get(t->tier, n * r.objects, name_object, on_object, &r, err);
+}
