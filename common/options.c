@@ -1,6 +1,7 @@
 #include "common/options.h"
 #include "common/size.h"
 
+#include <assert.h>
 #include <ctype.h>
 #include <errno.h>
 #include <ini.h>
@@ -259,6 +260,8 @@ static int set_value(const struct parse *p, const struct opt *o, void *place, co
     }
 }
 
+static_assert(sizeof((struct opt_memory){0}.typed) * 8 == MAX_NAMES, "a bit each");
+
 static void mark_given(struct parse *p, size_t index)
 {
     if (index < MAX_NAMES)
@@ -437,6 +440,7 @@ struct word {
     size_t index;
     const char *builtin; /* "config", "help", "version" */
     const char *value;   /* NULL: a flag without one */
+    const char *operand; /* no option at all */
 };
 
 static int take_value(const struct parse *p, const char *shown, const char *joined, int argc, char **argv,
@@ -454,6 +458,10 @@ static int split_word(const struct parse *p, int argc, char **argv, int *at, str
 {
     const char *text = argv[*at];
     *w = (struct word){0};
+    if ((text[0] != '-' || !text[1]) && p->command->operands) {
+        w->operand = text;
+        return 0;
+    }
     if (text[0] != '-' || !text[1])
         return skv_fail(p->err, -EINVAL, "unexpected argument '%s': values follow their option", text);
     if (text[1] != '-') {
@@ -539,13 +547,28 @@ int options_parse(const struct opt_command *c, int argc, char **argv, struct opt
         rc = split_word(&p, argc, argv, &at, &w);
         if (rc || w.builtin)
             continue;
+        if (w.operand) {
+            rc = list_add(memory, c->operands, w.operand) ? skv_fail(err, -ENOMEM, "out of memory") : 0;
+            continue;
+        }
         mark_given(&p, w.index);
+        memory->typed[w.index / 64] |= 1ull << w.index % 64;
         if (w.opt->type == OPT_FLAG && !w.value)
             *(bool *)w.place = true;
         else
             rc = set_value(&p, w.opt, w.place, w.value);
     }
+    if (!rc && c->operands && c->operands->n != c->n_operands)
+        rc = skv_fail(err, -EINVAL, "expected %zu argument%s besides options, not %zu", c->n_operands,
+                      c->n_operands == 1 ? "" : "s", c->operands->n);
     return rc ? rc : check_required(&p);
+}
+
+bool options_typed(const struct opt_command *c, const struct opt_memory *m, const char *name)
+{
+    void *place;
+    size_t index;
+    return find(c, name, 0, &place, &index) && (m->typed[index / 64] >> index % 64 & 1);
 }
 
 int options_start(const struct opt_command *c, int argc, char **argv, struct opt_memory *memory)

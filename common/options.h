@@ -75,12 +75,15 @@ struct opt_command {
     const char *about;    /* a paragraph or two that teach; lines already broken */
     const char *examples; /* lines already broken; NULL: none */
     const struct opt_group *groups;
+    struct opt_list *operands; /* takes arguments that are no options, in order; NULL: there may be none */
+    size_t n_operands;         /* how many there must be */
 };
 
 /* Owns what values point at; zero it first, free it when the values are no longer used. */
 struct opt_memory {
     void **block;
     size_t n;
+    uint64_t typed[4]; /* by index over all groups: named on the command line */
 };
 
 enum { OPTIONS_SHOWN = 1 };
@@ -92,6 +95,9 @@ int options_parse(const struct opt_command *, int argc, char **argv, struct opt_
 
 /* The same for main(): -1: go on; else the exit code: 0 after help, 2 after a mistake (said on stderr). */
 int options_start(const struct opt_command *, int argc, char **argv, struct opt_memory *);
+
+/* Whether the command line (not the config file) named this option. */
+bool options_typed(const struct opt_command *, const struct opt_memory *, const char *name);
 
 /* Says a mistake that only the command itself can see, points to --help; returns 2. */
 int options_mistake(const struct opt_command *, const char *fmt, ...) __attribute__((format(printf, 2, 3)));

@@ -79,3 +79,24 @@ char *count_format(char *buf, size_t len, uint64_t n)
         buf[at] = 0;
     return buf;
 }
+
+int duration_parse(const char *text, uint64_t *ms)
+{
+    static const struct {
+        char unit;
+        double seconds;
+    } units[] = {{0, 1}, {'s', 1}, {'m', 60}, {'h', 3600}, {'d', 86400}, {'w', 7 * 86400}};
+    char *end;
+    if (*text < '0' || *text > '9')
+        return -EINVAL; /* strtod would take signs, spaces and names */
+    double value = strtod(text, &end);
+    for (size_t i = 0; i < sizeof units / sizeof *units; i++)
+        if (*end == units[i].unit && (!*end || !end[1])) {
+            value *= units[i].seconds * 1000;
+            if (!(value < 1e18))
+                return -ERANGE;
+            *ms = (uint64_t)value;
+            return 0;
+        }
+    return -EINVAL;
+}

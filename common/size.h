@@ -12,6 +12,9 @@ int size_parse(const char *text, uint64_t *out);
 /* "3.2 GiB", "512 B". Returns buf. */
 char *size_format(char *buf, size_t len, uint64_t bytes);
 
+/* "90s", "15m", "12h", "7d", "2w" in milliseconds; a number alone is seconds. 0, -EINVAL or -ERANGE. */
+int duration_parse(const char *text, uint64_t *ms);
+
 /* "42s", "3m05s", "2h10m". Returns buf. */
 char *duration_format(char *buf, size_t len, double seconds);
 

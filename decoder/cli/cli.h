@@ -17,6 +17,7 @@ int cmd_bench_trace(int argc, char **argv);
 int cmd_stats(int argc, char **argv);
 int cmd_load(int argc, char **argv);
 int cmd_check(int argc, char **argv);
+int cmd_context(int argc, char **argv);
 
 struct cli_command {
     const char *name; /* NULL ends a table */

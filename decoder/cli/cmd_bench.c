@@ -104,7 +104,7 @@ static int make_contexts(struct bench *b, struct skv_error *err)
         opts.cache_bytes =
             4 * opts.decode.budget * kv_bytes_per_token(&b->engine.model->params, &b->args->kv);
     if (!rc)
-        rc = engine_context(&b->engine, &opts, NULL, &b->ctx[LONG], &b->session, err);
+        rc = engine_context(&b->engine, &opts, &b->ctx[LONG], &b->session, err);
     if (!rc)
         rc = engine_prefill(&b->engine, b->session, "prefill", b->ids, b->tokens[SHORT], NULL, &b->prefill_s,
                             err);

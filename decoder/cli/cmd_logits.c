@@ -96,7 +96,7 @@ static int logits(struct logits *l, struct skv_error *err)
                         l->rows ? strerror(errno) : "out of memory");
     rc = engine_connect(&l->engine, err);
     if (!rc)
-        rc = engine_context(&l->engine, &opts, NULL, &l->ctx, &l->session, err);
+        rc = engine_context(&l->engine, &opts, &l->ctx, &l->session, err);
     if (!rc)
         rc = evaluate(l, err);
     if (fclose(l->out) && !rc)

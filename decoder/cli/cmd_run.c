@@ -10,8 +10,8 @@
 #include "decoder/cli/interrupt.h"
 #include "decoder/cli/meter.h"
 #include "decoder/cli/node_report.h"
+#include "decoder/cli/resume.h"
 #include "decoder/cli/text_io.h"
-#include "decoder/model/sample.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -20,12 +20,13 @@
 #include <string.h>
 
 struct run_args {
-    const char *model, *prompt, *file, *tokens, *system, *save, *resume;
+    const char *model, *prompt, *file, *tokens, *system, *save, *resume, *ttl;
     int64_t n_predict;
     uint64_t context, seed;
     double temp, top_p, min_p;
     uint32_t top_k;
-    bool ignore_eos, json, special;
+    uint64_t ttl_ms;
+    bool ignore_eos, json, special, fresh;
     struct opt_list stop, delimiter;
     struct kv_options kv;
 };
@@ -49,9 +50,14 @@ static const struct opt text_table[] = {
     {"ignore-eos", 0, OPT_FLAG, AT(ignore_eos), NULL, "never draw a token that ends a text"},
     {"delimiter", 0, OPT_LIST, AT(delimiter), "TEXT",
      "tokens of the prompt that contain this are always attended, with their page"},
-    {"save", 0, OPT_STRING, AT(save), "NAME", "store a snapshot of the context at the end"},
+    {"save", 0, OPT_STRING, AT(save), "NAME",
+     "store the context at the end under this name, in place of what has it; see `scoutkv context`"},
+    {"ttl", 0, OPT_STRING, AT(ttl), "TIME",
+     "how long what --save stores stays after the last use: 12h, 7d, 2w (7d if not given)"},
     {"resume", 0, OPT_STRING, AT(resume), "NAME",
-     "go on from a snapshot, with its model and KV options; the prompt is appended"},
+     "go on with a saved context, with its KV options and sampler; the prompt, if any, is appended"},
+    {"fresh", 0, OPT_FLAG, AT(fresh), NULL,
+     "prefill all of the prompt, even where a saved context has the same beginning"},
     {"json", 0, OPT_FLAG, AT(json), NULL,
      "print one object at the end, with text, ids and figures, instead of streaming text"},
     {0},
@@ -75,13 +81,16 @@ struct run {
     struct session *session;
     struct emit emit;
     struct sampler sampler;
+    struct resume_typed typed;
     struct meter meter;
     float *logits;          /* (vocab), after the last token of the context */
     uint32_t *prompt, *ids; /* ids: generated; an end token is not among them */
     size_t n_prompt, n_ids, ids_room;
     uint64_t limit; /* of the context, tokens */
     uint64_t first; /* position of the first generated token */
-    double prefill_s, decode_s;
+    uint64_t found; /* tokens of the prompt that were on the tier */
+    double open_s, prefill_s,
+        decode_s;      /* open: until the context was there, and its logits if no prompt follows */
     const char *ended; /* "end", "stop", "length", "context", "interrupted" */
 };
 
@@ -147,8 +156,6 @@ static int make_prompt(struct run *r, struct skv_error *err)
         rc = append_text(r, a->system, strlen(a->system), bos, err);
         if (!rc)
             rc = kv_ranges_add(&r->engine.ranges, 0, r->n_prompt, err);
-        if (a->resume)
-            r->n_prompt = 0; /* is in the snapshot: only its range is needed */
         bos = false;
     }
     if (!rc && a->file) {
@@ -182,21 +189,88 @@ static int check_room(const struct run *r, uint64_t held, struct skv_error *err)
                     held + r->n_prompt + (uint64_t)(r->args->n_predict > 0 ? r->args->n_predict : 256));
 }
 
-/* Logits after the last token: of the prompt, or of the snapshot by repeating its last token. */
-static int prefill(struct run *r, struct skv_error *err)
+/* ---- the context ---- */
+
+/* Logits are not saved: the pass that the last token came in is done again, and gives its bits again. */
+static int repeat_last_pass(struct run *r, struct skv_error *err)
 {
-    uint64_t held = skv_length(r->ctx);
-    int rc = check_room(r, held, err);
+    enum skv_mode mode = SKV_DECODE;
+    uint64_t from = skv_last_pass(r->ctx, &mode), n = skv_length(r->ctx) - from;
+    uint32_t *ids = malloc((n + 1) * sizeof *ids);
+    int rc = ids ? skv_tokens(r->ctx, from, n, ids) : -ENOMEM;
+    if (!rc && n == 0)
+        rc = -EINVAL;
+    if (rc)
+        skv_fail(err, rc, "context \"%s\" has no token to go on from", r->args->resume);
+    else if (!(rc = skv_truncate(r->ctx, from, err)))
+        rc = session_eval(r->session, mode, ids, (uint32_t)n, r->logits, false, err);
+    free(ids);
+    return rc;
+}
+
+/* The sampler goes on where it was, but for what was typed. */
+static int resume_sampler(struct run *r, const struct skv_saved *saved, struct skv_error *err)
+{
+    const struct run_args *a = r->args;
+    struct sample_opts asked = r->sampler.opts;
+    int rc = resume_unpack_sampler(saved, &r->sampler, err);
+    if (options_typed(r->typed.command, r->typed.memory, "temp"))
+        r->sampler.opts.temperature = asked.temperature;
+    if (options_typed(r->typed.command, r->typed.memory, "top-k"))
+        r->sampler.opts.top_k = asked.top_k;
+    if (options_typed(r->typed.command, r->typed.memory, "top-p"))
+        r->sampler.opts.top_p = asked.top_p;
+    if (options_typed(r->typed.command, r->typed.memory, "min-p"))
+        r->sampler.opts.min_p = asked.min_p;
+    if (options_typed(r->typed.command, r->typed.memory, "seed"))
+        r->sampler.state = a->seed;
+    return rc;
+}
+
+static int open_saved(struct run *r, struct kv_options *kv, struct skv_error *err)
+{
+    struct skv_saved *saved;
+    struct skv_context_opts opts;
+    int rc = skv_saved_read(r->engine.tier, r->args->resume, &saved, err);
     if (rc)
         return rc;
-    if (r->n_prompt)
-        return engine_prefill(&r->engine, r->session, "prefill", r->prompt, r->n_prompt, r->logits,
-                              &r->prefill_s, err);
-    uint32_t last;
-    rc = skv_tokens(r->ctx, held - 1, 1, &last);
+    rc = resume_options(saved, &r->typed, kv, &opts, err);
     if (!rc)
-        rc = skv_truncate(r->ctx, held - 1, err);
-    return rc ? rc : session_eval(r->session, SKV_DECODE, &last, 1, r->logits, false, err);
+        rc = resume_sampler(r, saved, err);
+    if (!rc)
+        rc = skv_context_reopen(r->engine.tier, &r->engine.shape, &opts, r->args->resume, &r->ctx, err);
+    skv_saved_free(saved);
+    return rc;
+}
+
+/* All ids but the last: its logits are needed. */
+static int open_new(struct run *r, const struct skv_context_opts *opts, struct skv_error *err)
+{
+    if (r->args->fresh)
+        return skv_context_open(r->engine.tier, &r->engine.shape, opts, &r->ctx, err);
+    int rc = skv_context_open_prefix(r->engine.tier, &r->engine.shape, opts, r->prompt, r->n_prompt - 1,
+                                     r->engine.kv->chunk, &r->ctx, err);
+    if (!rc)
+        r->found = skv_length(r->ctx);
+    return rc;
+}
+
+static int open_context(struct run *r, struct kv_options *kv, const struct skv_context_opts *opts,
+                        struct skv_error *err)
+{
+    uint64_t start = clock_ns();
+    int rc = r->args->resume ? open_saved(r, kv, err) : open_new(r, opts, err);
+    if (!rc)
+        rc = engine_session(&r->engine, r->ctx, &r->session, err);
+    if (!rc)
+        rc = check_room(r, r->args->resume ? skv_length(r->ctx) : 0, err);
+    if (!rc && !r->n_prompt)
+        rc = repeat_last_pass(r, err);
+    r->open_s = (double)(clock_ns() - start) * 1e-9;
+    if (!rc && r->n_prompt)
+        rc = engine_prefill(&r->engine, r->session, "prefill", r->prompt + r->found, r->n_prompt - r->found,
+                            r->logits, &r->prefill_s, err);
+    return rc;
 }
 
 /* ---- the loop ---- */
@@ -279,14 +353,24 @@ static int generate(struct run *r, struct skv_error *err)
     return rc ? rc : end;
 }
 
-/* The snapshot ends with the last token shown, so that --resume goes on behind it. */
+/* What is saved ends with the last token shown, so that --resume goes on behind it. */
 static int save(struct run *r, struct skv_error *err)
 {
     int rc = 0;
+    char model[SKV_MODEL_NAME_MAX + 1], *sampler = NULL;
     if (skv_length(r->ctx) < r->first + r->n_ids)
         rc = session_eval(r->session, SKV_DECODE, &r->ids[r->n_ids - 1], 1, NULL, false, err);
     if (!rc)
-        rc = skv_context_snapshot(r->ctx, r->args->save, NULL, err);
+        rc = resume_pack_sampler(&r->sampler, &sampler, err);
+    if (rc)
+        return rc;
+    resume_model_name(r->engine.model, model);
+    rc = skv_context_snapshot(
+        r->ctx, r->args->save,
+        &(struct skv_save_opts){
+            .ttl_ms = r->args->ttl_ms, .model = model, .engine = sampler, .engine_bytes = strlen(sampler)},
+        err);
+    free(sampler);
     return rc;
 }
 
@@ -299,10 +383,14 @@ static void print_summary(const struct run *r)
     skv_context_stats(r->ctx, &s);
     fputs(r->args->json ? "" : "\n", stderr); /* the text may have ended anywhere in its line */
     if (r->args->resume)
-        fprintf(stderr, "resumed      %s, %" PRIu64 " tokens\n", r->args->resume, r->first - r->n_prompt);
+        fprintf(stderr, "resumed      %s, %" PRIu64 " tokens in %.2f s\n", r->args->resume,
+                r->first - r->n_prompt, r->open_s);
+    if (r->found)
+        fprintf(stderr, "prefix       %" PRIu64 " of %zu tokens found on the tier in %.2f s\n", r->found,
+                r->n_prompt, r->open_s);
     if (r->n_prompt)
-        fprintf(stderr, "prompt       %zu tokens in %.2f s (%.0f tokens/s)\n", r->n_prompt, r->prefill_s,
-                r->prefill_s > 0 ? (double)r->n_prompt / r->prefill_s : 0);
+        fprintf(stderr, "prompt       %zu tokens in %.2f s (%.0f tokens/s)\n", r->n_prompt - r->found,
+                r->prefill_s, r->prefill_s > 0 ? (double)(r->n_prompt - r->found) / r->prefill_s : 0);
     fprintf(stderr, "generated    %zu tokens in %.2f s (%.1f tokens/s); ended by: %s\n", r->n_ids,
             r->decode_s, r->decode_s > 0 ? (double)r->n_ids / r->decode_s : 0, r->ended);
     meter_print(&r->meter, stderr);
@@ -326,11 +414,12 @@ static int print_json(const struct run *r, struct skv_error *err)
     skv_context_stats(r->ctx, &s);
     json_t *decode = meter_json(&r->meter);
     json_object_set_new(decode, "seconds", json_real(r->decode_s));
-    json_t *o = json_pack("{s:o, s:o, s:o, s:s, s:I, s:{s:I, s:f}, s:o}", "prompt_ids",
-                          id_array(r->prompt, r->n_prompt), "ids", id_array(r->ids, r->n_ids), "text",
-                          json_stringn(r->emit.text ? r->emit.text : "", r->emit.len), "ended", r->ended,
-                          "seed", (json_int_t)r->args->seed, "prefill", "tokens", (json_int_t)r->n_prompt,
-                          "seconds", r->prefill_s, "decode", decode);
+    json_t *o =
+        json_pack("{s:o, s:o, s:o, s:s, s:I, s:{s:I, s:I, s:f}, s:o}", "prompt_ids",
+                  id_array(r->prompt, r->n_prompt), "ids", id_array(r->ids, r->n_ids), "text",
+                  json_stringn(r->emit.text ? r->emit.text : "", r->emit.len), "ended", r->ended, "seed",
+                  (json_int_t)r->args->seed, "prefill", "tokens", (json_int_t)(r->n_prompt - r->found),
+                  "found", (json_int_t)r->found, "seconds", r->prefill_s, "decode", decode);
     json_object_set_new(o, "memory",
                         json_pack("{s:I, s:I, s:I, s:I}", "window_bytes", (json_int_t)s.window_bytes,
                                   "representative_bytes", (json_int_t)s.representative_bytes, "cache_bytes",
@@ -343,23 +432,18 @@ static int print_json(const struct run *r, struct skv_error *err)
     return bad ? skv_fail(err, -EIO, "cannot write the JSON output") : 0;
 }
 
-/* What a later --resume must repeat besides the model: ranges that came from this prompt's text. */
 static void print_saved(const struct run *r)
 {
-    fprintf(stderr, "saved        %s, %" PRIu64 " tokens; go on with --resume %s and the same KV options",
-            r->args->save, skv_length(r->ctx), r->args->save);
-    for (size_t i = 0; r->args->delimiter.n && i < r->engine.ranges.n; i++)
-        fprintf(stderr, "%s --protect %" PRIu64 ":%" PRIu64, i ? "" : ", and instead of --delimiter",
-                r->engine.ranges.range[i].from, r->engine.ranges.range[i].to);
-    fputc('\n', stderr);
+    fprintf(stderr, "saved        %s, %" PRIu64 " tokens; go on with --resume %s\n", r->args->save,
+            skv_length(r->ctx), r->args->save);
 }
 
 /* ---- the command ---- */
 
-static int run(struct run *r, struct skv_context_opts *opts, struct skv_error *err)
+static int run(struct run *r, struct kv_options *kv, struct skv_context_opts *opts, struct skv_error *err)
 {
     const struct run_args *a = r->args;
-    int rc = engine_open(&r->engine, a->model, &a->kv, err);
+    int rc = engine_open(&r->engine, a->model, kv, err);
     if (!rc)
         rc = make_prompt(r, err);
     if (rc)
@@ -374,9 +458,7 @@ static int run(struct run *r, struct skv_context_opts *opts, struct skv_error *e
     if (!rc)
         rc = engine_connect(&r->engine, err);
     if (!rc)
-        rc = engine_context(&r->engine, opts, a->resume, &r->ctx, &r->session, err);
-    if (!rc)
-        rc = prefill(r, err);
+        rc = open_context(r, kv, opts, err);
     if (!rc)
         rc = generate(r, err);
     if (!rc && a->save)
@@ -386,7 +468,7 @@ static int run(struct run *r, struct skv_context_opts *opts, struct skv_error *e
     return rc;
 }
 
-static int check_args(const struct opt_command *cmd, const struct run_args *a, struct sample_opts *sample)
+static int check_args(const struct opt_command *cmd, struct run_args *a, struct sample_opts *sample)
 {
     struct skv_error err = {0};
     struct kv_ranges ranges = {0};
@@ -397,6 +479,8 @@ static int check_args(const struct opt_command *cmd, const struct run_args *a, s
     free(ranges.range);
     if (!rc)
         rc = sample_check(sample, &err);
+    if (!rc)
+        rc = resume_ttl(a->ttl, &a->ttl_ms, &err);
     if (rc)
         return options_mistake(cmd, "%s", err.text);
     if (!!a->prompt + !!a->file + !!a->tokens > 1)
@@ -406,10 +490,12 @@ static int check_args(const struct opt_command *cmd, const struct run_args *a, s
     if (a->tokens && a->system)
         return options_mistake(
             cmd, "--tokens is the whole prompt: protect a part of it with --protect, not --system");
-    if (a->resume && a->delimiter.n)
-        return options_mistake(
-            cmd,
-            "--delimiter cannot be used with --resume: give the ranges that --save printed by --protect");
+    if (a->resume && (a->delimiter.n || a->system || a->kv.protect.n))
+        return options_mistake(cmd,
+                               "--system, --delimiter and --protect cannot be used with --resume: the saved "
+                               "context has its protected tokens");
+    if (a->ttl && !a->save)
+        return options_mistake(cmd, "--ttl is for what --save stores");
     return -1;
 }
 
@@ -445,7 +531,9 @@ int cmd_run(int argc, char **argv)
         "  scoutkv run -m model.gguf -p 'Once upon a time' -n 100\n"
         "  scoutkv run -m model.gguf -f book.txt -c 200000 --temp 0 --nodes 10.0.0.1:7070,10.0.0.2:7070\n"
         "  scoutkv run -m model.gguf -f book.txt -n 0 --nodes 10.0.0.1:7070 --save book\n"
-        "  scoutkv run -m model.gguf --resume book --nodes 10.0.0.1:7070 -p ' In short,' --policy dense",
+        "  scoutkv run -m model.gguf --resume book --nodes 10.0.0.1:7070 -p ' In short,' --policy dense\n"
+        "A prompt whose beginning a saved context has prefilled, with the same model and KV options, begins "
+        "with that.",
         groups};
     int rc = options_start(&cmd, argc, argv, &mem);
     if (rc >= 0)
@@ -458,9 +546,10 @@ int cmd_run(int argc, char **argv)
         goto out;
     interrupt_catch();
     r->args = &a;
+    r->typed = (struct resume_typed){&cmd, &mem};
     r->sampler.state = a.seed;
     r->emit = (struct emit){.out = a.json ? NULL : stdout, .stops = a.stop};
-    rc = run(r, &opts, &err);
+    rc = run(r, &a.kv, &opts, &err);
     if (rc) {
         rc = cli_fail(cmd.name, &err);
     } else {

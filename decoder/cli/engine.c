@@ -40,19 +40,23 @@ int engine_context_opts(struct engine *e, struct skv_context_opts *opts, struct 
     return kv_context_opts(e->kv, &e->ranges, e->recipe, opts, err);
 }
 
-int engine_context(struct engine *e, const struct skv_context_opts *opts, const char *resume,
-                   skv_context **ctx, struct session **session, struct skv_error *err)
+int engine_context(struct engine *e, const struct skv_context_opts *opts, skv_context **ctx,
+                   struct session **session, struct skv_error *err)
 {
-    int rc = resume ? skv_context_reopen(e->tier, &e->shape, opts, resume, ctx, err)
-                    : skv_context_open(e->tier, &e->shape, opts, ctx, err);
+    int rc = skv_context_open(e->tier, &e->shape, opts, ctx, err);
     if (rc)
         return rc;
-    rc = session_open(e->model, e->tier, *ctx, e->kv->threads, session, err);
+    rc = engine_session(e, *ctx, session, err);
     if (rc) {
         skv_context_close(*ctx);
         *ctx = NULL;
     }
     return rc;
+}
+
+int engine_session(struct engine *e, skv_context *ctx, struct session **session, struct skv_error *err)
+{
+    return session_open(e->model, e->tier, ctx, e->kv->threads, session, err);
 }
 
 static int on_progress(void *arg, size_t done, size_t total)

@@ -21,11 +21,12 @@ int engine_open(struct engine *, const char *path, const struct kv_options *, st
 int engine_connect(struct engine *, struct skv_error *);
 void engine_close(struct engine *); /* after sessions and contexts */
 
-/* A new context, or with resume the snapshot of that name; opts as engine_context_opts made and the caller
- * changed them. */
+/* A new context and its session; opts as engine_context_opts made and the caller changed them. */
 int engine_context_opts(struct engine *, struct skv_context_opts *, struct skv_error *);
-int engine_context(struct engine *, const struct skv_context_opts *, const char *resume, skv_context **,
-                   struct session **, struct skv_error *);
+int engine_context(struct engine *, const struct skv_context_opts *, skv_context **, struct session **,
+                   struct skv_error *);
+/* The session for a context that came about otherwise. */
+int engine_session(struct engine *, skv_context *, struct session **, struct skv_error *);
 
 /* Prefill with a progress bar; *seconds (may be NULL) is how long it took. -EINTR after Ctrl-C: what is done
  * stays. */

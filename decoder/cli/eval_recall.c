@@ -163,7 +163,7 @@ static int store_context(struct eval *e, struct skv_error *err)
     e->opts.decode.budget = (uint32_t)r->budget_tokens;
     if (!kv->cache) /* during prefill too the decoder holds little */
         e->opts.cache_bytes = kv_bytes / 50 < MAX_CACHE ? kv_bytes / 50 : MAX_CACHE;
-    int rc = engine_context(&e->engine, &e->opts, NULL, &e->base, &e->session, err);
+    int rc = engine_context(&e->engine, &e->opts, &e->base, &e->session, err);
     if (!rc)
         rc = engine_prefill(&e->engine, e->session, "prefill", e->task.ids, e->task.n, NULL, &r->prefill_s,
                             err);

@@ -11,6 +11,7 @@ static const struct cli_command commands[] = {
     {"make-model", cmd_make_model, "write a model: one that recalls facts, or a random one"},
     {"eval", cmd_eval, "measure answers, time and bytes of several policies over one stored context"},
     {"bench", cmd_bench, "where the time of a decode step goes, what a disk gives, what a trace hits"},
+    {"context", cmd_context, "saved contexts: list, show, save, resume, fork, pin, unpin, rm"},
     {"stats", cmd_stats, "counters of memory nodes"},
     {"load", cmd_load, "fill memory nodes with blocks derived from a seed"},
     {"check", cmd_check, "verify what `load` was told is stored"},

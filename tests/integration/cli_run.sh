@@ -40,8 +40,8 @@ ends 0 "$@" --nodes "$nodes"
 ids >"$dir/filled"
 same "$dir/embedded" "$dir/filled" "filled nodes gave other tokens"
 
-# Half of it, a snapshot, the other half in another process. Greedy: a sampler's state is not saved.
-set -- run -m "$dir/random.gguf" -c 20000 --ignore-eos --window 64 --budget 64 --cache 64KiB --temp 0 --nodes "$nodes"
+# Half of it, saved, the other half in another process, which goes on with its sampler too.
+set -- run -m "$dir/random.gguf" -c 20000 --ignore-eos --window 64 --budget 64 --cache 64KiB --nodes "$nodes"
 ends 0 "$@" -f "$dir/prompt" -n 24
 cp "$dir/out" "$dir/straight"
 ends 0 "$@" -f "$dir/prompt" -n 12 --save half
@@ -52,8 +52,12 @@ cat "$dir/out" >>"$dir/halves"
 same "$dir/straight" "$dir/halves" "save and resume gave other text than a straight run"
 ends 1 "$@" --resume absent -n 1
 says 'absent'
-ends 1 "$@" --resume half -n 1 --window 128
-says 'half'
+set -- run -m "$dir/random.gguf" -c 20000 --ignore-eos --nodes "$nodes" --resume half
+ends 1 "$@" -n 1 --window 128
+says 'saved with --window 64, not 128'
+ends 2 "$@" -n 1 --system 'Be brief.'
+ends 0 "$@" -n 12 --window 64
+tail -c "$(wc -c <"$dir/out")" "$dir/straight" | cmp -s - "$dir/out" || fail "no options repeated, and other text"
 
 # What streams is valid UTF-8, whatever bytes a random model says.
 ends 0 run -m "$dir/random.gguf" -p 'é' -n 400 --ignore-eos --temp 5 --top-k 0 --top-p 1 --min-p 0
