@@ -596,7 +596,8 @@ static int unseal(struct skv_context *c, uint64_t target, uint64_t n, struct skv
     while (c->n_spans > n_spans)
         span_unref(c->spans[--c->n_spans]);
     /* Local blocks that stay follow those that came back. */
-    memcpy(fresh.local + n_back, c->local, c->n_local * sizeof *c->local);
+    if (c->n_local)
+        memcpy(fresh.local + n_back, c->local, c->n_local * sizeof *c->local);
     fresh.n_local += c->n_local;
     free(c->local);
     c->local = fresh.local;
