@@ -130,7 +130,7 @@ static int on_end(void *arg, size_t i, int rc, const uint8_t *bytes, size_t len,
         if (e->place[i].n_blocks > SPAN_BLOCKS || e->place[i].n_blocks < blocks_at(e->f, i))
             e->place[i].n_blocks = 0;
     }
-    return rc == -ENOENT || rc == -EBADMSG ? 0 : rc;
+    return rc == -ENOENT || rc == -EBADMSG || rc == -EHOSTUNREACH ? 0 : rc;
 }
 
 /* Reads the span of that place and keeps its first n_blocks. *found: it was there. */
@@ -254,7 +254,8 @@ int skv_context_open_prefix(skv_tier *t, const struct skv_model *m, const struct
         return rc;
     rc = find(&f, ids, n, err);
     free(f.chain);
-    if (rc == -ENODATA || rc == -EBADMSG) { /* its end is gone, though its index is there */
+    if (rc == -ENODATA || rc == -EBADMSG || rc == -EHOSTUNREACH) {
+        /* Its end is gone though its index is there, or a node that would know is: it can be made again. */
         skv_context_close(f.c);
         return skv_context_open(t, m, o, out, err);
     }

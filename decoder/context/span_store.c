@@ -123,7 +123,7 @@ static int on_object(void *arg, size_t i, int rc, const uint8_t *bytes, size_t l
                       i / r->objects, p.layer);
     if (rc == 0) {
         memcpy(span_groups(r->shape, r->spans[i / r->objects], p.layer, p.head), bytes, len);
-    } else if (r->missing && (rc == -ENOENT || rc == -EBADMSG)) {
+    } else if (r->missing && (rc == -ENOENT || rc == -EBADMSG || rc == -EHOSTUNREACH)) {
         r->missing[i / r->objects] = true;
         rc = 0;
     } else if (rc == -ENOENT) {

@@ -21,8 +21,8 @@ void span_place_name(const uint8_t *chain, char name[TIER_NAME_MAX + 1]);
 int span_place_put(struct skv_tier *, const struct span *, unsigned block, const struct tier_object_opts *,
                    struct skv_error *);
 
-/* Fills n spans whose chain and n_blocks are set and which nobody shares. missing[n]: those that are not
- * there, or damaged (their contents are then undefined); without it, the first such one fails the call. */
+/* Fills n spans whose chain and n_blocks are set and which nobody shares. missing[n]: those that cannot be
+ * had (their contents are then undefined); without it, the first such one fails the call. */
 int spans_get(struct skv_tier *, const struct shape *, struct span *const *, size_t n, bool *missing,
               struct skv_error *);
 

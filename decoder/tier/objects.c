@@ -18,6 +18,27 @@
 
 enum { TRIES = 16 }; /* at a revision that is late enough */
 
+struct tier_ranked tier_rank_nodes(struct tier *t, enum tier_object kind, const char *name)
+{
+    struct tier_ranked r = {.live = 0};
+    uint8_t order[PLACEMENT_MAX_NODES];
+    struct client *c = tier_client(t);
+    unsigned n = client_n_nodes(c), at = 0;
+    placement_rank(client_map(c), name_hash(kind, name), order);
+    for (unsigned i = 0; i < n; i++)
+        if (client_node_up(c, order[i]) && !client_node_suspect(c, order[i]))
+            r.order[at++] = order[i];
+    r.live = at;
+    for (unsigned i = 0; i < n; i++)
+        if (client_node_up(c, order[i]) && client_node_suspect(c, order[i]))
+            r.order[at++] = order[i];
+    r.up = at;
+    for (unsigned i = 0; i < n; i++)
+        if (!client_node_up(c, order[i]))
+            r.order[at++] = order[i];
+    return r;
+}
+
 struct object_id {
     struct tier *t;
     Scoutkv__ObjectKind kind;
@@ -32,33 +53,10 @@ static int identify(struct object_id *id, struct tier *t, enum tier_object kind,
     return tier_check_name("an object", name, err);
 }
 
-/* The nodes in the rank of the name: those that live first, then the suspects, which are asked only when
- * nothing else helps, then those that are down. */
-struct ranked {
-    uint8_t order[PLACEMENT_MAX_NODES];
-    unsigned live, up; /* the first so many are; up: with the suspects */
-};
-
-static struct ranked rank_nodes(const struct object_id *id)
+static struct tier_ranked rank_nodes(const struct object_id *id)
 {
-    struct ranked r = {.live = 0};
-    uint8_t order[PLACEMENT_MAX_NODES];
-    struct client *c = tier_client(id->t);
-    enum tier_object kind = id->kind == SCOUTKV__OBJECT_KIND__MANIFEST ? TIER_MANIFEST : TIER_SIDECAR;
-    unsigned n = client_n_nodes(c), at = 0;
-    placement_rank(client_map(c), name_hash(kind, id->name), order);
-    for (unsigned i = 0; i < n; i++)
-        if (client_node_up(c, order[i]) && !client_node_suspect(c, order[i]))
-            r.order[at++] = order[i];
-    r.live = at;
-    for (unsigned i = 0; i < n; i++)
-        if (client_node_up(c, order[i]) && client_node_suspect(c, order[i]))
-            r.order[at++] = order[i];
-    r.up = at;
-    for (unsigned i = 0; i < n; i++)
-        if (!client_node_up(c, order[i]))
-            r.order[at++] = order[i];
-    return r;
+    return tier_rank_nodes(id->t, id->kind == SCOUTKV__OBJECT_KIND__MANIFEST ? TIER_MANIFEST : TIER_SIDECAR,
+                           id->name);
 }
 
 /* "None" may be said only when every node was asked. */
@@ -216,7 +214,7 @@ static int put_round(const struct object_id *id, struct putting *p, struct skv_e
 {
     struct client *c = tier_client(id->t);
     struct skv_error failure = {0}, one;
-    struct ranked r = rank_nodes(id);
+    struct tier_ranked r = rank_nodes(id);
     unsigned copies = client_replicas(c), have = 0;
     if (r.up == 0)
         return client_node_down(c, r.order[0], err);
@@ -393,7 +391,7 @@ int tier_object_get(struct tier *t, enum tier_object kind, const char *name, str
     int rc = identify(&r->id, t, kind, name, err);
     if (rc == 0) {
         /* Of a sidecar any copy will do; those that should have it are asked, so that they get it. */
-        struct ranked k = rank_nodes(&r->id);
+        struct tier_ranked k = rank_nodes(&r->id);
         unsigned copies = client_replicas(tier_client(t));
         unsigned first = kind == TIER_MANIFEST || copies > k.live ? k.live : copies;
         ask_nodes(r, k.order, first);
@@ -422,7 +420,7 @@ int tier_object_drop(struct tier *t, enum tier_object kind, const char *name, st
     for (int tries = 0; tries == 0 || (later && tries < TRIES); tries++) {
         struct tier_wait wait = {0};
         struct ask asks[PLACEMENT_MAX_NODES];
-        struct ranked r = rank_nodes(&id);
+        struct tier_ranked r = rank_nodes(&id);
         unsigned n = r.up;
         uint64_t revision = later_than(later);
         for (unsigned i = 0; i < n; i++) {

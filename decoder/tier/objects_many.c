@@ -19,7 +19,7 @@ struct read {
     struct many *many;
     size_t i;
     unsigned place; /* in rank, of the node asked */
-    uint8_t order[PLACEMENT_MAX_NODES];
+    struct tier_ranked nodes;
     struct skv_error failure; /* of a node that may have it; code 0: none */
     char name[TIER_NAME_MAX + 1];
 };
@@ -83,8 +83,8 @@ static void read_ask(struct read *r)
     h.object_get = &get;
     struct skv_error err;
     for (; r->place < client_n_nodes(c); r->place++) {
-        int rc = client_call(c, r->order[r->place], false, &h, (struct view){0}, SCOUTKV__HEADER__BODY_OBJECT,
-                             read_answered, r, clock_ns(), &err);
+        int rc = client_call(c, r->nodes.order[r->place], false, &h, (struct view){0},
+                             SCOUTKV__HEADER__BODY_OBJECT, read_answered, r, clock_ns(), &err);
         if (rc == 0)
             return;
         if (!r->failure.code)
@@ -100,13 +100,12 @@ static void read_next(struct read *r)
     struct many *m = r->many;
     if (m->next == m->n || m->failure.code)
         return;
-    struct client *c = tier_client(m->t);
     r->i = m->next++;
     r->place = 0;
     r->failure.code = 0;
     m->open++;
     m->name(m->arg, r->i, r->name);
-    placement_rank(client_map(c), name_hash(TIER_SIDECAR, r->name), r->order);
+    r->nodes = tier_rank_nodes(m->t, TIER_SIDECAR, r->name);
     read_ask(r);
 }
 

@@ -21,4 +21,12 @@ int tier_wait_all(struct tier *, struct tier_wait *, struct skv_error *);
 /* -EINVAL when `name` is not one; what: whose it is, for the sentence. */
 int tier_check_name(const char *what, const char *name, struct skv_error *err);
 
+/* The nodes in the rank of an object's name: those that live first, then the suspects, which are asked only
+ * when nothing else helps, then those that are down. */
+struct tier_ranked {
+    uint8_t order[PLACEMENT_MAX_NODES];
+    unsigned live, up; /* the first so many are; up: with the suspects */
+};
+struct tier_ranked tier_rank_nodes(struct tier *, enum tier_object, const char *name);
+
 #endif

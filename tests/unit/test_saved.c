@@ -432,6 +432,43 @@ static void test_two_versions(void **s)
     skv_tier_close(t);
 }
 
+/* With two replicas a dead node takes nothing away; with one, what was its is said to be out of reach. */
+static void test_node_dies(void **s)
+{
+    (void)s;
+    struct skv_context_opts o = own_opts("chunk=128 dies");
+    struct skv_error err = {0};
+    struct nodes own;
+    skv_tier *t, *u;
+    uint64_t skip = 1, want = 1, got = 1;
+    uint32_t ids[5000];
+    for (unsigned i = 0; i < 5000; i++)
+        ids[i] = id_of(i);
+    assert_int_equal(nodes_start(&own, 3, "64MiB"), 0);
+    struct skv_tier_opts to = {.nodes = own.list, .threads = 1, .timeout_ms = 700, .replicas = 2};
+    check(skv_tier_open(&to, &t, &err), &err);
+    check(skv_tier_open(&to, &u, &err), &err);
+    skv_context *c = prefilled(t, &o, 5000, &skip), *r;
+    check(skv_context_snapshot(c, "dies", NULL, &err), &err);
+    decode(t, c, 5000, 5040, &want);
+    kill(own.pid[1], SIGKILL);
+    waitpid(own.pid[1], NULL, 0);
+    own.pid[1] = 0;
+    check(skv_context_reopen(u, &model, NULL, "dies", &r, &err), &err);
+    decode(u, r, 5000, 5040, &got);
+    assert_true(got == want);
+    skv_context_close(r);
+    check(skv_context_open_prefix(u, &model, &o, ids, 5000, CHUNK, &r, &err), &err);
+    assert_int_equal(skv_length(r), 4992);
+    skv_context_close(r);
+    check(skv_context_snapshot(c, "dies", NULL, &err), &err);
+    check(skv_saved_remove(u, "dies", &err), &err);
+    skv_context_close(c);
+    skv_tier_close(u);
+    skv_tier_close(t);
+    nodes_stop(&own);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -444,6 +481,7 @@ int main(void)
         cmocka_unit_test(test_lost_parts),
         cmocka_unit_test(test_several_processes),
         cmocka_unit_test(test_two_versions),
+        cmocka_unit_test(test_node_dies),
     };
     return cmocka_run_group_tests_name("saved", tests, start_three, stop_three);
 }
