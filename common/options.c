@@ -552,7 +552,8 @@ int options_parse(const struct opt_command *c, int argc, char **argv, struct opt
             continue;
         }
         mark_given(&p, w.index);
-        memory->typed[w.index / 64] |= 1ull << w.index % 64;
+        if (w.index < MAX_NAMES)
+            memory->typed[w.index / 64] |= 1ull << w.index % 64;
         if (w.opt->type == OPT_FLAG && !w.value)
             *(bool *)w.place = true;
         else
@@ -568,7 +569,7 @@ bool options_typed(const struct opt_command *c, const struct opt_memory *m, cons
 {
     void *place;
     size_t index;
-    return find(c, name, 0, &place, &index) && (m->typed[index / 64] >> index % 64 & 1);
+    return find(c, name, 0, &place, &index) && index < MAX_NAMES && (m->typed[index / 64] >> index % 64 & 1);
 }
 
 int options_start(const struct opt_command *c, int argc, char **argv, struct opt_memory *memory)

@@ -87,9 +87,9 @@ int duration_parse(const char *text, uint64_t *ms)
         double seconds;
     } units[] = {{0, 1}, {'s', 1}, {'m', 60}, {'h', 3600}, {'d', 86400}, {'w', 7 * 86400}};
     char *end;
-    if (*text < '0' || *text > '9')
-        return -EINVAL; /* strtod would take signs, spaces and names */
     double value = strtod(text, &end);
+    if (end == text || (size_t)(end - text) != strspn(text, "0123456789."))
+        return -EINVAL; /* strtod takes signs, spaces, exponents and names too */
     for (size_t i = 0; i < sizeof units / sizeof *units; i++)
         if (*end == units[i].unit && (!*end || !end[1])) {
             value *= units[i].seconds * 1000;

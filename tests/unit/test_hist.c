@@ -104,6 +104,20 @@ static void sizes(void **state)
     }
     uint64_t got;
     assert_int_equal(size_parse("99999999T", &got), -ERANGE);
+    static const struct {
+        const char *text;
+        uint64_t ms;
+    } times[] = {{"0", 0},          {"90", 90000},     {"90s", 90000},          {"1.5m", 90000},
+                 {"12h", 43200000}, {"7d", 604800000}, {"2w", 2ull * 604800000}};
+    for (size_t i = 0; i < sizeof times / sizeof *times; i++) {
+        assert_int_equal(duration_parse(times[i].text, &got), 0);
+        assert_int_equal(got, times[i].ms);
+    }
+    static const char *const no_times[] = {"", "d", "-1d", "7D", "7days", " 7d", "0x10", "1e3s", "inf", "."};
+    for (size_t i = 0; i < sizeof no_times / sizeof *no_times; i++)
+        if (!duration_parse(no_times[i], &got))
+            fail_msg("'%s' was taken for a time: %llu ms", no_times[i], (unsigned long long)got);
+    assert_int_equal(duration_parse("99999999999999999999w", &got), -ERANGE);
     char buf[32];
     assert_string_equal(size_format(buf, sizeof buf, 3436ull << 20), "3.4 GiB");
     assert_string_equal(size_format(buf, sizeof buf, 512), "512 B");

@@ -44,6 +44,8 @@ struct fixture {
 };
 
 /* Parses words after the program's name; the list ends with NULL. */
+static struct opt_list *operands; /* if there may be any: two */
+
 static int parse(struct fixture *f, ...)
 {
     char *argv[20] = {"scoutkv"};
@@ -56,7 +58,7 @@ static int parse(struct fixture *f, ...)
     options_free(&f->mem);
     *f = (struct fixture){.v = {.ack = "ram", .budget = 2048, .cache = 64 << 20, .temp = 0.8}};
     f->groups[0] = (struct opt_group){"Options", table, &f->v};
-    f->cmd = (struct opt_command){"scoutkv run", "-m FILE", "Runs.", NULL, f->groups};
+    f->cmd = (struct opt_command){"scoutkv run", "-m FILE", "Runs.", NULL, f->groups, operands, 2};
     return options_parse(&f->cmd, argc, argv, &f->mem, &f->err);
 }
 
@@ -210,6 +212,43 @@ static void help_is_shown(void **state)
     options_free(&f.mem);
 }
 
+static void operands_stand_between_options(void **s)
+{
+    (void)s;
+    struct fixture f = {0};
+    struct opt_list list = {0};
+    assert_int_equal(parse(&f, "one", "-m", "x", NULL), -EINVAL);
+    assert_non_null(strstr(f.err.text, "unexpected argument 'one'"));
+    operands = &list;
+    assert_int_equal(parse(&f, "one", "-m", "x", "-", "--json", NULL), 0);
+    assert_int_equal(list.n, 2);
+    assert_string_equal(list.item[0], "one");
+    assert_string_equal(list.item[1], "-");
+    list = (struct opt_list){0};
+    assert_int_equal(parse(&f, "-m", "x", "one", NULL), -EINVAL);
+    assert_non_null(strstr(f.err.text, "expected 2 arguments besides options, not 1"));
+    operands = NULL;
+    options_free(&f.mem);
+}
+
+static void what_was_typed_is_known(void **s)
+{
+    (void)s;
+    struct fixture f = {0};
+    char path[] = "/tmp/scoutkv-options-XXXXXX";
+    int fd = mkstemp(path);
+    assert_true(fd >= 0 && write(fd, "budget = 7\ntemp = 1\n", 20) == 20);
+    close(fd);
+    assert_int_equal(parse(&f, "-m", "x", "--config", path, "--temp=0.8", NULL), 0);
+    assert_int_equal(f.v.budget, 7);
+    assert_true(options_typed(&f.cmd, &f.mem, "model") && options_typed(&f.cmd, &f.mem, "temp"));
+    assert_false(options_typed(&f.cmd, &f.mem, "budget")); /* the file said it */
+    assert_false(options_typed(&f.cmd, &f.mem, "ack"));
+    assert_false(options_typed(&f.cmd, &f.mem, "no such option"));
+    options_free(&f.mem);
+    unlink(path);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -219,6 +258,8 @@ int main(void)
         cmocka_unit_test(the_file_takes_the_same_names),
         cmocka_unit_test(mistakes_in_the_file_have_a_line),
         cmocka_unit_test(help_is_shown),
+        cmocka_unit_test(operands_stand_between_options),
+        cmocka_unit_test(what_was_typed_is_known),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
