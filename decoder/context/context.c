@@ -277,6 +277,9 @@ int skv_context_fork(skv_context *c, skv_context **out, struct skv_error *err)
     f->opts = c->opts;
     f->salted = c->salted;
     f->recipe = c->recipe ? strdup(c->recipe) : NULL;
+    f->saved_as = c->saved_as ? strdup(c->saved_as) : NULL; /* it needs the leases as much */
+    f->renew_at = c->renew_at;
+    f->renew_every_ns = c->renew_every_ns;
     memcpy(f->root, c->root, sizeof f->root);
     f->cache = cache_new(c->shape->max_page_bytes, c->opts.cache_bytes);
     f->layer_put = calloc(c->shape->n_layers, 1);
@@ -284,8 +287,9 @@ int skv_context_fork(skv_context *c, skv_context **out, struct skv_error *err)
     f->spans = calloc(c->n_spans + 1, sizeof *f->spans);
     f->local = calloc(c->n_local + 1, sizeof *f->local);
     f->tags = c->tags ? malloc(1) : NULL; /* says that this context has tags */
-    if ((c->recipe && !f->recipe) || !f->cache || !f->layer_put || !f->protect || !f->spans || !f->local ||
-        context_grow_tokens(f, c->len + 1) || passes_reserve(f, c->n_passes))
+    if ((c->recipe && !f->recipe) || (c->saved_as && !f->saved_as) || !f->cache || !f->layer_put ||
+        !f->protect || !f->spans || !f->local || context_grow_tokens(f, c->len + 1) ||
+        passes_reserve(f, c->n_passes))
         goto no_memory;
     memcpy(f->protect, c->protect, c->n_protect * sizeof *f->protect);
     f->n_protect = c->n_protect;

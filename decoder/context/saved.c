@@ -124,7 +124,7 @@ static int put_index_again(struct skv_tier *t, const struct manifest *m, const u
     for (uint64_t b = 0; b < m->head.indexed && rc == 0; b += SPAN_BLOCKS) {
         uint64_t last = b + SPAN_BLOCKS < m->head.indexed ? b + SPAN_BLOCKS - 1 : m->head.indexed - 1;
         for (size_t i = 0; i < span_objects(s) && rc == 0; i++) {
-            span_object_name(s, chain + last * CHAIN_BYTES, i, name);
+            span_object_name(s, chain + last * CHAIN_BYTES, i, m->opts.durable, name);
             rc = put_again(t, name, o, err);
         }
     }
@@ -139,7 +139,7 @@ static int put_index_again(struct skv_tier *t, const struct manifest *m, const u
             break;
         if (!pass_ends_within_span(&p[0], next, m->head.indexed))
             continue;
-        span_place_name(chain + (next / BLOCK_TOKENS - 1) * CHAIN_BYTES, name);
+        span_place_name(chain + (next / BLOCK_TOKENS - 1) * CHAIN_BYTES, m->opts.durable, name);
         rc = put_again(t, name, o, err);
     }
     return rc;

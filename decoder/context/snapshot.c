@@ -282,7 +282,7 @@ static int restore(struct skv_context *c, const struct manifest *m, const char *
     }
     free(state);
     if (rc == 0)
-        rc = spans_get(c->tier, c->shape, c->spans, c->n_spans, NULL, err);
+        rc = spans_get(c->tier, c->shape, c->spans, c->n_spans, m->opts.durable, NULL, err);
     if (rc == 0 && forget_spans_behind(c))
         rc = skv_fail(err, -ENOMEM, "out of memory");
     c->pass_from = c->len;
@@ -346,6 +346,12 @@ int skv_context_reopen(skv_tier *t, const struct skv_model *model, const struct 
     shape_unref(shape);
     if (rc == 0 && memcmp(m.head.root, c->root, sizeof c->root) != 0)
         rc = other_options(c, o ? o : &m.opts, &m, name, err);
+    if (rc == 0 && o && o->durable && !m.opts.durable)
+        rc =
+            skv_fail(err, -EINVAL,
+                     "context \"%s\" was saved without durable blocks: some may be in RAM only, and can't be "
+                     "told from those that are on disk",
+                     name);
     if (rc == 0)
         rc = restore(c, &m, name, err);
     if (rc == 0 && m.head.flags & MANIFEST_PINNED && saved_adopt(c, name, m.head.ttl_ms))

@@ -9,7 +9,10 @@
  *
  * CHAIN is that of the span's last block. It names model, options, tokens and passes up to there, so contexts
  * with the same prefix share its spans, whoever wrote them. Two texts that part within a span share its
- * beginning through at2: the reader takes the other's span and truncates it. */
+ * beginning through at2: the reader takes the other's span and truncates it.
+ *
+ * Where blocks were acknowledged from disk, names begin with index2d and at2d: who wants durable blocks must
+ * not begin with others, which a node may still have in RAM only. */
 #include "decoder/context/span_store.h"
 
 #include <errno.h>
@@ -52,12 +55,13 @@ static struct piece piece_at(const struct shape *s, size_t i)
     }
 }
 
-void span_object_name(const struct shape *s, const uint8_t *chain, size_t i, char name[TIER_NAME_MAX + 1])
+void span_object_name(const struct shape *s, const uint8_t *chain, size_t i, bool durable,
+                      char name[TIER_NAME_MAX + 1])
 {
     char hex[2 * CHAIN_BYTES + 1];
     struct piece p = piece_at(s, i);
     sodium_bin2hex(hex, sizeof hex, chain, CHAIN_BYTES);
-    snprintf(name, TIER_NAME_MAX + 1, "index2/%s/%u/%u", hex, p.layer, p.head);
+    snprintf(name, TIER_NAME_MAX + 1, "index2%s/%s/%u/%u", durable ? "d" : "", hex, p.layer, p.head);
 }
 
 int span_put(struct skv_tier *t, const struct shape *s, const struct span *sp,
@@ -66,7 +70,7 @@ int span_put(struct skv_tier *t, const struct shape *s, const struct span *sp,
     char name[TIER_NAME_MAX + 1];
     for (size_t i = 0, n = span_objects(s); i < n; i++) {
         struct piece p = piece_at(s, i);
-        span_object_name(s, sp->chain[sp->n_blocks - 1], i, name);
+        span_object_name(s, sp->chain[sp->n_blocks - 1], i, o->durable, name);
         int rc = tier_object_put(t->tier, TIER_SIDECAR, name, span_groups(s, sp, p.layer, p.head),
                                  p.n_heads * s->head_bytes[p.layer], o, err);
         /* Another writer of the same prefix was first, with other bits: its version is the one whose blocks
@@ -79,11 +83,11 @@ int span_put(struct skv_tier *t, const struct shape *s, const struct span *sp,
 
 /* ---- at2 ---- */
 
-void span_place_name(const uint8_t *chain, char name[TIER_NAME_MAX + 1])
+void span_place_name(const uint8_t *chain, bool durable, char name[TIER_NAME_MAX + 1])
 {
     char hex[2 * CHAIN_BYTES + 1];
     sodium_bin2hex(hex, sizeof hex, chain, CHAIN_BYTES);
-    snprintf(name, TIER_NAME_MAX + 1, "at2/%s", hex);
+    snprintf(name, TIER_NAME_MAX + 1, "at2%s/%s", durable ? "d" : "", hex);
 }
 
 int span_place_put(struct skv_tier *t, const struct span *sp, unsigned block,
@@ -92,7 +96,7 @@ int span_place_put(struct skv_tier *t, const struct span *sp, unsigned block,
     struct span_place place = {.n_blocks = sp->n_blocks};
     char name[TIER_NAME_MAX + 1];
     memcpy(place.chain, sp->chain[sp->n_blocks - 1], CHAIN_BYTES);
-    span_place_name(sp->chain[block], name);
+    span_place_name(sp->chain[block], o->durable, name);
     int rc = tier_object_put(t->tier, TIER_SIDECAR, name, &place, sizeof place, o, err);
     return rc == -ESTALE ? 0 : rc; /* somebody else's span is as good */
 }
@@ -103,14 +107,15 @@ struct spans_read {
     const struct shape *shape;
     struct span *const *spans;
     size_t objects; /* a span */
-    bool *missing;  /* per span; NULL: none may be */
+    bool durable;
+    bool *missing; /* per span; NULL: none may be */
 };
 
 static void name_object(void *arg, size_t i, char name[TIER_NAME_MAX + 1])
 {
     const struct spans_read *r = arg;
     const struct span *sp = r->spans[i / r->objects];
-    span_object_name(r->shape, sp->chain[sp->n_blocks - 1], i % r->objects, name);
+    span_object_name(r->shape, sp->chain[sp->n_blocks - 1], i % r->objects, r->durable, name);
 }
 
 static int on_object(void *arg, size_t i, int rc, const uint8_t *bytes, size_t len, struct skv_error *err)
@@ -134,10 +139,10 @@ static int on_object(void *arg, size_t i, int rc, const uint8_t *bytes, size_t l
     return rc;
 }
 
-int spans_get(struct skv_tier *t, const struct shape *s, struct span *const *spans, size_t n, bool *missing,
-              struct skv_error *err)
+int spans_get(struct skv_tier *t, const struct shape *s, struct span *const *spans, size_t n, bool durable,
+              bool *missing, struct skv_error *err)
 {
-    struct spans_read r = {s, spans, span_objects(s), missing};
+    struct spans_read r = {s, spans, span_objects(s), durable, missing};
     if (missing)
         memset(missing, 0, n * sizeof *missing);
     return tier_sidecars_get(t->tier, n * r.objects, name_object, on_object, &r, err);

@@ -165,6 +165,9 @@ static void test_contradictions(void **s)
     p.sinks = 32;
     refuses(t, &model, &p, "contra", -EINVAL, "protected ranges");
     p = o;
+    p.durable = true;
+    refuses(t, &model, &p, "contra", -EINVAL, "without durable blocks");
+    p = o;
     p.decode.policy = SKV_DENSE; /* may differ */
     check(skv_context_reopen(t, &model, &p, "contra", &r, &err), &err);
     skv_context_close(r);
