@@ -99,6 +99,15 @@ struct skv_select {
                    budget */
 };
 
+/* When no node gives a page that a pass chose: every one was asked and none has it (-ENODATA), no copy passes
+ * its checksum (-EBADMSG), or its nodes did not answer by the request's deadline (-EHOSTUNREACH). */
+enum skv_on_loss {
+    SKV_LOSS_FAIL,    /* the attend fails; see skv_lost for what can be done then */
+    SKV_LOSS_DEGRADE, /* the pass goes on without it; skv_stats tells what was missed. Blocks that hold tokens
+                       * of such a pass get other names: no other context takes them for what they should be
+                       */
+};
+
 struct skv_range {
     uint64_t from, to; /* token positions [from, to); widened to whole pages */
 };
@@ -114,11 +123,13 @@ struct skv_context_opts {
     size_t n_protect;
     uint64_t cache_bytes; /* of fetched pages */
     enum skv_dtype dtype; /* of K and V at rest */
-    bool durable;         /* sealed blocks are acknowledged from disk */
-    const uint8_t *salt;  /* 32 bytes that make keys unguessable, or NULL */
+    enum skv_on_loss on_loss;
+    bool durable;        /* sealed blocks are acknowledged from disk */
+    const uint8_t *salt; /* 32 bytes that make keys unguessable, or NULL */
     const char *recipe; /* what else changes the bits of K and V (prefill chunk, RoPE overrides …), or NULL */
 };
-/* Defaults: cascade, budget 2048, unit 16; window 1024, 16 sinks, cache 64 MiB, f16, ack from RAM. */
+/* Defaults: cascade, budget 2048, unit 16; window 1024, 16 sinks, cache 64 MiB, f16, a loss fails, ack from
+ * RAM. */
 SKV_API void skv_context_defaults(struct skv_context_opts *);
 
 /* ---- contexts ---- */
@@ -241,6 +252,52 @@ SKV_API int skv_saved_pin(skv_tier *, const char *name, uint64_t ttl_ms, struct 
 SKV_API int skv_saved_unpin(skv_tier *, const char *name, struct skv_error *err);
 /* Forgets the name and ends its leases. Blocks stay as long as others lease them or nodes have room. */
 SKV_API int skv_saved_remove(skv_tier *, const char *name, struct skv_error *err);
+/* ---- loss ----
+ *
+ * An attend or a truncate that failed because pages are lost tells which blocks they belong to. Only the
+ * engine can compute them again: it forks the context, truncates the fork to the beginning of the pass that a
+ * lost block's first token came in, repeats the passes from there, and gives the bytes back after each:
+ *
+ *     while (skv_lost(ctx, &range, 1)) {
+ *         skv_context_fork(ctx, &f, &err);
+ *         skv_pass_of(ctx, range.from, &pass, &err);
+ *         skv_truncate(f, pass.from, &err);
+ *         for (; pass.from < range.to; skv_pass_of(ctx, pass.to, &pass, &err)) {
+ *             …                                              // the pass, on f: append, put, attend
+ *             skv_restore(ctx, f, &restored, &err);
+ *         }
+ *         skv_context_close(f);
+ *     }
+ *
+ * The fork needs far pages too. If it fails for the same reason, skv_mark_lost(ctx) what skv_lost(f) says,
+ * and go on: an earlier block comes first then. */
+
+/* Token ranges of lost blocks, rising; at most max are written, and how many there are is returned. What the
+ * last failed attend or truncate found, and what was added; the next attend forgets it. */
+SKV_API size_t skv_lost(skv_context *, struct skv_range *out, size_t max);
+/* Asks the nodes which blocks they hold (all layers, not only those a pass happened to choose), and adds what
+ * none has. */
+SKV_API int skv_find_lost(skv_context *, struct skv_error *err);
+/* Adds the sealed blocks of these tokens, all layers. */
+SKV_API int skv_mark_lost(skv_context *, struct skv_range, struct skv_error *err);
+
+struct skv_pass {
+    uint64_t from, to; /* tokens; less than were appended if the pass was truncated since */
+    enum skv_mode mode;
+};
+/* The pass that token t came in; of decode, the step of t alone. */
+SKV_API int skv_pass_of(const skv_context *, uint64_t t, struct skv_pass *out, struct skv_error *err);
+
+struct skv_restored {
+    uint64_t blocks;  /* stored again */
+    uint64_t changed; /* of these, not bit for bit: the context, and forks that share them, name the new
+                       * version from now on */
+};
+/* Stores every lost block of the context that `made` (a fork of it) holds whole and local, and takes it from
+ * the list; waits for the acknowledgements. *sum is added to. What prefill or dense decode made comes out bit
+ * for bit if its passes are the same; the pages that cascade chose in the past may be others now. */
+SKV_API int skv_restore(skv_context *, const skv_context *made, struct skv_restored *sum,
+                        struct skv_error *err);
 
 /* ---- figures ---- */
 
@@ -251,6 +308,11 @@ struct skv_stats {
     uint64_t pages_wanted, pages_held;     /* selected pages; of these in the cache or pinned */
     uint64_t pages_fetched, bytes_fetched;
     double missed_mass, missed_n; /* sum of the estimated missed share, and how many were estimated */
+    /* SKV_LOSS_DEGRADE: pages that were attended without, passes (of one layer) with such pages; the
+     * estimated share of the attention mass that these pages had, summed over the lost_n queries (of one
+     * head) that chose them, and the largest */
+    uint64_t pages_lost, passes_lost;
+    double lost_mass, lost_n, lost_worst;
     uint64_t window_bytes, representative_bytes, cache_bytes; /* held now: window and tail, representatives
                                                                * with checksums, cached and protected pages */
     uint64_t context_bytes;                                   /* K and V of the whole context */

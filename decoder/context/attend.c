@@ -47,6 +47,7 @@ int skv_attend_begin(skv_tier *t, uint32_t layer, const struct skv_attend_item *
         if (rc)
             break;
         struct skv_context *c = items[i].ctx;
+        c->lost.n = 0;
         a->items[i] =
             (c->mode == SKV_DECODE ? decode_item : prefill_item)(c, layer, items[i].q, items[i].out);
         if (!a->items[i])

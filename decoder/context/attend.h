@@ -39,6 +39,28 @@ void want_list_free(struct want_list *);
 void keep_page(struct skv_context *, unsigned layer, unsigned head, uint32_t page, const uint8_t *bytes,
                size_t pass_pages);
 
+/* Pages that one query (or chunk) chose and that no node gave; loss.c. */
+struct gone {
+    struct gone_page {
+        uint32_t head, page;
+    } * at;
+    size_t n, cap;
+    bool no_memory; /* not all are listed */
+};
+void gone_add(struct skv_context *, unsigned layer, struct gone *, unsigned head, uint32_t page);
+void gone_free(struct gone *);
+/* tier_fetch_end, which succeeds in spite of lost pages if the context degrades. */
+int gone_end_fetch(struct skv_context *, struct tier_fetch *, const struct gone *, struct skv_error *);
+/* Estimated log mass of this head's gone pages for each scaled query row: q (rows, d_k), lse (rows),
+ * -INFINITY where there are none. 0 or -ENOMEM. */
+int gone_mass(const struct skv_context *, unsigned layer, const struct gone *, unsigned head, unsigned rows,
+              const float *q, double *lse);
+/* Counts a query of one head: attended and gone are log masses; missed, what else was not read, is relative
+ * to what was attended. Returns the share of everything that was not read. */
+double gone_count(struct skv_stats *, double attended, double missed, double gone);
+/* Once a pass in which pages were gone: marks the tokens that it made. */
+void gone_mark(struct skv_context *);
+
 struct item; /* one context's part of an attend */
 struct item_ops {
     int (*choose)(struct item *, struct skv_error *); /* select pages of all heads */

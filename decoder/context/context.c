@@ -194,6 +194,7 @@ void skv_context_close(skv_context *c)
     free(c->protect);
     free(c->eligible);
     free(c->layer_put);
+    free(c->lost.at);
     shape_unref(c->shape);
     free(c);
 }
@@ -434,7 +435,8 @@ int skv_append(skv_context *c, enum skv_mode mode, uint32_t n, const uint32_t *i
     }
     if (c->tags && !tags)
         return skv_fail(err, -EINVAL, "append: this context began with tags: ids alone can't follow");
-    if (context_grow_tokens(c, c->len + n) || passes_reserve(c, c->n_passes + 1))
+    if (context_grow_tokens(c, c->len + n) ||
+        passes_reserve(c, c->n_passes + 2)) /* and one if the pass degrades */
         return skv_fail(err, -ENOMEM, "out of memory");
     while ((c->sealed + c->n_local) * BLOCK_TOKENS < c->len + n)
         if (context_grow_local(c))
@@ -506,9 +508,11 @@ struct unseal {
 static void on_unseal_page(void *arg, size_t want, int rc, const uint8_t *bytes)
 {
     struct unseal *u = arg;
-    if (rc)
-        return;
     const struct tier_want *w = &u->wants[want];
+    if (rc) {
+        lost_add(u->c, u->from + u->want_block[want], u->layer);
+        return;
+    }
     size_t len = layout_page_bytes(&u->c->shape->layouts[u->layer]);
     memcpy(u->blocks[u->want_block[want]].kv[u->layer]->data + (w->head * BLOCK_PAGES + w->page) * len, bytes,
            len);
@@ -561,6 +565,7 @@ static int unseal(struct skv_context *c, uint64_t target, uint64_t n, struct skv
     int rc = seal_flush(c, err);
     if (rc)
         return rc;
+    c->lost.n = 0;
     uint64_t to = (n + BLOCK_TOKENS - 1) / BLOCK_TOKENS;
     if (to > c->sealed)
         to = c->sealed;

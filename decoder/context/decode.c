@@ -3,7 +3,9 @@
  * Every page gives a partial (m, l, o); partials are folded into the running result by rising page number,
  * whatever order they were computed or arrived in. So the set of pages alone decides the bits. Far pages go
  * in sections of SECTION pages a head: the next one is asked for before the last is merged, which bounds
- * memory and keeps the links busy when a policy reads everything. */
+ * memory and keeps the links busy when a policy reads everything.
+ *
+ * A page that is lost, where the context goes on without, has a partial with l = 0, which is left out. */
 #include "decoder/context/attend.h"
 
 #include <assert.h>
@@ -48,6 +50,7 @@ struct row {
     struct section sections[2];
     size_t started; /* sections asked for */
     struct section local;
+    struct gone gone;
     uint64_t first_local, n_local; /* pages */
     struct piece *pieces;
     size_t n_pieces, pieces_cap;
@@ -148,11 +151,14 @@ static void on_page(void *arg, size_t want, int rc, const uint8_t *bytes)
     struct section *s = arg;
     struct row *r = s->row;
     struct skv_context *c = r->d->item.c;
-    if (rc)
-        return; /* tier_fetch_end tells */
     uint64_t t0 = clock_ns();
     unsigned head = s->wants.wants[want].head;
     size_t index = s->wants.at[want].index;
+    if (rc) {
+        gone_add(c, r->d->item.layer, &r->gone, head, r->choices[head].pages[index]);
+        s->heads[head].l[(index - s->from) * r->d->g] = 0;
+        return;
+    }
     struct piece p = piece_of(r, s, head, index - s->from, bytes, PAGE_TOKENS);
     compute(r->d, &p);
     keep_page(c, r->d->item.layer, head, r->choices[head].pages[index], bytes, r->far_pages);
@@ -188,7 +194,7 @@ static int end_section(struct row *r, struct section *s, struct skv_error *err)
     if (s->fetch) {
         struct decode *d = r->d;
         uint64_t t0 = clock_ns(), computing = d->arrived_ns;
-        rc = tier_fetch_end(d->item.c->tier->tier, s->fetch, err);
+        rc = gone_end_fetch(d->item.c, s->fetch, &r->gone, err);
         s->fetch = NULL;
         computing = d->arrived_ns - computing;
         d->item.c->stats.wait_ns += clock_ns() - t0 - computing;
@@ -253,25 +259,34 @@ static void fold(const struct decode *d, const struct partials *p, size_t n, flo
 {
     const struct kernels *k = d->item.c->tier->k;
     for (size_t i = 0; i < n; i++)
-        k->merge(d->g, d->y->d_v, M, L, O, p->m + i * d->g, p->l + i * d->g, p->o + i * d->g * d->y->d_v);
+        if (p->l[i * d->g] != 0) /* a page has 1 at least: its largest key's */
+            k->merge(d->g, d->y->d_v, M, L, O, p->m + i * d->g, p->l + i * d->g, p->o + i * d->g * d->y->d_v);
 }
 
-/* The share of the true total that the estimate puts into pages not read, mean over query heads. */
-static void count_missed(struct row *r, const float *M, const float *L)
+/* The share of the true total that the estimate puts into pages not read, for each query head. */
+static int count_missed(struct row *r, const float *M, const float *L, struct skv_error *err)
 {
-    struct skv_stats *st = &r->d->item.c->stats;
+    struct skv_context *c = r->d->item.c;
+    struct skv_stats *st = &c->stats;
     unsigned g = r->d->g;
+    double gone[MAX_HEADS];
+    for (unsigned j = 0; j < g; j++)
+        gone[j] = -INFINITY;
     for (unsigned h = 0; h < r->d->y->n_kv_heads; h++) {
-        if (!r->choices[h].estimated)
-            continue;
+        const struct choice *ch = &r->choices[h];
+        if (r->gone.n &&
+            gone_mass(c, r->d->item.layer, &r->gone, h, g, r->q + (size_t)h * g * r->d->y->d_k, gone))
+            return skv_fail(err, -ENOMEM, "out of memory");
         for (unsigned j = 0; j < g; j++) {
             double attended = (double)M[h * g + j] + log((double)L[h * g + j]);
             double missed =
-                exp((double)r->choices[h].lse[j] - attended) * (1.0 - (double)r->choices[h].share[j]);
-            st->missed_mass += missed / (1.0 + missed);
-            st->missed_n += 1;
+                ch->estimated ? exp((double)ch->lse[j] - attended) * (1.0 - (double)ch->share[j]) : 0;
+            double share = gone_count(st, attended, missed, gone[j]);
+            st->missed_mass += ch->estimated ? share : 0;
+            st->missed_n += ch->estimated;
         }
     }
+    return 0;
 }
 
 static int finish_row(struct row *r, struct skv_error *err)
@@ -315,7 +330,7 @@ static int finish_row(struct row *r, struct skv_error *err)
         for (size_t i = 0; i < rows; i++)
             for (unsigned j = 0; j < d_v; j++)
                 r->out[i * d_v + j] = O[i * d_v + j] / L[i];
-        count_missed(r, M, L);
+        rc = count_missed(r, M, L, err);
         st->attend_ns += clock_ns() - t0;
     }
     free(M);
@@ -326,8 +341,14 @@ static int decode_finish(struct item *it, struct skv_error *err)
 {
     struct decode *d = (struct decode *)it;
     int rc = 0;
-    for (unsigned i = 0; i < d->n_rows && rc == 0; i++)
+    bool gone = false;
+    for (unsigned i = 0; i < d->n_rows && rc == 0; i++) {
         rc = finish_row(&d->rows[i], err);
+        gone |= d->rows[i].gone.n > 0;
+        it->c->stats.pages_lost += d->rows[i].gone.n;
+    }
+    if (rc == 0 && gone)
+        gone_mark(it->c);
     return rc;
 }
 
@@ -350,6 +371,7 @@ static void decode_free(struct item *it)
             choice_free(&r->choices[h]);
         free(r->choices);
         free(r->pieces);
+        gone_free(&r->gone);
         free(r->q);
     }
     free(d->rows);

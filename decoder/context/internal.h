@@ -73,9 +73,10 @@ void shape_unref(struct shape *);
 struct span {
     unsigned refs; /* shared by forks; written only while there is one holder */
     unsigned n_blocks;
+    bool remade; /* holds blocks whose first bits were lost: an index that was stored may name those */
     uint8_t chain[SPAN_BLOCKS][CHAIN_BYTES];
-    uint8_t data[]; /* per layer and KV head: groups of pages [32] and of blocks [8], checksums [256] u64,
-                       norms [256] f32 */
+    _Alignas(uint64_t) uint8_t data[]; /* per layer and KV head: groups of pages [32] and of blocks [8],
+                       checksums [256] u64, norms [256] f32 */
 };
 struct span *span_new(const struct shape *);
 struct span *span_ref(struct span *);
@@ -131,7 +132,18 @@ struct pending_put {
 struct pass_run {
     uint64_t from;
     uint64_t n;                /* tokens that the prefill pass had; 0: decode steps */
-    uint8_t name[CHAIN_BYTES]; /* of the prefill pass: hash of its tokens, though some may be truncated */
+    uint8_t name[CHAIN_BYTES]; /* of the prefill pass: hash of its tokens, though some may be truncated; of
+                                * any pass that went on without lost pages: another */
+};
+
+/* A block whose bytes of this layer no node could give. */
+struct lost_block {
+    uint64_t block;
+    uint32_t layer;
+};
+struct lost {
+    struct lost_block *at; /* sorted and without doubles after lost_sort */
+    size_t n, cap;
 };
 
 struct skv_context {
@@ -170,6 +182,7 @@ struct skv_context {
     enum skv_mode mode;
     uint8_t *layer_put; /* per layer: put in this pass */
 
+    struct lost lost; /* of the last failure */
     struct skv_stats stats;
 };
 
@@ -205,6 +218,7 @@ int context_new(struct skv_tier *, struct shape *, const struct skv_context_opts
 int passes_reserve(struct skv_context *, size_t n); /* room for n runs in all */
 /* A pass at the end: when its tokens are there, but before len grows, with room for it. */
 void passes_add(struct skv_context *, enum skv_mode, uint32_t n);
+void passes_degrade(struct skv_context *); /* the last pass went on without lost pages */
 void passes_truncate(struct skv_context *, uint64_t n);
 /* Adds what tokens [from, to) came in; true if some were decoded. */
 bool passes_hash(const struct skv_context *, struct identity *, uint64_t from, uint64_t to);
@@ -226,6 +240,13 @@ int seal_to(struct skv_context *, uint64_t target, struct skv_error *);
 /* Waits for acknowledgements; PUTs again what failed before. */
 int seal_flush(struct skv_context *, struct skv_error *);
 void seal_forget_pending(struct skv_context *);
+/* Computes the index of one layer of a sealed block from its bytes (per layer), in place. -ENOMEM. */
+int seal_index(struct skv_context *, uint64_t block, unsigned layer, struct buf *const *kv);
+
+/* ---- loss.c ---- */
+
+void lost_add(struct skv_context *, uint64_t block, unsigned layer);
+void lost_sort(struct lost *);
 
 /* ---- saved.c ---- */
 

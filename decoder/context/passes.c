@@ -3,12 +3,21 @@
  * A prefill pass chooses pages for all its tokens together, so the K/V of each depends on all of them, those
  * behind it too. A block's chain therefore names the passes that it lies in, by place, length and tokens:
  * texts that part within a pass share no block of it, and neither does one whose pass was cut short by its
- * end. Decode steps don't depend on each other's number; a run of them is one entry without a name. */
+ * end. Decode steps don't depend on each other's number; a run of them is one entry without a name.
+ *
+ * A pass that went on without lost pages is an entry of its own and has another name: its blocks, and all
+ * behind them, are not what these tokens should give, and no other context may find them. */
 #include "decoder/context/internal.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+
+static bool named(const struct pass_run *p)
+{
+    static const uint8_t none[CHAIN_BYTES];
+    return memcmp(p->name, none, sizeof none) != 0;
+}
 
 static size_t find(const struct skv_context *c, uint64_t token)
 {
@@ -39,7 +48,8 @@ int passes_reserve(struct skv_context *c, size_t n)
 
 void passes_add(struct skv_context *c, enum skv_mode mode, uint32_t n)
 {
-    if (mode == SKV_DECODE && c->n_passes && c->passes[c->n_passes - 1].n == 0)
+    const struct pass_run *last = c->n_passes ? &c->passes[c->n_passes - 1] : NULL;
+    if (mode == SKV_DECODE && last && last->n == 0 && !named(last))
         return;
     assert(c->n_passes < c->passes_cap);
     struct pass_run *p = &c->passes[c->n_passes++];
@@ -53,6 +63,20 @@ void passes_add(struct skv_context *c, enum skv_mode mode, uint32_t n)
         identity_add(&id, c->tags + c->len * SKV_TAG, (size_t)n * SKV_TAG);
     else
         identity_add(&id, c->ids + c->len, n * sizeof *c->ids);
+    identity_end(&id, p->name);
+}
+
+void passes_degrade(struct skv_context *c)
+{
+    struct pass_run *p = &c->passes[c->n_passes - 1];
+    if (p->from < c->pass_from) { /* steps before it had all they wanted */
+        assert(c->n_passes < c->passes_cap && p->n == 0);
+        *++p = (struct pass_run){.from = c->pass_from};
+        c->n_passes++;
+    }
+    struct identity id;
+    identity_begin(&id, "scoutkv degraded pass");
+    identity_add(&id, p->name, sizeof p->name);
     identity_end(&id, p->name);
 }
 
@@ -96,4 +120,16 @@ uint64_t skv_last_pass(const skv_context *c, enum skv_mode *mode)
     const struct pass_run *p = &c->passes[c->n_passes - 1];
     *mode = p->n ? SKV_PREFILL : SKV_DECODE;
     return p->n ? p->from : c->len - 1;
+}
+
+int skv_pass_of(const skv_context *c, uint64_t t, struct skv_pass *out, struct skv_error *err)
+{
+    if (t >= c->len)
+        return skv_fail(err, -EINVAL, "token %llu is not in a context of %llu", (unsigned long long)t,
+                        (unsigned long long)c->len);
+    size_t i = find(c, t);
+    const struct pass_run *p = &c->passes[i];
+    uint64_t next = i + 1 < c->n_passes ? p[1].from : c->len;
+    *out = p->n ? (struct skv_pass){p->from, next, SKV_PREFILL} : (struct skv_pass){t, t + 1, SKV_DECODE};
+    return 0;
 }

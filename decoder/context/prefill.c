@@ -23,6 +23,7 @@ struct stretch {
     struct want_list wants;
     struct tier_fetch *fetch;
     uint8_t *data;
+    bool *gone; /* by (head, page) as in data: lost, and attended without */
     size_t from;
 };
 
@@ -41,6 +42,7 @@ struct prefill {
     unsigned part_tokens, parts_a_head;
     float **scratch; /* per part */
     const struct stretch *current;
+    struct gone gone;
 };
 
 /* M, L, O of one KV head in an accumulator. */
@@ -132,9 +134,12 @@ static void far_part(void *arg, unsigned index)
     for (size_t at = 0; at < n; at += TILE_PAGES) {
         const uint8_t *pages[TILE_PAGES];
         unsigned n_tile = n - at < TILE_PAGES ? (unsigned)(n - at) : TILE_PAGES;
+        unsigned n_here = 0;
         for (unsigned i = 0; i < n_tile; i++)
-            pages[i] = stretch_at(s, head, at + i);
-        fold_tile(p, head, part, p->far, pages, n_tile, 0, false);
+            if (!s->gone[head * p->section_pages + at + i])
+                pages[n_here++] = stretch_at(s, head, at + i);
+        if (n_here)
+            fold_tile(p, head, part, p->far, pages, n_here, 0, false);
     }
 }
 
@@ -154,10 +159,13 @@ static void on_page(void *arg, size_t want, int rc, const uint8_t *bytes)
     struct stretch *s = arg;
     struct prefill *p = s->p;
     struct skv_context *c = p->item.c;
-    if (rc)
-        return;
     unsigned head = s->wants.wants[want].head;
     size_t index = s->wants.at[want].index;
+    if (rc) {
+        gone_add(c, p->item.layer, &p->gone, head, p->choices[head].pages[index]);
+        s->gone[head * p->section_pages + index - s->from] = true;
+        return;
+    }
     memcpy(stretch_at(s, head, index - s->from), bytes, p->page_bytes);
     keep_page(c, p->item.layer, head, p->choices[head].pages[index], bytes, p->far_pages);
     c->stats.pages_fetched++;
@@ -169,8 +177,10 @@ static int start_stretch(struct prefill *p, struct skv_error *err)
     struct skv_context *c = p->item.c;
     struct stretch *s = &p->stretches[p->started % 2];
     s->p = p;
-    if (!s->data && !(s->data = malloc(p->y->n_kv_heads * p->section_pages * p->page_bytes)))
+    size_t n = p->y->n_kv_heads * p->section_pages;
+    if (!s->data && (!(s->data = malloc(n * p->page_bytes)) || !(s->gone = malloc(n * sizeof *s->gone))))
         return skv_fail(err, -ENOMEM, "out of memory");
+    memset(s->gone, 0, n * sizeof *s->gone);
     s->from = p->started++ * SECTION;
     if (want_pages(c, p->item.layer, p->choices, s->from, s->from + SECTION, on_held, s, &s->wants))
         return skv_fail(err, -ENOMEM, "out of memory");
@@ -185,7 +195,7 @@ static int end_stretch(struct prefill *p, struct stretch *s, struct skv_error *e
     int rc = 0;
     if (s->fetch) {
         uint64_t t0 = clock_ns();
-        rc = tier_fetch_end(p->item.c->tier->tier, s->fetch, err);
+        rc = gone_end_fetch(p->item.c, s->fetch, &p->gone, err);
         s->fetch = NULL;
         p->item.c->stats.wait_ns += clock_ns() - t0;
     }
@@ -266,6 +276,25 @@ static void write_out(struct prefill *p)
     }
 }
 
+/* What the chunk's queries miss of pages that are lost; far holds everything attended by now. */
+static int count_gone(struct prefill *p, struct skv_error *err)
+{
+    struct skv_context *c = p->item.c;
+    double *gone = malloc(p->rows * sizeof *gone);
+    int rc = gone ? 0 : -ENOMEM;
+    for (unsigned h = 0; h < p->y->n_kv_heads && rc == 0; h++) {
+        const float *M = acc_of(p, p->far, h), *L = M + p->rows;
+        rc =
+            gone_mass(c, p->item.layer, &p->gone, h, (unsigned)p->rows, p->q + h * p->rows * p->y->d_k, gone);
+        for (size_t i = 0; i < p->rows && rc == 0; i++)
+            gone_count(&c->stats, (double)M[i] + log((double)L[i]), 0, gone[i]);
+    }
+    free(gone);
+    c->stats.pages_lost += p->gone.n;
+    gone_mark(c);
+    return rc ? skv_fail(err, rc, "out of memory") : 0;
+}
+
 static int prefill_finish(struct item *it, struct skv_error *err)
 {
     struct prefill *p = (struct prefill *)it;
@@ -283,8 +312,9 @@ static int prefill_finish(struct item *it, struct skv_error *err)
     }
     uint64_t t0 = clock_ns();
     write_out(p);
+    int rc = p->gone.n ? count_gone(p, err) : 0;
     it->c->stats.attend_ns += clock_ns() - t0;
-    return 0;
+    return rc;
 }
 
 static void prefill_free(struct item *it)
@@ -293,11 +323,13 @@ static void prefill_free(struct item *it)
     for (int i = 0; i < 2; i++) {
         end_stretch(p, &p->stretches[i], NULL);
         free(p->stretches[i].data);
+        free(p->stretches[i].gone);
     }
     for (unsigned h = 0; p->choices && h < p->y->n_kv_heads; h++)
         choice_free(&p->choices[h]);
     for (unsigned i = 0; p->scratch && i < p->y->n_kv_heads * p->parts_a_head; i++)
         free(p->scratch[i]);
+    gone_free(&p->gone);
     free(p->choices);
     free(p->scratch);
     free(p->q);

@@ -169,6 +169,15 @@ static void index_layer(void *arg, unsigned layer)
     }
 }
 
+int seal_index(struct skv_context *c, uint64_t block, unsigned layer, struct buf *const *kv)
+{
+    if (!scratch_take(&c->tier->scratch[layer],
+                      (size_t)BLOCK_TOKENS * c->shape->layouts[layer].d_k * sizeof(float)))
+        return -ENOMEM;
+    index_layer(&(struct index_job){.c = c, .span = context_span(c, block), .block = block, .kv = kv}, layer);
+    return 0;
+}
+
 /* The span that takes the next sealed block, with one holder. */
 static struct span *open_span(struct skv_context *c)
 {

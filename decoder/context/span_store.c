@@ -73,6 +73,12 @@ int span_put(struct skv_tier *t, const struct shape *s, const struct span *sp,
         span_object_name(s, sp->chain[sp->n_blocks - 1], i, o->durable, name);
         int rc = tier_object_put(t->tier, TIER_SIDECAR, name, span_groups(s, sp, p.layer, p.head),
                                  p.n_heads * s->head_bytes[p.layer], o, err);
+        if (rc == -ESTALE && sp->remade) { /* names bytes that no node has: of no use to anyone */
+            rc = tier_object_drop(t->tier, TIER_SIDECAR, name, err);
+            if (rc == 0 || rc == -ENOENT)
+                rc = tier_object_put(t->tier, TIER_SIDECAR, name, span_groups(s, sp, p.layer, p.head),
+                                     p.n_heads * s->head_bytes[p.layer], o, err);
+        }
         /* Another writer of the same prefix was first, with other bits: its version is the one whose blocks
          * are stored, and stays. */
         if (rc && rc != -ESTALE)
