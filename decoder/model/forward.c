@@ -20,6 +20,8 @@ struct session {
     skv_context *ctx;
     struct pool *pool;
     struct session_times times;
+    session_loss *on_loss;
+    void *on_loss_arg;
     struct matmul_room room;
 
     /* Scratch for passes of up to `capacity` tokens, carved out of one block. */
@@ -292,8 +294,24 @@ skv_context *session_context(const struct session *s)
     return s->ctx;
 }
 
-int session_eval(struct session *s, enum skv_mode mode, const uint32_t *ids, uint32_t n, float *logits,
-                 bool all_positions, struct skv_error *err)
+void session_on_loss(struct session *s, session_loss *fn, void *arg)
+{
+    s->on_loss = fn;
+    s->on_loss_arg = arg;
+}
+
+/* Has the hook see to what is lost. The passes that it makes itself have none. */
+static int see_to_loss(struct session *s, struct skv_error *err)
+{
+    session_loss *fn = s->on_loss;
+    s->on_loss = NULL;
+    int rc = fn(s->on_loss_arg, s, err);
+    s->on_loss = fn;
+    return rc;
+}
+
+static int eval_once(struct session *s, enum skv_mode mode, const uint32_t *ids, uint32_t n, float *logits,
+                     bool all_positions, struct skv_error *err)
 {
     uint64_t begin = clock_ns(), position = skv_length(s->ctx);
     assert(n >= 1);
@@ -313,6 +331,32 @@ int session_eval(struct session *s, enum skv_mode mode, const uint32_t *ids, uin
     s->times.passes++;
     s->times.tokens += n;
     s->times.total_ns += clock_ns() - begin;
+    return rc;
+}
+
+int session_eval(struct session *s, enum skv_mode mode, const uint32_t *ids, uint32_t n, float *logits,
+                 bool all_positions, struct skv_error *err)
+{
+    int rc = eval_once(s, mode, ids, n, logits, all_positions, err);
+    /* Every layer may find something else missing; more often than that, what is stored does not stay. */
+    for (uint32_t i = 0; rc && s->on_loss && skv_lost(s->ctx, NULL, 0) && i <= s->model->params.n_layers;
+         i++) {
+        rc = see_to_loss(s, err);
+        if (rc)
+            return rc;
+        rc = eval_once(s, mode, ids, n, logits, all_positions, err);
+    }
+    return rc;
+}
+
+int session_truncate(struct session *s, uint64_t n, struct skv_error *err)
+{
+    int rc = skv_truncate(s->ctx, n, err);
+    if (rc && s->on_loss && skv_lost(s->ctx, NULL, 0)) {
+        rc = see_to_loss(s, err);
+        if (rc == 0)
+            rc = skv_truncate(s->ctx, n, err);
+    }
     return rc;
 }
 

@@ -38,6 +38,15 @@ skv_context *session_context(const struct session *);
 int session_eval(struct session *, enum skv_mode, const uint32_t *ids, uint32_t n, float *logits,
                  bool all_positions, struct skv_error *err);
 
+/* skv_truncate, with the hook below. */
+int session_truncate(struct session *, uint64_t n, struct skv_error *err);
+
+/* Called when a pass (or a truncate) failed because blocks are lost, with the context as long as before; it
+ * may use the session. 0: the pass is repeated, else it fails with what is returned and err, which holds the
+ * reason of the loss before. recompute.h has one. NULL: none. */
+typedef int session_loss(void *arg, struct session *, struct skv_error *err);
+void session_on_loss(struct session *, session_loss *, void *arg);
+
 /* SKV_PREFILL over n tokens in passes that end at multiples of chunk (positions in the context), so that a
  * prefill stopped and resumed at such a multiple has the bits of a straight one. logits (vocab, after the
  * last token) may be NULL. progress (may be NULL) is called after each pass; what it returns, if not 0, ends
