@@ -202,7 +202,7 @@ static int repeat_last_pass(struct run *r, struct skv_error *err)
         rc = -EINVAL;
     if (rc)
         skv_fail(err, rc, "context \"%s\" has no token to go on from", r->args->resume);
-    else if (!(rc = skv_truncate(r->ctx, from, err)))
+    else if (!(rc = session_truncate(r->session, from, err)))
         rc = session_eval(r->session, mode, ids, (uint32_t)n, r->logits, false, err);
     free(ids);
     return rc;
@@ -395,6 +395,7 @@ static void print_summary(const struct run *r)
             r->decode_s, r->decode_s > 0 ? (double)r->n_ids / r->decode_s : 0, r->ended);
     meter_print(&r->meter, stderr);
     node_report_print(r->engine.tier, stderr);
+    on_loss_print(&r->engine.loss, &s, stderr);
     fprintf(stderr, "held here    window %s, representatives %s, pages %s, of a context of %s\n",
             size_format(a, sizeof a, s.window_bytes), size_format(b, sizeof b, s.representative_bytes),
             size_format(c, sizeof c, s.cache_bytes), size_format(d, sizeof d, s.context_bytes));
@@ -425,6 +426,7 @@ static int print_json(const struct run *r, struct skv_error *err)
                                   "representative_bytes", (json_int_t)s.representative_bytes, "cache_bytes",
                                   (json_int_t)s.cache_bytes, "context_bytes", (json_int_t)s.context_bytes));
     json_object_set_new(o, "tier", node_report_json(r->engine.tier));
+    json_object_set_new(o, "loss", on_loss_json(&r->engine.loss, &s));
     if (!o)
         return skv_fail(err, -ENOMEM, "out of memory for the JSON output");
     int bad = json_dumpf(o, stdout, JSON_COMPACT) || putchar('\n') == EOF || fflush(stdout);
@@ -459,8 +461,13 @@ static int run(struct run *r, struct kv_options *kv, struct skv_context_opts *op
         rc = engine_connect(&r->engine, err);
     if (!rc)
         rc = open_context(r, kv, opts, err);
-    if (!rc)
+    if (!rc) {
         rc = generate(r, err);
+        if (rc && a->json) { /* what there is, as the text that streams; the status tells that it failed */
+            r->ended = "failed";
+            print_json(r, NULL);
+        }
+    }
     if (!rc && a->save)
         rc = save(r, err);
     if (!rc && a->json)
@@ -517,6 +524,7 @@ int cmd_run(int argc, char **argv)
                                        {"Sampling", sampling_table, &a},
                                        {"Policy", kv_policy_table, &a.kv},
                                        {"KV cache", kv_cache_table, &a.kv},
+                                       {"Loss", kv_loss_table, &a.kv},
                                        {"Memory nodes", kv_node_table, &a.kv},
                                        {0}};
     const struct opt_command cmd = {
@@ -552,6 +560,7 @@ int cmd_run(int argc, char **argv)
     rc = run(r, &a.kv, &opts, &err);
     if (rc) {
         rc = cli_fail(cmd.name, &err);
+        on_loss_hint(&a.kv, &err);
     } else {
         print_summary(r);
         if (a.save)

@@ -56,7 +56,10 @@ int engine_context(struct engine *e, const struct skv_context_opts *opts, skv_co
 
 int engine_session(struct engine *e, skv_context *ctx, struct session **session, struct skv_error *err)
 {
-    return session_open(e->model, e->tier, ctx, e->kv->threads, session, err);
+    int rc = session_open(e->model, e->tier, ctx, e->kv->threads, session, err);
+    if (rc == 0)
+        on_loss_watch(&e->loss, e->kv, *session);
+    return rc;
 }
 
 static int on_progress(void *arg, size_t done, size_t total)

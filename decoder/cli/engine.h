@@ -3,6 +3,7 @@
 #define CLI_ENGINE_H
 
 #include "decoder/cli/kv_options.h"
+#include "decoder/cli/on_loss.h"
 #include "decoder/model/forward.h"
 #include "decoder/model/tokenizer.h"
 
@@ -14,6 +15,7 @@ struct engine { /* zero it first */
     const struct kv_options *kv;
     char recipe[32];
     struct kv_ranges ranges; /* what is protected; add before engine_context */
+    struct on_loss loss;     /* of the session that was opened last */
 };
 
 /* The model and its vocabulary. The tier comes later, when everything that needs no node was checked. */

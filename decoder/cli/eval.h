@@ -4,6 +4,7 @@
 #define CLI_EVAL_H
 
 #include "decoder/cli/meter.h"
+#include "decoder/cli/on_loss.h"
 
 #include <stdint.h>
 
@@ -26,6 +27,8 @@ struct eval_result {
     uint64_t seed, tokens, facts, fact_pages, budget_tokens, cache_bytes;
     uint64_t context_kv_bytes, decoder_kv_bytes; /* the latter: most over all rows */
     struct skv_stats base;                       /* of the stored context after prefill */
+    struct skv_stats lost;                       /* summed over base and forks: what --on-loss tells */
+    const struct on_loss *on_loss;
     double prefill_s, flush_s;
     uint64_t peak_rss;
     struct eval_row row[EVAL_POLICIES];

@@ -252,6 +252,7 @@ static int ask(struct eval *e, struct eval_row *row, const struct recall_questio
     if (!rc)
         rc = answer(e, row, fork, q, &a, err);
     session_use(e->session, e->base);
+    on_loss_add(&e->result.lost, fork);
     skv_context_close(fork);
     row->asked += !rc;
     row->right += !rc && recall_answer_right(&a, q->fact);
@@ -383,6 +384,8 @@ static int evaluate(struct eval *e, struct skv_error *err)
         rc = read_nodes(e, r, err);
     if (rc)
         return rc;
+    on_loss_add(&r->lost, e->base);
+    r->on_loss = &e->engine.loss;
     r->peak_rss = peak_rss();
     r->nodes_rss = rss_of_all(e->args->pids);
     eval_print(r);
@@ -420,6 +423,7 @@ static int eval_recall(int argc, char **argv)
     a.kv.cache = 0;
     const struct opt_group groups[] = {{"Options", table, &a},
                                        {"KV cache", kv_cache_table, &a.kv},
+                                       {"Loss", kv_loss_table, &a.kv},
                                        {"Memory nodes", kv_node_table, &a.kv},
                                        {0}};
     const struct opt_command cmd = {
@@ -463,6 +467,8 @@ static int eval_recall(int argc, char **argv)
         interrupt_catch();
         rc = evaluate(e, &err);
         rc = rc ? cli_fail(cmd.name, &err) : 0;
+        if (rc)
+            on_loss_hint(&a.kv, &err);
         if (interrupted())
             rc = EXIT_INTERRUPTED;
     }

@@ -67,6 +67,7 @@ void eval_print(const struct eval_result *r)
         if (r->row[i].out_of_time)
             printf("(%s: as many questions as fit the time)\n", skv_policy_name(r->row[i].policy));
     putchar('\n');
+    on_loss_print(r->on_loss, &r->lost, stdout);
     print_memory(r);
 }
 
@@ -100,6 +101,7 @@ int eval_write_json(const struct eval_result *r, const char *path, struct skv_er
                           (json_int_t)r->nodes_rss, "nodes", nodes_json(r));
     for (size_t i = 0; o && i < r->n_rows; i++)
         json_object_set_new(o, skv_policy_name(r->row[i].policy), row_json(r, &r->row[i]));
+    json_object_set_new(o, "loss", on_loss_json(r->on_loss, &r->lost));
     if (!o)
         return skv_fail(err, -ENOMEM, "out of memory for the JSON output");
     int bad = json_dump_file(o, path, JSON_INDENT(2));

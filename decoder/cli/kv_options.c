@@ -41,6 +41,17 @@ const struct opt kv_policy_table[] = {
     {0},
 };
 
+const struct opt kv_loss_table[] = {
+    {"on-loss", 0, OPT_CHOICE, AT(on_loss), NULL,
+     "when no memory node can give a page that a step chose. fail: end with status 3 (4 if its nodes don't "
+     "answer); "
+     "what was generated stays. degrade: go on without it, and tell the estimated attention mass missed. "
+     "recompute: "
+     "compute its block again from the tokens, store it, repeat the step",
+     .choices = "fail|degrade|recompute"},
+    {0},
+};
+
 const struct opt kv_cache_table[] = {
     {"budget", 0, OPT_U32, AT(budget), "TOKENS", "tokens selected per KV head and layer and step", .min = 0,
      .max = 1 << 30},
@@ -85,6 +96,7 @@ void kv_options_defaults(struct kv_options *o)
         .prefill = skv_policy_name(d.prefill.policy),
         .kv_type = d.dtype == SKV_F32 ? "f32" : "f16",
         .ack = d.durable ? "durable" : "ram",
+        .on_loss = "fail",
         .budget = d.decode.budget,
         .select = d.decode.unit,
         .mass = d.decode.mass,
@@ -139,6 +151,11 @@ int kv_node_check(const struct kv_options *o, struct skv_error *err)
     return 0;
 }
 
+enum skv_on_loss kv_on_loss(const struct kv_options *o)
+{
+    return strcmp(o->on_loss, "degrade") ? SKV_LOSS_FAIL : SKV_LOSS_DEGRADE;
+}
+
 int kv_context_opts(const struct kv_options *o, struct kv_ranges *ranges, char recipe[32],
                     struct skv_context_opts *out, struct skv_error *err)
 {
@@ -171,6 +188,7 @@ int kv_context_opts(const struct kv_options *o, struct kv_ranges *ranges, char r
     out->n_protect = ranges->n;
     out->cache_bytes = o->cache;
     out->dtype = strcmp(o->kv_type, "f32") ? SKV_F16 : SKV_F32;
+    out->on_loss = kv_on_loss(o);
     out->durable = !strcmp(o->ack, "durable");
     out->recipe = recipe;
     return 0;

@@ -13,15 +13,16 @@ struct kv_options {
     struct opt_list disk; /* of the node inside this process */
     uint32_t replicas, heartbeat_ms, timeout_ms, threads;
     /* contexts */
-    const char *policy, *prefill, *kv_type, *ack;
+    const char *policy, *prefill, *kv_type, *ack, *on_loss;
     uint32_t budget, select, window, seal_lag, sinks, prefill_budget, chunk;
     double mass;
     uint64_t cache;
     struct opt_list protect;
 };
 
-/* Option groups for a struct kv_options; the policy's is for commands that follow one policy only. */
-extern const struct opt kv_policy_table[], kv_cache_table[], kv_node_table[];
+/* Option groups for a struct kv_options; the policy's is for commands that follow one policy only, that of
+ * losses for those that tell what became of them (on_loss.h). */
+extern const struct opt kv_policy_table[], kv_loss_table[], kv_cache_table[], kv_node_table[];
 
 /* The defaults of scoutkv.h. */
 void kv_options_defaults(struct kv_options *);
@@ -40,6 +41,8 @@ int kv_node_check(const struct kv_options *, struct skv_error *);
  * buffer. */
 int kv_context_opts(const struct kv_options *, struct kv_ranges *ranges, char recipe[32],
                     struct skv_context_opts *out, struct skv_error *);
+/* What the context does; the engine sees to `recompute`. */
+enum skv_on_loss kv_on_loss(const struct kv_options *);
 void kv_tier_opts(const struct kv_options *, struct skv_tier_opts *out);
 
 #endif

@@ -106,6 +106,7 @@ int resume_options(const struct skv_saved *m, const struct resume_typed *t, stru
     if (rc)
         return rc;
     *opts = m->opts;
+    opts->on_loss = kv_on_loss(kv);
     if (typed(t, "policy"))
         rc = skv_policy_parse(kv->policy, &opts->decode.policy, err);
     if (typed(t, "budget"))
