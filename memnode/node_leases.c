@@ -132,8 +132,7 @@ static void unkeep(struct call *c, const char *owner)
         for (size_t i = 0; i < m; i++) {
             const struct object *o = object_find(n->objects, c->lane->ns, OBJECT_LEASES, names[i].text);
             struct object_version v = {
-                .revision = o->revision + 1, .until = o->until_stored, .dropped = true};
-            /* If it can't be, the leases are back after a restart, until their end. */
+                .revision = o->revision + 1, .until = o->until_stored, .dropped = true, .makes_room = true};
             (void)object_store(n->objects, c->lane->ns, OBJECT_LEASES, names[i].text, &v, NULL);
             after = names[i];
         }

@@ -304,7 +304,8 @@ static int drop_now(struct call *c)
     }
     struct object_version v = {.revision = drop->revision ? drop->revision : held->revision + 1,
                                .until = end_of(c, DROP_DAYS * UINT64_C(86400000)),
-                               .dropped = true};
+                               .dropped = true,
+                               .makes_room = drop->ack != SCOUTKV__ACK__DURABLE};
     return store_version(c, drop->kind, drop->name, drop->ack, &v);
 }
 

@@ -245,6 +245,13 @@ void objects_tick(struct objects *o, uint64_t now)
 
 /* ---- storing ---- */
 
+static void forget_bytes(struct objects *o, struct object *e)
+{
+    remove_block(o, e, 0);
+    remove_block(o, e, 1);
+    set_former(o, e, false);
+}
+
 /* The slot for the next version. -EAGAIN: both are needed. */
 static int free_slot(struct objects *o, struct object *e, struct skv_error *err)
 {
@@ -291,6 +298,8 @@ int object_store(struct objects *o, uint64_t ns, Scoutkv__ObjectKind kind, const
     if (!e)
         return skv_fail(err, -ENOSPC,
                         "no memory is left for the name of '%s': start the node with a larger --ram", name);
+    if (known && v->makes_room && store_tight(o->opts.store))
+        forget_bytes(o, e); /* its mark could wait for the room that it makes */
     int slot = known && !bare ? free_slot(o, e, err) : 0, rc = slot < 0 ? slot : 0;
     uint64_t until_stored = end_to_store(o, kind, v->until);
     struct object_head head = {.revision = v->revision,
@@ -303,6 +312,11 @@ int object_store(struct objects *o, uint64_t ns, Scoutkv__ObjectKind kind, const
     memcpy(head.name, name, strlen(name));
     if (rc == 0 && !bare)
         rc = put_block(o, e, (unsigned)slot, v, &head, err);
+    if ((rc == -ENOSPC || rc == -EAGAIN) && known && v->makes_room) {
+        forget_bytes(o, e);
+        bare = true;
+        rc = 0;
+    }
     if (rc) {
         if (!known)
             uninsert(o, i);
@@ -310,8 +324,10 @@ int object_store(struct objects *o, uint64_t ns, Scoutkv__ObjectKind kind, const
     }
     if (!o->opts.disks) /* there is no former one to fall back on */
         remove_block(o, e, bare ? e->slot : !slot);
+    else if (bare)
+        slot = e->slot;
     else if (known && slot != e->slot)
-        set_former(o, e, true);
+        set_former(o, e, block_in(o, ns, kind, name, e->slot));
     else if (!known)
         remove_block(o, e, 1);
     e->slot = (uint8_t)slot;

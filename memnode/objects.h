@@ -30,6 +30,7 @@ struct object {
 struct object_version {
     uint64_t revision, checksum, until;
     bool dropped;
+    bool makes_room;   /* a drop, which is done before its mark is kept when room is short */
     const void *bytes; /* copied */
     size_t len;
 };

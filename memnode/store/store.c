@@ -516,6 +516,14 @@ void store_hurry(struct store *s)
     s->urgent = true;
 }
 
+bool store_tight(const struct store *s)
+{
+    for (uint32_t i = 0; i < s->n_disks; i++)
+        if (!s->disks[i].failed && segments_free(&s->disks[i]) >= SPARE_SEGMENTS)
+            return false;
+    return s->n_disks > 0;
+}
+
 void store_hold(struct store *s, bool on)
 {
     s->held = on;

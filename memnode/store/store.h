@@ -118,6 +118,8 @@ bool store_make_room(struct store *, size_t len);
 
 /* Blocks that go on waiting for their disk begin their way to it now, as if somebody waited. */
 void store_hurry(struct store *);
+/* Whether no disk has more than the room that its cleaner needs: what is put waits for something to go. */
+bool store_tight(const struct store *);
 /* While on, nothing is evicted from disks: the caller does not know yet what is leased. */
 void store_hold(struct store *, bool on);
 /* Calls each with the reserved blocks (block_reserved) of the next buckets of the table; *at begins with 0.

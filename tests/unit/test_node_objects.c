@@ -77,7 +77,7 @@ static void run(struct world *w, unsigned ms)
     for (unsigned i = 0; i < ms; i++) {
         w->h->now += NS_PER_MS;
         node_run(w->h->node, w->h->now);
-        if (i % 100 == 99)
+        if (w->h->now / NS_PER_MS % 100 == 0)
             node_tick(w->h->node, w->h->now);
     }
 }
@@ -483,12 +483,64 @@ static void leased_blocks_stay(void **state)
         h_block_free(&b[i]);
 }
 
+/* Objects fill a disk; then it says so, and dropping some makes room for others. */
+static void a_full_disk(void **state)
+{
+    (void)state;
+    struct world w;
+    struct buf *bytes = buf_new(PROTO_MAX_OBJECT);
+    memset(bytes->data, 7, bytes->len);
+    setup(&w, 11);
+    unsigned n = 0, dropped = 0;
+    const Scoutkv__Header *a = NULL;
+    char name[16];
+    Scoutkv__ObjectPut put = SCOUTKV__OBJECT_PUT__INIT;
+    put.kind = SCOUTKV__OBJECT_KIND__SIDECAR;
+    put.name = name;
+    for (; n < 200; n++) {
+        snprintf(name, sizeof name, "%u", n);
+        put.checksum = object_checksum(put.kind, name, bytes->data, bytes->len);
+        H_HEADER(header, OBJECT_PUT, object_put, &put);
+        h_clear(w.h);
+        a = wait_for(&w, h_request(w.h, H_BULK, &header, bytes))->header;
+        if (a->body_case == SCOUTKV__HEADER__BODY_REFUSED)
+            break;
+        done_is(a, 1);
+    }
+    assert_in_range(n, 30, 64 + 32);
+    refused(a, REASON(FULL), "");
+    for (unsigned i = 0; i < n; i++) {
+        Scoutkv__ObjectDrop drop = SCOUTKV__OBJECT_DROP__INIT;
+        drop.kind = put.kind;
+        drop.name = name;
+        snprintf(name, sizeof name, "%u", i);
+        H_HEADER(header, OBJECT_DROP, object_drop, &drop);
+        h_clear(w.h);
+        a = wait_for(&w, h_request(w.h, H_BULK, &header, NULL))->header;
+        dropped += a->body_case == SCOUTKV__HEADER__BODY_DONE;
+        run(&w, 20);
+    }
+    assert_int_equal(dropped, n);
+    run(&w, 1000);
+    for (unsigned i = 0; i < 20; i++) {
+        snprintf(name, sizeof name, "again %u", i);
+        put.checksum = object_checksum(put.kind, name, bytes->data, bytes->len);
+        put.ack = SCOUTKV__ACK__DURABLE;
+        H_HEADER(header, OBJECT_PUT, object_put, &put);
+        h_clear(w.h);
+        done_is(wait_for(&w, h_request(w.h, H_BULK, &header, bytes))->header, 1);
+    }
+    assert_int_equal(h_counter(w.h, "objects"), 20);
+    buf_unref(bytes);
+    teardown(&w);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(survive_crashes),    cmocka_unit_test(never_wrong_bytes),
         cmocka_unit_test(never_evicted),      cmocka_unit_test(leases_survive),
-        cmocka_unit_test(leased_blocks_stay),
+        cmocka_unit_test(leased_blocks_stay), cmocka_unit_test(a_full_disk),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
