@@ -188,12 +188,12 @@ void object_settle(struct call *c, Scoutkv__ObjectKind kind, const char *name, S
 
 /* Stores a version and answers. -EAGAIN: not now. */
 static int store_version(struct call *c, Scoutkv__ObjectKind kind, const char *name, Scoutkv__Ack ack,
-                         const struct object_version *v)
+                         uint32_t count, const struct object_version *v)
 {
     struct skv_error why = {0};
     int rc = object_store(c->node->objects, c->lane->ns, kind, name, v, &why);
     if (rc == 0)
-        object_settle(c, kind, name, ack, 1);
+        object_settle(c, kind, name, ack, count);
     else if (rc == -EROFS)
         call_refuse(c, REASON(READ_ONLY), 0, "%s", why.text);
     else if (rc != -EAGAIN)
@@ -203,13 +203,19 @@ static int store_version(struct call *c, Scoutkv__ObjectKind kind, const char *n
 
 /* ---- PUT ---- */
 
+/* Whether its block can be read, as far as is known, or is still in RAM. */
+static bool intact(const struct node *n, const struct object *o)
+{
+    const struct block *b = object_block(n->objects, o);
+    return b && (b->buf || !b->damaged);
+}
+
 /* Whether it need not be stored: its bytes are there, and their end could be moved. */
 static bool nothing_to_store(struct call *c, const Scoutkv__ObjectPut *put, const struct object *held,
                              uint64_t end)
 {
-    const struct block *b = object_block(c->node->objects, held);
     bool sidecar = put->kind == SCOUTKV__OBJECT_KIND__SIDECAR;
-    if (!b || (!b->buf && b->damaged))
+    if (!intact(c->node, held))
         return false;
     return (sidecar && end <= held->until) || object_move_end(c->node->objects, held, end);
 }
@@ -262,7 +268,7 @@ static int put_now(struct call *c)
                                .until = end,
                                .bytes = payload->data,
                                .len = payload->len};
-    return store_version(c, put->kind, put->name, put->ack, &v);
+    return store_version(c, put->kind, put->name, put->ack, 1, &v);
 }
 
 void op_object_put(struct call *c)
@@ -292,21 +298,24 @@ static int drop_now(struct call *c)
 {
     const Scoutkv__ObjectDrop *drop = c->message->header->object_drop;
     const struct object *held = held_of(c, drop->kind, drop->name);
-    if (!held || held->dropped) {
+    bool again = held && held->dropped;
+    if (!held || (again && (drop->ack != SCOUTKV__ACK__DURABLE || intact(c->node, held)))) {
         object_settle(c, drop->kind, drop->name, drop->ack, 0);
         return 0;
     }
-    if (drop->revision && drop->revision <= held->revision) {
+    if (!again && drop->revision && drop->revision <= held->revision) {
         call_refuse_conflict(c, held->revision,
                              "'%s' has revision %" PRIu64 ", and a drop at %" PRIu64 " is not later",
                              drop->name, held->revision, drop->revision);
         return 0;
     }
-    struct object_version v = {.revision = drop->revision ? drop->revision : held->revision + 1,
+    struct object_version v = {.revision = again            ? held->revision
+                                           : drop->revision ? drop->revision
+                                                            : held->revision + 1,
                                .until = end_of(c, DROP_DAYS * UINT64_C(86400000)),
                                .dropped = true,
                                .makes_room = drop->ack != SCOUTKV__ACK__DURABLE};
-    return store_version(c, drop->kind, drop->name, drop->ack, &v);
+    return store_version(c, drop->kind, drop->name, drop->ack, !again, &v);
 }
 
 void op_object_drop(struct call *c)
