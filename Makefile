@@ -145,6 +145,20 @@ tests: $(CHECK_STORE)
 check-store: $(CHECK_STORE)
 	$(CHECK_STORE) --seed $(SEED) --count $(N)
 
+# Histories of a cluster on a simulated network: make check-cluster [SEED=1] [N=500]. The cores, and no zmq.
+CHECK_CLUSTER := $(B)/tests/sim/check_cluster
+CHECK_CLUSTER_SRC := $(wildcard tests/sim/*.c tests/store/sim_*.c memnode/store/*.c proto/*.c decoder/tier/client*.c) \
+                     $(filter-out memnode/main.c memnode/verify_main.c memnode/server.c memnode/disk_options.c,$(wildcard memnode/*.c)) \
+                     $(filter-out common/zmqx.c,$(wildcard common/*.c)) tests/store/many.c decoder/tier/placement.c
+$(CHECK_CLUSTER): $(call obj,$(CHECK_CLUSTER_SRC)) $(PB_O)
+	@mkdir -p $(@D)
+	@echo '  link   $@'
+	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+tests: $(CHECK_CLUSTER)
+.PHONY: check-cluster
+check-cluster: $(CHECK_CLUSTER)
+	$(CHECK_CLUSTER) --seed $(SEED) --count $(N)
+
 install: all
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/pkgconfig $(DESTDIR)$(PREFIX)/include/scoutkv/common
 	install $(B)/scoutkv $(B)/scoutkv-memnode $(DESTDIR)$(PREFIX)/bin/

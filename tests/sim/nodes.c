@@ -1,0 +1,264 @@
+/* nodes.c: the lives of memory nodes: processes that begin, run, freeze and end, on disks that survive them.
+ */
+#include "memnode/store/store.h"
+#include "tests/sim/cluster.h"
+#include "tests/sim/look.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { DISK_BYTES = 64 << 20 };
+
+/* ---- life ---- */
+
+static void incarnation(const struct sim_node *n, uint8_t out[16])
+{
+    uint64_t a = random_mix(n->k->seed * 64 + n->number), b = random_mix(a + n->life);
+    memcpy(out, &a, 8);
+    memcpy(out + 8, &b, 8);
+}
+
+void node_start(struct sim_node *n)
+{
+    struct cluster *k = n->k;
+    const struct plan *p = &k->plan;
+    const struct store_disk disk = {"disk", DISK_BYTES};
+    uint8_t identity[16];
+    struct skv_error err = {0};
+    n->life++;
+    incarnation(n, identity);
+    if (p->disk[n->number] && !n->sim) {
+        n->dir++;
+        n->disk_faults = 0;
+        n->sim = sim_new(random_next(&k->rng));
+    }
+    struct node_opts o = {.id = n->id,
+                          .ram = p->ram,
+                          .put_credit = p->put_credit,
+                          .incarnation = identity,
+                          .disks = n->sim ? &disk : NULL,
+                          .n_disks = n->sim != NULL,
+                          .io = n->sim ? sim_io(n->sim) : NULL};
+    if (n->sim) {
+        static const struct sim_faults none;
+        sim_set_faults(n->sim, &none);
+        sim_set_pace(n->sim, (unsigned[]){100, 60, 20}[random_below(&k->rng, 3)]);
+    }
+    n->core = node_new(&o, net_answer, n, &err);
+    if (!n->core) {
+        BROKEN(k, "%s does not start: %s", n->id, err.text);
+        return;
+    }
+    if (n->sim && !k->calm)
+        sim_set_faults(n->sim, &p->disk_faults);
+    say(k, "%s starts, process %u%s", n->id, n->life, n->sim ? "" : ", RAM only");
+    n->frozen = n->unsure = false;
+    n->evicted = 0;
+    memset(n->lease, 0, sizeof n->lease);
+    n->start_at = n->thaw_at = UINT64_MAX;
+    n->wake = k->now;
+    n->tick = k->now + random_below(&k->rng, 500 * NS_PER_MS);
+    net_release(k);
+}
+
+/* Lets it write what it has, for a while. */
+static void flush(struct sim_node *n)
+{
+    struct cluster *k = n->k;
+    uint64_t left, local = clock_at(&n->clock, k->now);
+    for (int i = 0; i < 2000 && !sim_dead(n->sim) && !node_flushed(n->core, &left); i++)
+        node_run(n->core, local += NS_PER_MS);
+}
+
+/* What its clients see of its end. */
+static void break_all(struct sim_node *n, bool silent)
+{
+    struct cluster *k = n->k;
+    for (unsigned c = 0; c < k->plan.n_clients; c++)
+        for (unsigned i = 0; i <= k->plan.lanes; i++) {
+            struct conn *conn = net_conn(k, c, n->number * (1 + k->plan.lanes) + i);
+            bool unnoticed = silent || (!k->calm && random_percent(&k->rng, k->plan.unnoticed));
+            net_break(conn, !silent || random_percent(&k->rng, 50),
+                      unnoticed ? UINT64_MAX : k->plan.latency + random_below(&k->rng, k->plan.jitter + 1));
+        }
+}
+
+static void count_disk_faults(struct sim_node *n)
+{
+    const struct sim_counts *c = sim_counts(n->sim);
+    uint64_t faults = c->write_faults + c->sync_faults - n->disk_faults;
+    n->disk_faults += faults;
+    n->k->counts->disk_faults += faults;
+    n->k->counts->faults += faults;
+}
+
+void node_end(struct sim_node *n, enum end how)
+{
+    static const char *const words[] = {"is killed", "loses its power", "ends in order"};
+    struct cluster *k = n->k;
+    if (how == END_STOP && n->sim)
+        flush(n);
+    say(k, "%s %s", n->id, words[how]);
+    nodes_note_evictions(k);
+    if (n->sim && !sim_dead(n->sim)) {
+        if (how == END_POWER)
+            sim_power_loss(n->sim);
+        else if (how == END_KILL)
+            sim_kill(n->sim);
+    }
+    node_free(n->core);
+    n->core = NULL;
+    n->frozen = false;
+    if (n->sim) {
+        count_disk_faults(n);
+        sim_io(n->sim)->ops->close(sim_io(n->sim));
+    }
+    break_all(n, how == END_POWER);
+}
+
+void node_empty(struct sim_node *n)
+{
+    say(n->k, "%s has lost its blocks", n->id);
+    if (n->sim)
+        sim_free(n->sim);
+    n->sim = NULL; /* another one comes when it starts */
+}
+
+/* ---- leases ---- */
+
+static unsigned owner_of(const char *name)
+{
+    return (unsigned)(name[1] - '1'); /* "m1" … */
+}
+
+/* What a PIN or UNPIN that was not refused has done. */
+static void note_leases(struct sim_node *n, const Scoutkv__Header *h, uint64_t local)
+{
+    struct cluster *k = n->k;
+    bool pin = h->body_case == SCOUTKV__HEADER__BODY_PIN;
+    unsigned owner = owner_of(pin ? h->pin->owner : h->unpin->owner);
+    Scoutkv__Key **keys = pin ? h->pin->keys : h->unpin->keys;
+    size_t n_keys = pin ? h->pin->n_keys : h->unpin->n_keys;
+    if (!pin && n_keys == 0)
+        memset(n->lease[owner], 0, sizeof n->lease[owner]);
+    for (size_t i = 0; i < n_keys; i++) {
+        struct sim_key *key = model_key(k, keys[i]);
+        if (!pin)
+            n->lease[owner][key->number] = 0;
+        else if (look_block(n->core, &key->key))
+            n->lease[owner][key->number] = local + h->pin->ttl_ms * NS_PER_MS;
+    }
+}
+
+static unsigned leases_known(const struct sim_node *n)
+{
+    unsigned sum = 0;
+    for (unsigned o = 0; o < MAX_OWNERS; o++)
+        for (unsigned i = 0; i < n->k->plan.n_keys; i++)
+            sum += n->lease[o][i] != 0;
+    return sum;
+}
+
+/* After a tick nothing is left that has ended, and all that has not. */
+static void check_leases(struct sim_node *n, uint64_t local)
+{
+    struct cluster *k = n->k;
+    for (unsigned o = 0; o < MAX_OWNERS; o++)
+        for (unsigned i = 0; i < k->plan.n_keys; i++)
+            if (n->lease[o][i] <= local)
+                n->lease[o][i] = 0;
+    unsigned known = leases_known(n);
+    uint64_t held = look_leases(n->core);
+    if (n->unsure && held == 0)
+        n->unsure = false;
+    if (n->unsure)
+        return;
+    k->counts->leases += known;
+    if (held != known)
+        BROKEN(k, "%s holds %" PRIu64 " leases, where %u were taken and have not ended", n->id, held, known);
+}
+
+/* ---- running ---- */
+
+/* Blocks that its disk made room with are not promised any more. */
+void nodes_note_evictions(struct cluster *k)
+{
+    for (unsigned i = 0; i < k->plan.n_nodes; i++) {
+        struct sim_node *n = &k->nodes[i];
+        uint64_t evicted = n->core && n->sim ? look_evicted(n->core) : 0;
+        if (!n->core || evicted == n->evicted)
+            continue;
+        n->evicted = evicted;
+        for (unsigned j = 0; j < k->plan.n_keys; j++)
+            if (!look_starting(n->core) && !look_block(n->core, &k->keys[j].key))
+                promise_void(k, &k->keys[j], i);
+    }
+}
+
+static void tick(struct sim_node *n, uint64_t local)
+{
+    struct cluster *k = n->k;
+    n->tick = k->now + 500 * NS_PER_MS;
+    node_tick(n->core, local);
+    check_leases(n, local);
+}
+
+void node_wake(struct sim_node *n)
+{
+    struct cluster *k = n->k;
+    uint64_t local = clock_at(&n->clock, k->now);
+    enum node_work work = node_run(n->core, local);
+    if (n->sim && sim_dead(n->sim)) {
+        k->counts->power_losses++;
+        node_end(n, END_POWER);
+        return;
+    }
+    if (k->now >= n->tick)
+        tick(n, local);
+    n->wake = k->now + (work == NODE_BUSY      ? 50000 + random_below(&k->rng, 200000)
+                        : work == NODE_BLOCKED ? 2 * NS_PER_MS
+                        : n->sim               ? 100 * NS_PER_MS
+                                               : 500 * NS_PER_MS);
+    if (n->tick < n->wake)
+        n->wake = n->tick;
+}
+
+static void note_removals(struct sim_node *n, const Scoutkv__Header *h)
+{
+    struct cluster *k = n->k;
+    for (size_t i = 0; i < h->drop->n_keys; i++) {
+        struct sim_key *key = model_key(k, h->drop->keys[i]);
+        if (!look_block(n->core, &key->key)) {
+            promise_void(k, key, n->number);
+            key->removed[n->number] = k->event;
+        }
+    }
+}
+
+void node_message(struct sim_node *n, struct flight *f)
+{
+    struct cluster *k = n->k;
+    struct node_peer peer = net_peer(f);
+    struct message m;
+    struct skv_error err;
+    uint64_t id, local = clock_at(&n->clock, k->now), refused = look_refused(n->core);
+    int rc =
+        message_parse(&m, f->header->data, f->header->len, f->payload.len ? 2 : 1, f->payload, &id, &err);
+    if (rc) {
+        BROKEN(k, "c%u sends what can't be read: %s", f->conn->client + 1, err.text);
+        return;
+    }
+    Scoutkv__Header *h = m.header; /* the node may take it, and free it */
+    int kind = (int)h->body_case;
+    node_receive(n->core, &peer, &m, local);
+    bool done = look_refused(n->core) == refused;
+    if (kind == SCOUTKV__HEADER__BODY_DROP)
+        note_removals(n, h);
+    else if ((kind == SCOUTKV__HEADER__BODY_PIN || kind == SCOUTKV__HEADER__BODY_UNPIN) && done)
+        note_leases(n, h, local);
+    else if (kind == SCOUTKV__HEADER__BODY_PIN && k->plan.tight)
+        n->unsure = true;
+    message_clear(&m);
+    n->wake = k->now;
+}
