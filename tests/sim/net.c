@@ -173,6 +173,8 @@ int net_answer(void *node, const struct node_peer *p, struct buf *header, const 
     struct cluster *k = n->k;
     unsigned client, lane, generation;
     assert(p->len == 12);
+    if (n->sim && sim_dead(n->sim)) /* the power went a moment ago */
+        return 0;
     memcpy(&client, p->id, 4);
     memcpy(&lane, p->id + 4, 4);
     memcpy(&generation, p->id + 8, 4);

@@ -216,7 +216,8 @@ void node_wake(struct sim_node *n)
     }
     if (k->now >= n->tick)
         tick(n, local);
-    n->wake = k->now + (work == NODE_BUSY      ? 50000 + random_below(&k->rng, 200000)
+    bool soon = work == NODE_BUSY || (n->sim && sim_in_flight(n->sim)); /* its disk has no fd to poll */
+    n->wake = k->now + (soon                   ? 50000 + random_below(&k->rng, 200000)
                         : work == NODE_BLOCKED ? 2 * NS_PER_MS
                         : n->sim               ? 100 * NS_PER_MS
                                                : 500 * NS_PER_MS);

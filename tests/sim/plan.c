@@ -43,6 +43,8 @@ static void plan_blocks(struct plan *p, uint64_t *rng)
         block = layout_block_bytes(&p->layouts[i]) > block ? layout_block_bytes(&p->layouts[i]) : block;
     p->put_credit = random_percent(rng, 30) ? 16 << 20 : block * random_between(rng, 1, 5);
     p->get_window = random_percent(rng, 30) ? 8 << 20 : (uint64_t)512 << random_below(rng, 12);
+    uint64_t least = p->latency > NS_PER_MS / 2 ? block : block / 8; /* page by page takes for ever */
+    p->get_window = p->get_window < least ? least : p->get_window;
 }
 
 static void plan_nodes(struct plan *p, uint64_t *rng)
@@ -97,8 +99,8 @@ void plan_make(struct plan *p, uint64_t *rng)
 {
     *p = (struct plan){0};
     plan_nodes(p, rng);
-    plan_blocks(p, rng);
     plan_network(p, rng);
+    plan_blocks(p, rng);
     plan_faults(p, rng);
     p->timeout = ONE_OF(rng, 300, 1000, 5000) * NS_PER_MS;
     if (p->timeout < 30 * (p->latency + p->jitter))
