@@ -17,6 +17,8 @@ void client_start(struct sim_client *c)
     const struct plan *p = &k->plan;
     for (unsigned i = 0; i < p->n_nodes; i++) {
         c->addrs[i] = (struct node_addr){.port = 7401, .weight = 1};
+        if (p->ids) /* it may then begin while some are away */
+            snprintf(c->addrs[i].id, sizeof c->addrs[i].id, "n%u", i + 1);
         snprintf(c->addrs[i].host, sizeof c->addrs[i].host, "host%u", i + 1);
         snprintf(c->addrs[i].label, sizeof c->addrs[i].label, "host%u:7401", i + 1);
     }
@@ -24,7 +26,9 @@ void client_start(struct sim_client *c)
                             .n_nodes = p->n_nodes,
                             .cluster = "default",
                             .name = c->name,
+                            .replicas = p->replicas,
                             .timeout_ns = p->timeout,
+                            .heartbeat_ns = p->heartbeat,
                             .get_window = p->get_window,
                             .lanes = p->lanes};
     c->life++;
@@ -130,7 +134,6 @@ void client_message(struct sim_client *c, struct flight *f)
         return;
     }
     note_ack(c, f);
-    c->last_heard = f->conn->node;
     client_receive(c->core, f->conn->lane, f->header->data, f->header->len, f->payload.len ? 2 : 1,
                    f->payload, local);
 }
@@ -172,12 +175,20 @@ static void greet(struct sim_client *c)
     }
 }
 
+/* As tier_pump sleeps. */
+static uint64_t next_wake(const struct sim_client *c)
+{
+    uint64_t local = clock_at(&c->clock, c->k->now), at = client_wakeup(c->core);
+    uint64_t in = at > local + NS_PER_MS ? at - local : NS_PER_MS;
+    return c->k->now + (in < SLICE_MS * NS_PER_MS ? in : SLICE_MS * NS_PER_MS);
+}
+
 void client_wake(struct sim_client *c)
 {
     struct cluster *k = c->k;
     send_all(c);
     client_tick(c->core, clock_at(&c->clock, k->now));
-    c->wake = k->now + SLICE_MS * NS_PER_MS;
+    c->wake = next_wake(c);
     if (!c->ready)
         greet(c);
     if (!c->core)

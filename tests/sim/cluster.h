@@ -57,6 +57,7 @@ struct plan {
     struct block_layout layouts[2];
     bool disk[MAX_NODES], bad_disks; /* they fail writes */
     bool tight;                      /* not all blocks have room */
+    bool ids;                        /* clients know them */
     unsigned durable_percent, max_open;
     uint64_t ram, put_credit, get_window;
     uint64_t duration, timeout, heartbeat, latency, jitter, fault_every, op_every;
@@ -165,7 +166,6 @@ struct sim_client {
     unsigned n_ops;
     uint64_t putting; /* keys of which a PUT is open */
     struct node_addr addrs[MAX_NODES];
-    unsigned last_heard; /* node whose message is being received */
     struct sent_put sent[SENT_PUTS];
     unsigned n_sent;
     struct put_ack ack[MAX_KEYS][MAX_NODES];

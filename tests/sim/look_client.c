@@ -17,6 +17,8 @@ const char *look_client_busy(struct client *c)
     }
     if (c->put_backlog || c->puts_open)
         return "a PUT is open";
+    if (client_repairs_open(c))
+        return "a block lacks a copy";
     if (c->fetches || c->n_doomed)
         return "a fetch is open";
     for (uint32_t i = 0; i < c->n_slots; i++) {

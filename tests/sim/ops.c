@@ -113,9 +113,9 @@ static void any_keys(struct op *o, unsigned most)
 
 /* ---- PUT ---- */
 
-static void put_ended(struct op *o, int rc, uint64_t holders, const uint64_t *stored, size_t n,
-                      const struct skv_error *err)
+static void on_put(void *arg, const struct tier_put_result *r)
 {
+    struct op *o = arg;
     struct sim_client *c = o->client;
     struct cluster *k = c->k;
     struct sim_key *key = o->key[0];
@@ -125,32 +125,30 @@ static void put_ended(struct op *o, int rc, uint64_t holders, const uint64_t *st
     }
     o->done = true;
     c->putting &= ~(UINT64_C(1) << key->number);
-    if (rc) {
+    if (r->rc) {
         k->counts->failed_calls++;
-        if (rc == -ENOSPC || rc == -EROFS) /* an operator's turn */
+        if (r->rc == -ENOSPC || r->rc == -EROFS) /* an operator's turn */
             o->must = o->must && !k->plan.tight && !k->plan.bad_disks;
-        if (rc == -EPROTO && !k->plan.twice)
-            BROKEN(k, "%s put k%u: %s", c->name, key->number, err->text);
-        failed(o, rc, err->text);
+        if (r->rc == -EPROTO && !k->plan.twice)
+            BROKEN(k, "%s put k%u: %s", c->name, key->number, r->err->text);
+        failed(o, r->rc, r->err->text);
         return;
     }
-    int version = stored ? model_version(key, stored, n) : o->version;
+    int version = r->stored ? model_version(key, r->stored, r->n_pages) : o->version;
     k->counts->acks++;
-    k->counts->other_version += stored != NULL;
-    if (version < 0 || (stored && version == o->version)) {
+    k->counts->other_version += r->stored != NULL;
+    if (version < 0 || (r->stored && version == o->version)) {
         WRONG(k, "%s put k%u.v%d and is told to adopt %s", c->name, key->number, o->version,
               version < 0 ? "checksums that nobody made" : "what it has");
         return;
     }
     say(k, "%s op %" PRIu64 ": k%u.v%d is acknowledged, holders %" PRIx64, c->name, o->number, key->number,
-        version, holders);
-    promise_made(c, key, version, holders, o->durable, o->began);
-}
-
-static void on_put(void *arg, int rc, const uint64_t *stored, size_t n, const struct skv_error *err)
-{
-    struct op *o = arg;
-    put_ended(o, rc, UINT64_C(1) << o->client->last_heard, stored, n, err);
+        version, r->holders);
+    if (o->must && k->plan.n_versions == 1 && !k->plan.tight && !k->plan.bad_disks &&
+        (unsigned)__builtin_popcountll(r->holders) < k->plan.replicas)
+        BROKEN(k, "%s put k%u with all nodes up, and its holders are only %" PRIx64, c->name, key->number,
+               r->holders);
+    promise_made(c, key, version, r->holders, o->durable, o->began);
 }
 
 static void put(struct sim_client *c, bool must)

@@ -53,6 +53,7 @@ static void plan_nodes(struct plan *p, uint64_t *rng)
     p->n_clients = (unsigned)random_between(rng, 1, MAX_CLIENTS);
     p->lanes = 1 + random_percent(rng, 25);
     p->replicas = (unsigned)random_between(rng, 1, 3);
+    p->ids = random_percent(rng, 50);
     unsigned disks = (unsigned)ONE_OF(rng, 0, 0, 100, 100, 60);
     for (unsigned i = 0; i < p->n_nodes; i++)
         p->disk[i] = random_percent(rng, disks);

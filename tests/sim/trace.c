@@ -151,6 +151,13 @@ static void add_body(struct cluster *k, struct text *t, const Scoutkv__Header *h
                 ->name,
             h->refused->text);
         break;
+    case SCOUTKV__HEADER__BODY_DESCRIBE:
+        add(t, "DESCRIBE");
+        add_key(k, t, h->describe->key);
+        break;
+    case SCOUTKV__HEADER__BODY_DESCRIBED:
+        add(t, "Described: %s", h->described->found ? "found" : "not here");
+        break;
     case SCOUTKV__HEADER__BODY_PING:
         add(t, "PING");
         break;
