@@ -89,11 +89,11 @@ void repairs_free(struct client *c)
     c->repairs = NULL;
 }
 
-/* The one at work is over, whether it succeeded or not. */
-static void finish(struct client *c, struct repairs *s)
+/* The one at work is over, whether it succeeded or not. again: it may be noted anew. */
+static void finish(struct client *c, struct repairs *s, bool again)
 {
     uint64_t print = fingerprint(&s->now), *recent = &s->recent[print % RECENT];
-    if (*recent == print)
+    if (again && *recent == print)
         *recent = 0;
     s->rest_until = c->now + (c->now - s->started);
     clear(c, s);
@@ -107,7 +107,9 @@ static void on_put(void *arg, const struct tier_put_result *r)
 {
     struct client *c = arg;
     c->totals.tier.repaired += r->rc == 0 && !r->stored;
-    finish(c, c->repairs);
+    /* A node that is full, or that holds another version, is left alone: every read, even that of the next
+     * repair, would note it again, and blocks would be carried to it for ever. */
+    finish(c, c->repairs, r->rc == -EHOSTUNREACH || (r->rc == 0 && !r->stored));
 }
 
 static void on_page(void *arg, size_t want, int rc, const uint8_t *bytes)
@@ -129,7 +131,7 @@ static void begin_fetch(struct client *c, struct repairs *s)
     s->phase = PHASE_FETCH;
     if (!s->payload || !s->wants ||
         client_fetch_begin(c, &s->layout, s->wants, n, on_page, c, &s->fetch, NULL))
-        finish(c, s);
+        finish(c, s, true);
 }
 
 static void on_described(void *arg, int rc, const struct message *m, const struct skv_error *err)
@@ -146,7 +148,7 @@ static void on_described(void *arg, int rc, const struct message *m, const struc
     size_t bytes = d->n_checksums * sizeof *s->checksums;
     s->checksums = malloc(bytes);
     if (!s->checksums) {
-        finish(c, s);
+        finish(c, s, true);
         return;
     }
     memcpy(s->checksums, d->checksums, bytes);
@@ -176,7 +178,7 @@ static void describe_next(struct client *c, struct repairs *s)
                         on_described, c, c->now, NULL) == 0)
             return;
     }
-    finish(c, s);
+    finish(c, s, true);
 }
 
 static void fetched(struct client *c, struct repairs *s)
@@ -186,7 +188,7 @@ static void fetched(struct client *c, struct repairs *s)
     s->phase = PHASE_PUT;
     if (rc || put_begin(c, (int)s->now.node, &s->now.key, &s->layout, s->payload, s->checksums, TIER_ACK_RAM,
                         on_put, c, NULL))
-        finish(c, s);
+        finish(c, s, true);
 }
 
 /* Takes the first of a few notes whose node can be had; the others go to the end. */
