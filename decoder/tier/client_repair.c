@@ -186,8 +186,10 @@ static void fetched(struct client *c, struct repairs *s)
     int rc = client_fetch_free(c, s->fetch, NULL);
     s->fetch = NULL;
     s->phase = PHASE_PUT;
-    if (rc || put_begin(c, (int)s->now.node, &s->now.key, &s->layout, s->payload, s->checksums, TIER_ACK_RAM,
-                        on_put, c, NULL))
+    if (rc) /* no node has all of it: nothing to try again */
+        finish(c, s, rc == -EHOSTUNREACH);
+    else if (put_begin(c, (int)s->now.node, &s->now.key, &s->layout, s->payload, s->checksums, TIER_ACK_RAM,
+                       on_put, c, NULL))
         finish(c, s, true);
 }
 
