@@ -84,6 +84,7 @@ struct put_job {
     uint64_t since_ns;
     struct taking taking;
     /* stored */
+    struct block_key key;
     Scoutkv__PutAck__Result result;
     struct store_waiter waiter;
 };

@@ -132,12 +132,13 @@ static void on_durable(struct store_waiter *w, int rc)
     struct node *n = j->node;
     struct call c = call_of(j);
     Scoutkv__PutAck__Result result = j->result;
+    const struct block *b = rc == 0 ? store_find(n->store, &j->key) : NULL;
     size_t bytes = j->bytes;
     job_free(j);
     n->counters.puts_durable += rc == 0;
-    if (rc == 0)
-        answer_put(&c, result, NULL, bytes);
-    else if (rc == -ECANCELED)
+    if (rc == 0 && b)
+        answer_put(&c, result, b, bytes);
+    else if (rc == 0 || rc == -ECANCELED)
         call_refuse(&c, REASON(CONFLICT), bytes, "the block was dropped before it was on a disk of node '%s'",
                     n->id);
     else if (rc == -EAGAIN)
@@ -157,6 +158,7 @@ static void settle(struct call *c, const Scoutkv__Put *put, struct block *b, Sco
         struct put_job *j = job_new(c);
         if (!j)
             return;
+        j->key = b->key;
         j->result = result;
         j->stored = true;
         j->waiter.done = on_durable;
@@ -260,24 +262,38 @@ static int take_piece(struct call *c, const struct block_key *key, const struct 
     return 0;
 }
 
+/* Another version of the block is there, and stays. If its record is damaged, it is not: a writer who has
+ * good bytes in hand would be told to adopt some that can't be read. False: there is none any more. */
+static bool answer_exists(struct call *c, struct block *b)
+{
+    struct node *n = c->node;
+    size_t len = c->message->payload.len;
+    const char *owner = lease_owner(n->leases, b, c->now);
+    if (node_starting(n)) { /* a later version of it may yet be read */
+        call_refuse_starting(c, len);
+    } else if (b->buf || !b->damaged) {
+        n->counters.puts_exists++;
+        settle(c, c->message->header->put, b, SCOUTKV__PUT_ACK__RESULT__EXISTS);
+    } else if (owner) {
+        call_refuse(c, REASON(LEASED), len,
+                    "node '%s' holds another version of this block, which is damaged, but leased by '%s'",
+                    n->id, owner);
+    } else {
+        store_remove(n->store, b);
+        return false;
+    }
+    return true;
+}
+
 /* The block is there: answers, unless it is damaged and to be stored again (false). */
 static bool answer_present(struct call *c, struct block *b, const struct block_layout *layout)
 {
-    struct node *n = c->node;
     const Scoutkv__Put *put = c->message->header->put;
-    size_t len = c->message->payload.len;
-    if (!block_has(b, layout, put->checksums)) {
-        if (node_starting(n)) { /* a later version of it may yet be read */
-            call_refuse_starting(c, len);
-            return true;
-        }
-        n->counters.puts_exists++;
-        answer_put(c, SCOUTKV__PUT_ACK__RESULT__EXISTS, b, len);
-        return true;
-    }
+    if (!block_has(b, layout, put->checksums))
+        return answer_exists(c, b);
     if (b->damaged)
         return false;
-    n->counters.puts_same++;
+    c->node->counters.puts_same++;
     settle(c, put, b, SCOUTKV__PUT_ACK__RESULT__SAME);
     return true;
 }
