@@ -51,6 +51,8 @@ void repair_note(struct client *c, const struct block_key *key, uint64_t nodes)
     if (c->opts.replicas == 1 || (!c->repairs && !(c->repairs = calloc(1, sizeof *c->repairs))))
         return;
     struct repairs *s = c->repairs;
+    if (s->phase == PHASE_FETCH && key_equal(key, &s->now.key)) /* its own reads: that is known */
+        return;
     placement_rank(&c->map, key_hash(key), order);
     for (unsigned i = 0; i < c->opts.replicas && i < c->map.n; i++) {
         struct repair r = {*key, order[i]};
@@ -107,8 +109,8 @@ static void on_put(void *arg, const struct tier_put_result *r)
 {
     struct client *c = arg;
     c->totals.tier.repaired += r->rc == 0 && !r->stored;
-    /* A node that is full, or that holds another version, is left alone: every read, even that of the next
-     * repair, would note it again, and blocks would be carried to it for ever. */
+    /* A node that is full, or that holds another version, is left alone: every read would note it again, and
+     * the block would be carried to it each time. */
     finish(c, c->repairs, r->rc == -EHOSTUNREACH || (r->rc == 0 && !r->stored));
 }
 
