@@ -134,9 +134,10 @@ struct sim_node {
     uint64_t wake, tick;              /* of the living; true time */
     uint64_t thaw_at, start_at, slow; /* UINT64_MAX: never; slow: latency until slow_until */
     uint64_t slow_until;
-    uint64_t evicted, disk_faults;        /* counted so far */
-    bool unsure;                          /* of its leases: a PIN was refused half-way */
-    uint64_t lease[MAX_OWNERS][MAX_KEYS]; /* ends then, by its clock; 0: none */
+    uint64_t evicted, disk_faults; /* counted so far */
+    /* Leases end then, by its clock as the disk knows it; 0: none. Those that there are, and those that there
+     * may be, as a disk brings them back. */
+    uint64_t lease[MAX_OWNERS][MAX_KEYS], may_lease[MAX_OWNERS][MAX_KEYS];
 };
 
 struct sent_put {

@@ -219,7 +219,7 @@ static void settle(struct cluster *k, const char *when)
 /* Who was wrong about a PIN ends with it: nobody renews. */
 static void check_leases_end(struct cluster *k)
 {
-    run_for(k, 6 * NS_PER_S);
+    run_for(k, 12 * NS_PER_S);
     for (unsigned i = 0; i < k->plan.n_nodes && !k->failed; i++)
         if (look_leases(k->nodes[i].core))
             BROKEN(k, "%s still holds %" PRIu64 " leases, which have all ended", k->nodes[i].id,

@@ -9,6 +9,7 @@
 #include <string.h>
 
 enum { DISK_BYTES = 64 << 20 };
+static const int64_t WALL_NS = INT64_C(1800000000000000000); /* since 1970 */
 
 /* ---- life ---- */
 
@@ -27,16 +28,19 @@ void node_start(struct sim_node *n)
     uint8_t identity[16];
     struct skv_error err = {0};
     n->life++;
+    n->clock.offset = random_below(&k->rng, UINT64_C(1) << 50); /* as after a boot */
     incarnation(n, identity);
     if (p->disk[n->number] && !n->sim) {
         n->dir++;
         n->disk_faults = 0;
+        memset(n->may_lease, 0, sizeof n->may_lease);
         n->sim = sim_new(random_next(&k->rng));
     }
     struct node_opts o = {.id = n->id,
                           .ram = p->ram,
                           .put_credit = p->put_credit,
                           .incarnation = identity,
+                          .wall_offset = WALL_NS - (int64_t)n->clock.offset,
                           .disks = n->sim ? &disk : NULL,
                           .n_disks = n->sim != NULL,
                           .io = n->sim ? sim_io(n->sim) : NULL};
@@ -53,9 +57,11 @@ void node_start(struct sim_node *n)
     if (n->sim && !k->calm)
         sim_set_faults(n->sim, &p->disk_faults);
     say(k, "%s starts, process %u%s", n->id, n->life, n->sim ? "" : ", RAM only");
-    n->frozen = n->unsure = false;
+    n->frozen = false;
     n->evicted = 0;
     memset(n->lease, 0, sizeof n->lease);
+    if (!n->sim)
+        memset(n->may_lease, 0, sizeof n->may_lease);
     n->start_at = n->thaw_at = UINT64_MAX;
     n->wake = k->now;
     n->tick = k->now + random_below(&k->rng, 500 * NS_PER_MS);
@@ -132,51 +138,70 @@ static unsigned owner_of(const char *name)
     return (unsigned)(name[1] - '1'); /* "m1" … */
 }
 
-/* What a PIN or UNPIN that was not refused has done. */
-static void note_leases(struct sim_node *n, const Scoutkv__Header *h, uint64_t local)
+/* Its clock, but for what began anew when the machine did. */
+static uint64_t wall(const struct sim_node *n)
 {
-    struct cluster *k = n->k;
-    bool pin = h->body_case == SCOUTKV__HEADER__BODY_PIN;
-    unsigned owner = owner_of(pin ? h->pin->owner : h->unpin->owner);
-    Scoutkv__Key **keys = pin ? h->pin->keys : h->unpin->keys;
-    size_t n_keys = pin ? h->pin->n_keys : h->unpin->n_keys;
-    if (!pin && n_keys == 0)
-        memset(n->lease[owner], 0, sizeof n->lease[owner]);
-    for (size_t i = 0; i < n_keys; i++) {
-        struct sim_key *key = model_key(k, keys[i]);
-        if (!pin)
-            n->lease[owner][key->number] = 0;
-        else if (look_block(n->core, &key->key))
-            n->lease[owner][key->number] = local + h->pin->ttl_ms * NS_PER_MS;
+    return clock_at(&n->clock, n->k->now) - n->clock.offset;
+}
+
+/* A PIN that waits for the disk ends that much later. */
+#define PARKED_NS (5 * NS_PER_S)
+
+/* A PIN, done or refused half-way: which leases there are, and may be. */
+static void note_pin(struct sim_node *n, const Scoutkv__Pin *pin, bool done)
+{
+    unsigned owner = owner_of(pin->owner);
+    uint64_t until = wall(n) + pin->ttl_ms * NS_PER_MS, at_most = until + (n->sim ? PARKED_NS : 0);
+    for (size_t i = 0; i < pin->n_keys; i++) {
+        struct sim_key *key = model_key(n->k, pin->keys[i]);
+        if (!look_block(n->core, &key->key))
+            continue;
+        uint64_t *may = &n->may_lease[owner][key->number];
+        *may = n->sim && *may > at_most ? *may : at_most;
+        if (done)
+            n->lease[owner][key->number] = until;
     }
 }
 
-static unsigned leases_known(const struct sim_node *n)
+/* What a disk keeps of a lease that was given back may return with the next process. */
+static void unpin(struct sim_node *n, unsigned owner, unsigned key)
+{
+    n->lease[owner][key] = 0;
+    if (!n->sim)
+        n->may_lease[owner][key] = 0;
+}
+
+static void note_unpin(struct sim_node *n, const Scoutkv__Unpin *u)
+{
+    unsigned owner = owner_of(u->owner);
+    for (size_t i = 0; i < u->n_keys; i++)
+        unpin(n, owner, model_key(n->k, u->keys[i])->number);
+    for (unsigned i = 0; u->n_keys == 0 && i < n->k->plan.n_keys; i++)
+        unpin(n, owner, i);
+}
+
+static unsigned count_leases(const struct sim_node *n, uint64_t (*leases)[MAX_KEYS])
 {
     unsigned sum = 0;
     for (unsigned o = 0; o < MAX_OWNERS; o++)
-        for (unsigned i = 0; i < n->k->plan.n_keys; i++)
-            sum += n->lease[o][i] != 0;
+        for (unsigned i = 0; i < n->k->plan.n_keys; i++) {
+            if (leases[o][i] <= wall(n))
+                leases[o][i] = 0;
+            sum += leases[o][i] != 0;
+        }
     return sum;
 }
 
 /* After a tick nothing is left that has ended, and all that has not. */
-static void check_leases(struct sim_node *n, uint64_t local)
+static void check_leases(struct sim_node *n)
 {
     struct cluster *k = n->k;
-    for (unsigned o = 0; o < MAX_OWNERS; o++)
-        for (unsigned i = 0; i < k->plan.n_keys; i++)
-            if (n->lease[o][i] <= local)
-                n->lease[o][i] = 0;
-    unsigned known = leases_known(n);
+    unsigned least = count_leases(n, n->lease), most = count_leases(n, n->may_lease);
     uint64_t held = look_leases(n->core);
-    if (n->unsure && held == 0)
-        n->unsure = false;
-    if (n->unsure)
-        return;
-    k->counts->leases += known;
-    if (held != known)
-        BROKEN(k, "%s holds %" PRIu64 " leases, where %u were taken and have not ended", n->id, held, known);
+    k->counts->leases += held;
+    if (held < least || held > most)
+        BROKEN(k, "%s holds %" PRIu64 " leases, where %u to %u were taken and have not ended", n->id, held,
+               least, most);
 }
 
 /* ---- running ---- */
@@ -201,7 +226,7 @@ static void tick(struct sim_node *n, uint64_t local)
     struct cluster *k = n->k;
     n->tick = k->now + 500 * NS_PER_MS;
     node_tick(n->core, local);
-    check_leases(n, local);
+    check_leases(n);
 }
 
 void node_wake(struct sim_node *n)
@@ -256,10 +281,10 @@ void node_message(struct sim_node *n, struct flight *f)
     bool done = look_refused(n->core) == refused;
     if (kind == SCOUTKV__HEADER__BODY_DROP)
         note_removals(n, h);
-    else if ((kind == SCOUTKV__HEADER__BODY_PIN || kind == SCOUTKV__HEADER__BODY_UNPIN) && done)
-        note_leases(n, h, local);
-    else if (kind == SCOUTKV__HEADER__BODY_PIN && k->plan.tight)
-        n->unsure = true;
+    else if (kind == SCOUTKV__HEADER__BODY_PIN)
+        note_pin(n, h->pin, done);
+    else if (kind == SCOUTKV__HEADER__BODY_UNPIN && done)
+        note_unpin(n, h->unpin);
     message_clear(&m);
     n->wake = k->now;
 }
