@@ -1,0 +1,57 @@
+#!/bin/sh
+# Bugs planted into a copy of the client and the node (tests/sim/bugs/*.patch) are each caught by the simulator, with a
+# seed that shows it; and without the bug that seed shows nothing.
+set -u
+case $BUILD in
+*address* | *thread* | *undefined*)
+    echo "SKIPPED: cluster_bugs: whether the simulator catches a bug does not depend on a sanitizer"
+    exit 77
+    ;;
+esac
+if command -v git >/dev/null; then
+    apply() { GIT_CEILING_DIRECTORIES=$dir git apply "$1"; }
+elif command -v patch >/dev/null; then
+    apply() { patch -s -p1 --fuzz=0 <"$1"; }
+else
+    echo "SKIPPED: cluster_bugs: neither git nor patch is installed"
+    exit 77
+fi
+seeds=1000
+root=$PWD
+dir=$(mktemp -d)
+trap 'rm -rf "$dir"' EXIT
+trap 'exit 1' INT TERM
+fail() {
+    echo "cluster_bugs: $*" >&2
+    tail -n 40 "$dir/log" >&2
+    exit 1
+}
+build() { make -j2 B=build CFLAGS=-O2 build/tests/sim/check_cluster >"$dir/log" 2>&1; }
+check() { build/tests/sim/check_cluster "$@" >"$dir/log" 2>&1; }
+
+mkdir -p "$dir/good/tests" "$dir/good/decoder"
+cp -R Makefile common proto memnode "$dir/good/"
+cp -R decoder/tier "$dir/good/decoder/"
+cp -R tests/store tests/sim "$dir/good/tests/"
+cd "$dir/good" || exit 1
+build || fail "the simulator does not build from the folders that it needs"
+
+for patch in "$root"/tests/sim/bugs/*.patch; do
+    bug=$(basename "$patch" .patch)
+    cp -Rp "$dir/good" "$dir/$bug" # objects too: only what the patch touches is built anew
+    cd "$dir/$bug" || exit 1
+    apply "$patch" >"$dir/log" 2>&1 || fail "$bug.patch does not apply any more; make it anew"
+    build || fail "with $bug.patch the simulator does not build"
+    check --count $seeds --stop && fail "$bug is not caught with $seeds seeds"
+    seed=$(sed -n 's/.*make check-cluster SEED=\([0-9]*\) N=1$/\1/p' "$dir/log" | head -n 1)
+    why=$(sed -n 's/^seed [0-9]*, at *[0-9.]* *//p' "$dir/log" | head -n 1)
+    [ -n "$seed" ] || fail "$bug is caught, and no seed is printed"
+    case $(tail -n 1 "$dir/log") in
+    'cluster: '*' seeds clean, '*' faults'*) ;;
+    *) fail "$bug: the last line is not what it should be" ;;
+    esac
+    cd "$dir/good" || exit 1
+    check --seed "$seed" --count 1 || fail "seed $seed fails without $bug too"
+    echo "$bug: caught with seed $seed: ${why:-it died}"
+    rm -rf "${dir:?}/$bug"
+done
