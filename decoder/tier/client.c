@@ -50,6 +50,7 @@ void client_free(struct client *c)
 {
     if (!c)
         return;
+    repairs_free(c); /* its fetch looks at the slots */
     for (uint32_t i = 0; i < c->n_slots; i++) {
         if (c->slots[i]->kind == REQUEST_PUT)
             put_copy_free(c->slots[i]->copy);
@@ -66,7 +67,6 @@ void client_free(struct client *c)
         next = p->next;
         put_free(p);
     }
-    repairs_free(c);
     free(c->slots);
     free(c->free_slots);
     free(c->lanes);
