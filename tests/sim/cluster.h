@@ -125,7 +125,7 @@ struct conn {
 struct sim_node {
     struct cluster *k;
     unsigned number;
-    char id[8];
+    char id[16];
     struct node *core; /* NULL: dead */
     struct sim *sim;   /* its disk, or NULL */
     struct sim_clock clock;
@@ -156,7 +156,7 @@ struct put_ack {
 struct sim_client {
     struct cluster *k;
     unsigned number;
-    char name[8];
+    char name[16];
     struct client *core; /* NULL: dead */
     struct sim_clock clock;
     unsigned life;
