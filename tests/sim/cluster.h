@@ -57,6 +57,7 @@ struct plan {
     struct block_layout layouts[2];
     bool disk[MAX_NODES], bad_disks; /* they fail writes */
     bool tight;                      /* not all blocks have room */
+    int victim;                      /* the only node that anything happens to; -1: all of them */
     bool ids;                        /* clients know them */
     unsigned durable_percent, max_open;
     uint64_t ram, put_credit, get_window;
@@ -258,6 +259,8 @@ void model_free(struct cluster *);
 int model_version(const struct sim_key *, const uint64_t *checksums, size_t n);
 struct sim_key *model_key(struct cluster *, const Scoutkv__Key *); /* NULL: none of ours */
 bool promise_holds(const struct cluster *, const struct sim_key *, unsigned node);
+/* Held by a node to which nothing happens. */
+bool promise_safe(const struct cluster *, const struct sim_key *, int version);
 /* A PUT was called back: these nodes hold this version now. */
 void promise_made(struct sim_client *, struct sim_key *, int version, uint64_t holders, bool durable,
                   uint64_t began);

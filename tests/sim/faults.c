@@ -14,7 +14,7 @@ static uint64_t a_while(struct cluster *k)
 
 static struct sim_node *any_node(struct cluster *k)
 {
-    return &k->nodes[random_below(&k->rng, k->plan.n_nodes)];
+    return &k->nodes[k->plan.victim >= 0 ? (uint64_t)k->plan.victim : random_below(&k->rng, k->plan.n_nodes)];
 }
 
 static struct sim_client *any_client(struct cluster *k)
@@ -98,8 +98,8 @@ static bool break_connection(struct cluster *k)
     struct sim_client *c = any_client(k);
     if (!c->core)
         return false;
-    struct conn *conn =
-        net_conn(k, c->number, (unsigned)random_below(&k->rng, k->plan.n_nodes * (1 + k->plan.lanes)));
+    unsigned lanes = 1 + k->plan.lanes, lane = any_node(k)->number * lanes;
+    struct conn *conn = net_conn(k, c->number, lane + (unsigned)random_below(&k->rng, lanes));
     bool noticed = !random_percent(&k->rng, k->plan.unnoticed);
     say(k, "✗ the connection of %s.%u to n%u breaks%s", c->name, conn->lane % (1 + k->plan.lanes),
         conn->node + 1, noticed ? "" : ", unnoticed");

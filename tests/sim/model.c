@@ -78,6 +78,14 @@ bool promise_holds(const struct cluster *k, const struct sim_key *key, unsigned 
     return (n->core && p->life == n->life) || (n->sim && p->dir && p->dir == n->dir);
 }
 
+bool promise_safe(const struct cluster *k, const struct sim_key *key, int version)
+{
+    for (unsigned n = 0; k->plan.victim >= 0 && n < k->plan.n_nodes; n++)
+        if ((int)n != k->plan.victim && key->promise[n].version == version && promise_holds(k, key, n))
+            return true;
+    return false;
+}
+
 void promise_void(struct cluster *k, struct sim_key *key, unsigned node)
 {
     (void)k;

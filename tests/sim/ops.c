@@ -56,6 +56,19 @@ static uint64_t patience(const struct cluster *k)
     return k->plan.timeout * (4 + 3 * k->plan.n_nodes) + 2 * NS_PER_S;
 }
 
+/* What a frozen node may cost: two heartbeats until it is suspected, and a deadline. */
+static void check_stall(struct op *o)
+{
+    struct sim_client *c = o->client;
+    struct cluster *k = c->k;
+    uint64_t took = clock_at(&c->clock, k->now) - o->since - (c->stalled_for - o->stalled_for);
+    uint64_t most =
+        2 * k->plan.heartbeat + k->plan.timeout + 100 * NS_PER_MS + 100 * (k->plan.latency + k->plan.jitter);
+    if (o->safe && took > most)
+        BROKEN(k, "%s op %" PRIu64 ": it took %.3f s, where %.3f s are allowed: only n%d has faults", c->name,
+               o->number, (double)took / 1e9, (double)most / 1e9, k->plan.victim + 1);
+}
+
 static void fetch_end(struct op *o)
 {
     struct sim_client *c = o->client;
@@ -67,6 +80,8 @@ static void fetch_end(struct op *o)
                o->n_wants - o->n_answered, o->n_wants);
     if (done && rc != o->first_failure)
         BROKEN(c->k, "%s: a fetch ends with %d, and its first failure was %d", c->name, rc, o->first_failure);
+    if (done)
+        check_stall(o);
     if (rc)
         say(c->k, "%s op %" PRIu64 ": fetch: %s", c->name, o->number, err.text);
     else
@@ -132,8 +147,12 @@ static void on_put(void *arg, const struct tier_put_result *r)
         if (r->rc == -EPROTO && !k->plan.twice)
             BROKEN(k, "%s put k%u: %s", c->name, key->number, r->err->text);
         failed(o, r->rc, r->err->text);
+        if (o->safe)
+            BROKEN(k, "%s can't put k%u, though only n%d has faults: %s", c->name, key->number,
+                   k->plan.victim + 1, r->err->text);
         return;
     }
+    check_stall(o);
     int version = r->stored ? model_version(key, r->stored, r->n_pages) : o->version;
     k->counts->acks++;
     k->counts->other_version += r->stored != NULL;
@@ -163,6 +182,7 @@ static void put(struct sim_client *c, bool must)
     o->version = (int)random_below(&k->rng, k->plan.n_versions);
     o->durable = !must && random_percent(&k->rng, k->plan.durable_percent);
     o->must = must;
+    o->safe = k->plan.victim >= 0;
     c->putting |= UINT64_C(1) << key->number;
     k->counts->puts++;
     say(k, "%s op %" PRIu64 ": put k%u.v%d, %s", c->name, o->number, key->number, o->version,
@@ -202,6 +222,7 @@ static void judge_failure(struct op *o, size_t want, int rc)
     unsigned i = o->of[want], node = 0;
     nodes_note_evictions(k);
     bool held = was_held(o, i, &node);
+    bool safe = o->safe && promise_safe(k, o->key[i], o->wanted[i]);
     k->counts->misses += rc == -ENODATA;
     k->counts->unreachable += rc != -ENODATA;
     if (rc != -ENODATA && rc != -EHOSTUNREACH && rc != -EBADMSG)
@@ -211,8 +232,8 @@ static void judge_failure(struct op *o, size_t want, int rc)
     else if (rc == -ENODATA && held)
         LOST(k, "%s is told that no node has k%u.v%d, which n%u acknowledged and holds", c->name,
              o->key[i]->number, o->wanted[i], node + 1);
-    else if (o->must && held)
-        LOST(k, "%s can't read k%u.v%d (%s), which n%u acknowledged, and all is well", c->name,
+    else if ((o->must && held) || safe)
+        LOST(k, "%s can't read k%u.v%d (%s), which n%u acknowledged and nothing has happened to", c->name,
              o->key[i]->number, o->wanted[i], strerror(-rc), node + 1);
     else if (o->must && rc != -ENODATA)
         BROKEN(k, "%s asks for k%u.v%d, which nobody has, and gets %d though all is well", c->name,
@@ -264,6 +285,7 @@ static void fetch_add(struct op *o, struct sim_key *key, int version, unsigned p
     unsigned i = o->n_keys++;
     o->key[i] = key;
     o->wanted[i] = version;
+    o->safe = (i == 0 || o->safe) && promise_safe(k, key, version);
     for (unsigned n = 0; n < k->plan.n_nodes; n++) {
         o->held[i][n] = (struct promise){.version = -1};
         if (key->promise[n].version == version && promise_holds(k, key, n))

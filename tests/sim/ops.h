@@ -13,7 +13,8 @@ struct op {
     enum op_kind kind;
     uint64_t number, began;      /* event */
     uint64_t since, stalled_for; /* by the client's clock */
-    bool done, must;             /* must: it may not fail */
+    bool done, must;             /* must: it may not fail, as there are no faults */
+    bool safe;                   /* likewise, as nothing happens to a node that holds it */
     struct sim_key *key[OP_KEYS];
     unsigned n_keys;
     /* PUT */

@@ -96,13 +96,34 @@ static void plan_faults(struct plan *p, uint64_t *rng)
     p->fault_every = ONE_OF(rng, 50, 200, 700, 2000) * NS_PER_MS;
 }
 
+/* All that goes wrong concerns one node, and the others have a copy of everything: nobody may be kept waiting
+ * for long, and nothing may fail. */
+static void plan_victim(struct plan *p, uint64_t *rng)
+{
+    p->victim = (int)random_below(rng, p->n_nodes);
+    p->replicas = (unsigned)random_between(rng, 2, 3);
+    p->drop = p->twice = p->reorder = p->flip = 0;
+    p->tight = p->bad_disks = false;
+    p->disk_faults = (struct sim_faults){0};
+    p->layouts[0] = p->layouts[1] = (struct block_layout){1, 8, 8, 0, 2};
+    p->get_window = 8 << 20;
+    p->put_credit = 16 << 20;
+    p->ram = 64 << 20;
+    p->hwm = 32;
+    for (unsigned i = 0; i < p->n_nodes; i++)
+        p->disk[i] = p->disk[0];
+    p->durable_percent = p->disk[0] ? p->durable_percent : 0;
+}
+
 void plan_make(struct plan *p, uint64_t *rng)
 {
-    *p = (struct plan){0};
+    *p = (struct plan){.victim = -1};
     plan_nodes(p, rng);
     plan_network(p, rng);
     plan_blocks(p, rng);
     plan_faults(p, rng);
+    if (random_percent(rng, 20))
+        plan_victim(p, rng);
     p->timeout = ONE_OF(rng, 300, 1000, 5000) * NS_PER_MS;
     if (p->timeout < 30 * (p->latency + p->jitter))
         p->timeout = 30 * (p->latency + p->jitter);
