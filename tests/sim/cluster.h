@@ -264,7 +264,7 @@ bool promise_safe(const struct cluster *, const struct sim_key *, int version);
 /* A PUT was called back: these nodes hold this version now. */
 void promise_made(struct sim_client *, struct sim_key *, int version, uint64_t holders, bool durable,
                   uint64_t began);
-void promise_void(struct cluster *, struct sim_key *, unsigned node);
+void promise_void(struct sim_key *, unsigned node);
 
 /* ---- faults.c ---- */
 

@@ -86,9 +86,8 @@ bool promise_safe(const struct cluster *k, const struct sim_key *key, int versio
     return false;
 }
 
-void promise_void(struct cluster *k, struct sim_key *key, unsigned node)
+void promise_void(struct sim_key *key, unsigned node)
 {
-    (void)k;
     key->promise[node] = (struct promise){.version = -1};
 }
 

@@ -217,7 +217,7 @@ void nodes_note_evictions(struct cluster *k)
         n->evicted = evicted;
         for (unsigned j = 0; j < k->plan.n_keys; j++)
             if (!look_starting(n->core) && !look_block(n->core, &k->keys[j].key))
-                promise_void(k, &k->keys[j], i);
+                promise_void(&k->keys[j], i);
     }
 }
 
@@ -256,7 +256,7 @@ static void note_removals(struct sim_node *n, const Scoutkv__Header *h)
     for (size_t i = 0; i < h->drop->n_keys; i++) {
         struct sim_key *key = model_key(k, h->drop->keys[i]);
         if (!look_block(n->core, &key->key)) {
-            promise_void(k, key, n->number);
+            promise_void(key, n->number);
             key->removed[n->number] = k->event;
         }
     }

@@ -63,7 +63,7 @@ static void check_stall(struct op *o)
     struct cluster *k = c->k;
     uint64_t took = clock_at(&c->clock, k->now) - o->since - (c->stalled_for - o->stalled_for);
     uint64_t most =
-        2 * k->plan.heartbeat + k->plan.timeout + 100 * NS_PER_MS + 100 * (k->plan.latency + k->plan.jitter);
+        2 * k->plan.heartbeat + k->plan.timeout + 50 * NS_PER_MS + 20 * (k->plan.latency + k->plan.jitter);
     if (o->safe && took > most)
         BROKEN(k, "%s op %" PRIu64 ": it took %.3f s, where %.3f s are allowed: only n%d has faults", c->name,
                o->number, (double)took / 1e9, (double)most / 1e9, k->plan.victim + 1);

@@ -130,5 +130,5 @@ void plan_make(struct plan *p, uint64_t *rng)
     p->heartbeat = p->timeout / random_between(rng, 2, 8);
     p->duration = random_between(rng, 1, 8) * (NS_PER_S + p->timeout / 4);
     p->max_open = (unsigned)random_between(rng, 1, 8);
-    p->op_every = p->duration / random_between(rng, 10, 60);
+    p->op_every = p->duration / random_between(rng, 15, 100);
 }
