@@ -35,7 +35,8 @@ struct eval_result {
     size_t n_rows;
     struct eval_node *nodes; /* malloc'd; none when the node runs in this process */
     size_t n_nodes;
-    uint64_t nodes_rss; /* sum of their peak RSS; 0: not known */
+    uint64_t nodes_rss;   /* sum of their peak RSS; 0: not known */
+    const skv_tier *tier; /* for what its nodes cost */
 };
 
 void eval_print(const struct eval_result *);

@@ -375,19 +375,20 @@ static int evaluate(struct eval *e, struct skv_error *err)
         rc = engine_connect(&e->engine, err);
     if (!rc)
         rc = store_context(e, err);
+    if (!rc) /* now: while questions are asked, a node may go */
+        rc = read_nodes(e, r, err);
     for (size_t i = 0; i < r->n_rows && !rc; i++) {
         rc = run_policy(e, &r->row[i], err);
         if (r->row[i].decoder_kv_bytes > r->decoder_kv_bytes)
             r->decoder_kv_bytes = r->row[i].decoder_kv_bytes;
     }
-    if (!rc)
-        rc = read_nodes(e, r, err);
     if (rc)
         return rc;
     on_loss_add(&r->lost, e->base);
     r->on_loss = &e->engine.loss;
     r->peak_rss = peak_rss();
     r->nodes_rss = rss_of_all(e->args->pids);
+    r->tier = e->engine.tier;
     eval_print(r);
     if (e->args->json)
         rc = eval_write_json(r, e->args->json, err);

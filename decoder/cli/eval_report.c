@@ -1,6 +1,7 @@
 /* eval_report.c: the result of `scoutkv eval recall` as a table for people and as JSON for programs. */
 #include "common/size.h"
 #include "decoder/cli/eval.h"
+#include "decoder/cli/node_report.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -69,6 +70,7 @@ void eval_print(const struct eval_result *r)
     putchar('\n');
     on_loss_print(r->on_loss, &r->lost, stdout);
     print_memory(r);
+    node_report_print(r->tier, stdout);
 }
 
 static json_t *row_json(const struct eval_result *r, const struct eval_row *row)
@@ -99,6 +101,7 @@ int eval_write_json(const struct eval_result *r, const char *path, struct skv_er
                           (json_int_t)r->cache_bytes, "prefill_seconds", r->prefill_s, "flush_seconds",
                           r->flush_s, "peak_rss_bytes", (json_int_t)r->peak_rss, "nodes_peak_rss_bytes",
                           (json_int_t)r->nodes_rss, "nodes", nodes_json(r));
+    json_object_set_new(o, "tier", node_report_json(r->tier));
     for (size_t i = 0; o && i < r->n_rows; i++)
         json_object_set_new(o, skv_policy_name(r->row[i].policy), row_json(r, &r->row[i]));
     json_object_set_new(o, "loss", on_loss_json(r->on_loss, &r->lost));
