@@ -40,6 +40,16 @@ right=$(sed -n '/"cascade": {/,/}/s/.*"right": \([0-9]*\).*/\1/p' "$dir/out.json
 [ "$asked" -ge 64 ] && [ "$right" -eq "$asked" ] || fail "cascade answered $right of $asked"
 [ "$(grep -c 'memory node, pid' "$dir/demo.txt")" -eq 3 ] || fail "not three nodes in the table of memory"
 
+# A node is killed while it asks.
+SKV_DEMO_TEST=$dir/k deploy/demo --kill --build "$BUILD" --tokens 16384 --seed 5 --json "$dir/out.json" >"$dir/kill.txt" 2>&1 ||
+    fail "--kill failed with status $?"
+[ -z "$(left "$dir/k")" ] || fail "processes were left: $(left "$dir/k")"
+grep -q 'kill -KILL [0-9]*: memory node n2 is dead, with [1-9]' "$dir/kill.txt" || fail "no node was killed"
+grep -q ' 128 of 128 answers are right, .* 0 differ' "$dir/kill.txt" || fail "it does not say that all answers are right"
+[ "$(value nodes_lost)" = 1 ] || fail "the decoder lost '$(value nodes_lost)' nodes"
+deploy/demo --kill --nodes 1 >"$dir/usage.txt" 2>&1
+[ $? -eq 2 ] || fail "killing the only node does not end with 2"
+
 # Ctrl-C in the middle: the signal goes to the whole process group.
 export SKV_DEMO_TEST="$dir/b"
 env --default-signal=INT setsid deploy/demo --build "$BUILD" --tokens 400000 >"$dir/interrupted.txt" 2>&1 &
