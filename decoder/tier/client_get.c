@@ -5,11 +5,11 @@
  * queues. GETs are built only when a lane has room in its window, from the oldest fetch first and in page
  * order, so pages arrive about in the order in which they are merged.
  *
- * A page is asked of the one of its holders (the first `replicas` live nodes in rank) that should answer
- * soonest. One that its node misses, spoils or cannot give goes to the next. Where an answer takes longer
- * than nearly all of that node's, another holder is asked as well, and the first answer counts: a page may be
- * on its way from two nodes, or on its way from one and queued for another. A node that still reads its disks
- * is asked last, and again for as long as a request may take. */
+ * A page is asked of the one of its holders (the first `replicas` nodes in rank, those that live) that should
+ * answer soonest. One that its node misses, spoils or cannot give goes to the next. Where an answer takes
+ * longer than nearly all of that node's, another holder is asked as well, and the first answer counts: a page
+ * may be on its way from two nodes, or on its way from one and queued for another. A node that still reads
+ * its disks is asked last, and again for as long as a request may take. */
 #include "decoder/tier/client_internal.h"
 
 #include <assert.h>
@@ -83,16 +83,15 @@ static uint64_t bytes_asked(const struct client *c, unsigned node)
 
 /* What to prefer, lowest first: holders, by how soon they should answer; holders that are suspect; others, in
  * rank; those that still read their disks. */
-static double ask_cost(const struct client *c, const struct tier_fetch *f, unsigned node, unsigned live,
-                       bool starting)
+static double ask_cost(const struct client *c, const struct tier_fetch *f, unsigned node, unsigned rank)
 {
     const struct client_node *n = &c->nodes[node];
-    if (starting)
-        return 4e18 + live;
-    if (live >= c->opts.replicas)
-        return 3e18 + live;
+    if (f->starting[node].give_up)
+        return 4e18 + rank;
+    if (rank >= c->opts.replicas)
+        return 3e18 + rank;
     if (n->suspect)
-        return 2e18 + live;
+        return 2e18 + rank;
     double queued = (double)(bytes_asked(c, node) + f->queue[node].n * f->page_bytes);
     return ((double)n->delays.mean + 1) * (1 + queued / PROTO_REPLY_BYTES);
 }
@@ -108,12 +107,9 @@ static int page_pick(struct client *c, struct tier_fetch *f, uint32_t page, bool
     uint64_t not = f->no[page] | f->at[page];
     int best = -1;
     double best_cost = holders ? 1e18 : 1e19;
-    for (unsigned i = 0, live = 0; i < c->map.n; i++) {
+    for (unsigned i = 0; i < c->map.n; i++) {
         unsigned node = f->order[i];
-        if (!c->nodes[node].up)
-            continue;
-        double cost = not &node_bit(node) ? 1e19 : ask_cost(c, f, node, live, f->starting[node].give_up != 0);
-        live++;
+        double cost = !c->nodes[node].up || not &node_bit(node) ? 1e19 : ask_cost(c, f, node, i);
         if (cost < best_cost) {
             best_cost = cost;
             best = (int)node;
