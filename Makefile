@@ -145,7 +145,8 @@ tests: $(CHECK_STORE)
 check-store: $(CHECK_STORE)
 	$(CHECK_STORE) --seed $(SEED) --count $(N)
 
-# Histories of a cluster on a simulated network: make check-cluster [SEED=1] [N=500]. The cores, and no zmq.
+# Histories of a cluster on a simulated network, and a real one whose node is killed: make check-cluster [SEED=1] [N=500].
+# The simulator is made of the cores, and no zmq.
 CHECK_CLUSTER := $(B)/tests/sim/check_cluster
 CHECK_CLUSTER_SRC := $(wildcard tests/sim/*.c tests/store/sim_*.c memnode/store/*.c proto/*.c decoder/tier/client*.c) \
                      $(filter-out memnode/main.c memnode/verify_main.c memnode/server.c memnode/disk_options.c,$(wildcard memnode/*.c)) \
@@ -156,8 +157,8 @@ $(CHECK_CLUSTER): $(call obj,$(CHECK_CLUSTER_SRC)) $(PB_O)
 	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 tests: $(CHECK_CLUSTER)
 .PHONY: check-cluster
-check-cluster: $(CHECK_CLUSTER)
-	$(CHECK_CLUSTER) --seed $(SEED) --count $(N)
+check-cluster: $(CHECK_CLUSTER) all
+	tests/sim/check $(B) $(SEED) $(N)
 
 install: all
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/pkgconfig $(DESTDIR)$(PREFIX)/include/scoutkv/common
