@@ -104,8 +104,9 @@ static void note_ack(struct sim_client *c, const struct flight *f)
     }
     const struct sent_put *put = find_put(c, f, h->id);
     if (put) {
-        struct put_ack *a = &c->ack[put->key][f->conn->node];
+        struct put_ack *a = &c->ack[put->key][f->conn->node][put->version];
         bool exists = h->put_ack->result == SCOUTKV__PUT_ACK__RESULT__EXISTS;
+        uint64_t removed = k->keys[put->key].removed[f->conn->node];
         int version = exists
                           ? model_version(&k->keys[put->key], h->put_ack->checksums, h->put_ack->n_checksums)
                           : put->version;
@@ -118,8 +119,8 @@ static void note_ack(struct sim_client *c, const struct flight *f)
                                   .life = f->life,
                                   .dir = f->dir,
                                   .version = version,
-                                  .durable = put->durable ||
-                                             (a->durable && a->version == version && a->dir == f->dir)};
+                                  .durable = put->durable || (a->durable && a->event > removed &&
+                                                              a->version == version && a->dir == f->dir)};
     }
     scoutkv__header__free_unpacked(h, NULL);
 }

@@ -31,7 +31,7 @@ struct sim_clock {
 };
 static inline uint64_t clock_at(const struct sim_clock *c, uint64_t now)
 {
-    return c->offset + now + (uint64_t)((int64_t)(now >> 10) * c->skew);
+    return c->offset + (now * (uint64_t)(1024 + c->skew) >> 10);
 }
 
 /* ---- what the seed decided beforehand ---- */
@@ -76,7 +76,8 @@ void plan_make(struct plan *, uint64_t *rng);
 struct promise {
     int version;        /* -1: none */
     unsigned life, dir; /* 0: not promised */
-    uint64_t event;     /* when it was made */
+    uint64_t event;     /* of the last acknowledgement, */
+    uint64_t since;     /* and when it began to hold */
 };
 
 struct sim_key {
@@ -170,7 +171,7 @@ struct sim_client {
     struct node_addr addrs[MAX_NODES];
     struct sent_put sent[SENT_PUTS];
     unsigned n_sent;
-    struct put_ack ack[MAX_KEYS][MAX_NODES];
+    struct put_ack ack[MAX_KEYS][MAX_NODES][MAX_VERSIONS]; /* by the version that was put */
 };
 
 struct cluster {
@@ -261,8 +262,8 @@ struct sim_key *model_key(struct cluster *, const Scoutkv__Key *); /* NULL: none
 bool promise_holds(const struct cluster *, const struct sim_key *, unsigned node);
 /* Held by a node to which nothing happens. */
 bool promise_safe(const struct cluster *, const struct sim_key *, int version);
-/* A PUT was called back: these nodes hold this version now. */
-void promise_made(struct sim_client *, struct sim_key *, int version, uint64_t holders, bool durable,
+/* A PUT of version `put` was called back: these nodes hold this version now. */
+void promise_made(struct sim_client *, struct sim_key *, int put, int version, uint64_t holders, bool durable,
                   uint64_t began);
 void promise_void(struct sim_key *, unsigned node);
 

@@ -91,11 +91,11 @@ void promise_void(struct sim_key *key, unsigned node)
     key->promise[node] = (struct promise){.version = -1};
 }
 
-static void promise_of(struct sim_client *c, struct sim_key *key, int version, unsigned node, bool durable,
-                       uint64_t began)
+static void promise_of(struct sim_client *c, struct sim_key *key, int put, int version, unsigned node,
+                       bool durable, uint64_t began)
 {
     struct cluster *k = c->k;
-    const struct put_ack *a = &c->ack[key->number][node];
+    const struct put_ack *a = &c->ack[key->number][node][put];
     struct promise *p = &key->promise[node];
     if (a->event < began || (durable && !a->durable)) {
         LOST(k, "%s is told that n%u holds k%u.v%d, but n%u has not acknowledged that%s", c->name, node + 1,
@@ -120,17 +120,18 @@ static void promise_of(struct sim_client *c, struct sim_key *key, int version, u
                           .dir = durable                                     ? a->dir
                                  : p->version == version && p->dir == a->dir ? p->dir
                                                                              : 0,
-                          .event = a->event};
+                          .event = a->event,
+                          .since = promise_holds(k, key, node) ? p->since : ++k->event};
 }
 
-void promise_made(struct sim_client *c, struct sim_key *key, int version, uint64_t holders, bool durable,
-                  uint64_t began)
+void promise_made(struct sim_client *c, struct sim_key *key, int put, int version, uint64_t holders,
+                  bool durable, uint64_t began)
 {
     struct cluster *k = c->k;
     if (!holders || holders >> k->plan.n_nodes)
         BROKEN(k, "%s put k%u, and its holders are %" PRIx64, c->name, key->number, holders);
     for (unsigned i = 0; i < k->plan.n_nodes; i++)
         if (holders >> i & 1)
-            promise_of(c, key, version, i, durable, began);
+            promise_of(c, key, put, version, i, durable, began);
     key->known = version;
 }

@@ -157,7 +157,7 @@ static void note_pin(struct sim_node *n, const Scoutkv__Pin *pin, bool done)
         if (!look_block(n->core, &key->key))
             continue;
         uint64_t *may = &n->may_lease[owner][key->number];
-        *may = n->sim && *may > at_most ? *may : at_most;
+        *may = (n->sim || !done) && *may > at_most ? *may : at_most;
         if (done)
             n->lease[owner][key->number] = until;
     }

@@ -167,7 +167,7 @@ static void on_put(void *arg, const struct tier_put_result *r)
         (unsigned)__builtin_popcountll(r->holders) < k->plan.replicas)
         BROKEN(k, "%s put k%u with all nodes up, and its holders are only %" PRIx64, c->name, key->number,
                r->holders);
-    promise_made(c, key, version, r->holders, o->durable, o->began);
+    promise_made(c, key, o->version, version, r->holders, o->durable, o->began);
 }
 
 static void put(struct sim_client *c, bool must)
@@ -199,13 +199,15 @@ static void put(struct sim_client *c, bool must)
 
 /* ---- FETCH ---- */
 
-/* Whether a node that was to hold the block when the fetch began has held it ever since. */
-static bool was_held(const struct op *o, unsigned i, unsigned *node)
+/* Whether a node that was to hold the block when the fetch began, and is not `but`, has held it ever since.
+ */
+static bool was_held(const struct op *o, unsigned i, int but, unsigned *node)
 {
     struct cluster *k = o->client->k;
     for (unsigned n = 0; n < k->plan.n_nodes; n++) {
         const struct promise *then = &o->held[i][n], *now = &o->key[i]->promise[n];
-        if (then->version < 0 || now->version != then->version || !promise_holds(k, o->key[i], n))
+        if ((int)n == but || then->version < 0 || now->since != then->since ||
+            !promise_holds(k, o->key[i], n))
             continue;
         *node = n;
         if ((then->dir && then->dir == now->dir) || then->life == now->life)
@@ -221,8 +223,8 @@ static void judge_failure(struct op *o, size_t want, int rc)
     struct cluster *k = c->k;
     unsigned i = o->of[want], node = 0;
     nodes_note_evictions(k);
-    bool held = was_held(o, i, &node);
-    bool safe = o->safe && promise_safe(k, o->key[i], o->wanted[i]);
+    bool held = was_held(o, i, -1, &node);
+    bool safe = o->safe && was_held(o, i, k->plan.victim, &node);
     k->counts->misses += rc == -ENODATA;
     k->counts->unreachable += rc != -ENODATA;
     if (rc != -ENODATA && rc != -EHOSTUNREACH && rc != -EBADMSG)
