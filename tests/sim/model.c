@@ -97,6 +97,8 @@ static void promise_of(struct sim_client *c, struct sim_key *key, int put, int v
     struct cluster *k = c->k;
     const struct put_ack *a = &c->ack[key->number][node][put];
     struct promise *p = &key->promise[node];
+    if (key->removed[node] >= began) /* a DROP came between, and perhaps a repair: nothing follows */
+        return;
     if (a->event < began || (durable && !a->durable)) {
         LOST(k, "%s is told that n%u holds k%u.v%d, but n%u has not acknowledged that%s", c->name, node + 1,
              key->number, version, node + 1, a->event < began ? "" : " as durable");
@@ -107,8 +109,6 @@ static void promise_of(struct sim_client *c, struct sim_key *key, int put, int v
              key->number, version, node + 1, a->version);
         return;
     }
-    if (key->removed[node] >= a->event) /* a DROP came between */
-        return;
     if (promise_holds(k, key, node) && p->version != version && p->event < a->event) {
         WRONG(k, "n%u acknowledged k%u.v%d, and later v%d", node + 1, key->number, p->version, version);
         return;
