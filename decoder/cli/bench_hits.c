@@ -82,7 +82,7 @@ static void talk_close(struct talk *t)
 
 static int talk_open(struct talk *t, void *zmq, struct skv_error *err)
 {
-    static const struct node_addr node = {.host = "inproc", .weight = 1, .label = "inside this process"};
+    static const struct cluster_node node = {.address = "inside this process", .weight = 1};
     struct client_opts opts = {.nodes = &node,
                                .n_nodes = 1,
                                .cluster = "default",

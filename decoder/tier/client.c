@@ -191,9 +191,9 @@ static void map_settle(struct client *c)
 const char *node_name(const struct client_node *n, char buf[384])
 {
     if (n->id[0])
-        snprintf(buf, 384, "memory node %s (%s)", n->id, n->addr.label);
+        snprintf(buf, 384, "memory node %s (%s)", n->id, n->addr.address);
     else
-        snprintf(buf, 384, "the memory node at %s", n->addr.label);
+        snprintf(buf, 384, "the memory node at %s", n->addr.address);
     return buf;
 }
 
@@ -295,7 +295,7 @@ int client_ready(const struct client *c, struct skv_error *err)
         if (!n->id[0])
             return skv_fail(err, n->rc,
                             "%.400s (to begin without it, say which node it is: n1@%.64s if it has --id n1)",
-                            n->why.text, n->addr.label);
+                            n->why.text, n->addr.address);
     }
     return 0;
 }
@@ -402,7 +402,7 @@ static bool hello_identify(struct client *c, unsigned node, const Scoutkv__Hello
     if (n->id[0] && strcmp(n->id, a->node) != 0) {
         node_lost(c, node, now, c->map.n ? -EHOSTUNREACH : -EINVAL,
                   "memory node %s should be at %s, but \"%s\" answers there: correct --nodes", n->id,
-                  n->addr.label, a->node);
+                  n->addr.address, a->node);
         return false;
     }
     for (unsigned i = 0; i < c->opts.n_nodes; i++)
@@ -410,7 +410,7 @@ static bool hello_identify(struct client *c, unsigned node, const Scoutkv__Hello
             node_lost(
                 c, node, now, -EINVAL,
                 "%s and %s both answer as memory node \"%s\": give each node once, and each its own --id",
-                c->nodes[i].addr.label, n->addr.label, a->node);
+                c->nodes[i].addr.address, n->addr.address, a->node);
             return false;
         }
     bool other = memcmp(n->incarnation, a->incarnation.data, sizeof n->incarnation) != 0;
@@ -686,7 +686,7 @@ static void tick_greetings(struct client *c, uint64_t now)
             continue;
         node_lost(c, node, now, -EHOSTUNREACH,
                   "no memory node answers at %s within %u ms: is scoutkv-memnode running there?",
-                  c->nodes[node].addr.label, (unsigned)(c->opts.timeout_ns / NS_PER_MS));
+                  c->nodes[node].addr.address, (unsigned)(c->opts.timeout_ns / NS_PER_MS));
     }
 }
 

@@ -25,7 +25,7 @@
 struct client;
 
 struct client_opts {
-    const struct node_addr *nodes; /* copied */
+    const struct cluster_node *nodes; /* copied */
     size_t n_nodes;                /* 1..PLACEMENT_MAX_NODES */
     const char *cluster;           /* kept by the caller */
     const char *name;              /* for the nodes' logs; kept by the caller */

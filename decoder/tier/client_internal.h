@@ -99,7 +99,7 @@ struct delays {
 };
 
 struct client_node {
-    struct node_addr addr;
+    struct cluster_node addr;
     char id[NODE_ID_MAX + 1]; /* empty until its first HELLO */
     uint8_t incarnation[16];
     bool identified; /* by the lanes greeted so far, since it was last lost */

@@ -4,81 +4,30 @@
 
 #define XXH_INLINE_ALL
 #include <assert.h>
-#include <ctype.h>
 #include <errno.h>
 #include <math.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <xxhash.h>
 
 /* ---- the list of addresses ---- */
 
-static const double MAX_WEIGHT = 1e6;
-
-/* Splits one entry [at, at+len) into host, port and weight. NULL, or what is wrong with it. */
-static const char *parse_entry(const char *at, size_t len, struct node_addr *a)
-{
-    char all[sizeof a->label + sizeof a->id + 32], *text = all;
-    if (len >= sizeof all)
-        return "it is too long";
-    memcpy(text, at, len);
-    text[len] = 0;
-    a->weight = 1;
-    a->id[0] = 0;
-    char *id_end = strchr(text, '@');
-    if (id_end) {
-        *id_end = 0;
-        if (id_end == text || id_end >= text + sizeof a->id)
-            return "the id before '@' must have 1 to 63 characters";
-        strcpy(a->id, text);
-        text = id_end + 1;
-    }
-    char *star = strchr(text, '*'), *end;
-    if (star) {
-        *star = 0;
-        a->weight = strtod(star + 1, &end);
-        if (!isdigit((unsigned char)star[1]) || *end || !(a->weight > 0) || !(a->weight <= MAX_WEIGHT))
-            return "the weight after '*' must be a number above 0";
-    }
-    char *colon = strrchr(text, ':');
-    if (!colon || colon == text)
-        return "it has no host:port";
-    unsigned long port = strtoul(colon + 1, &end, 10);
-    if (!isdigit((unsigned char)colon[1]) || *end || port < 1 || port > 65535)
-        return "the port must be a number from 1 to 65535";
-    *colon = 0;
-    bool bracketed = text[0] == '[' && colon[-1] == ']';
-    if (!bracketed && strchr(text, ':'))
-        return "an IPv6 address must stand in brackets, as in [::1]:7401";
-    if (strlen(text) >= sizeof a->host)
-        return "the host name is too long";
-    for (const char *p = text; *p; p++)
-        if (!isalnum((unsigned char)*p) && !strchr(bracketed ? "[]:.%" : ".-_", *p))
-            return "the host name holds a character that no host name has";
-    a->port = (uint16_t)port;
-    strcpy(a->host, text);
-    snprintf(a->label, sizeof a->label, "%s:%u", a->host, a->port);
-    return NULL;
-}
-
-int node_list_parse(const char *text, struct node_addr *out, size_t *n, struct skv_error *err)
+int node_list_parse(const char *text, struct cluster_node *out, size_t *n, struct skv_error *err)
 {
     size_t count = 0;
     for (const char *at = text;; count++) {
         size_t len = strcspn(at, ",");
         if (count == PLACEMENT_MAX_NODES)
             return skv_fail(err, -EINVAL, "--nodes names more than %d memory nodes", PLACEMENT_MAX_NODES);
-        const char *wrong = len ? parse_entry(at, len, &out[count]) : "it is empty";
+        const char *wrong = len ? cluster_node_parse(at, len, &out[count]) : "it is empty";
         if (wrong)
             return skv_fail(err, -EINVAL,
                             "--nodes entry %zu \"%.*s\" is not [id@]host:port[*weight]: %s; example: "
                             "10.0.0.1:7401,10.0.0.2:7401*2",
                             count + 1, (int)(len < 80 ? len : 80), at, wrong);
         for (size_t i = 0; i < count; i++)
-            if (strcmp(out[i].label, out[count].label) == 0)
+            if (strcmp(out[i].address, out[count].address) == 0)
                 return skv_fail(err, -EINVAL, "--nodes names %s twice: give each memory node once",
-                                out[i].label);
+                                out[i].address);
             else if (out[count].id[0] && strcmp(out[i].id, out[count].id) == 0)
                 return skv_fail(err, -EINVAL, "--nodes gives the id %s twice: each memory node has its own",
                                 out[i].id);

@@ -7,27 +7,18 @@
 #ifndef TIER_PLACEMENT_H
 #define TIER_PLACEMENT_H
 
-#include "common/error.h"
+#include "common/cluster_view.h"
 
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
-enum { PLACEMENT_MAX_NODES = 64 };
-
-/* One entry of --nodes. */
-struct node_addr {
-    char id[64]; /* empty: it will say */
-    char host[256];
-    uint16_t port;
-    double weight;
-    char label[264]; /* "host:port", for people and for zmq */
-};
+enum { PLACEMENT_MAX_NODES = CLUSTER_MAX_NODES };
 
 /* Parses "[id@]host:port[*weight],…" ("[::1]:7401" for IPv6; weight 1 by default) into
  * out[PLACEMENT_MAX_NODES]. -EINVAL with a sentence when the text is no such list or names an address or id
  * twice. */
-int node_list_parse(const char *text, struct node_addr *out, size_t *n, struct skv_error *err);
+int node_list_parse(const char *text, struct cluster_node *out, size_t *n, struct skv_error *err);
 
 /* The cluster map: nodes under numbers 0..n-1 that the caller gives. */
 struct cluster_map {

@@ -37,7 +37,7 @@ struct tier {
     struct client *client;
     char *cluster;
     uint64_t ns;
-    struct node_addr *nodes; /* [PLACEMENT_MAX_NODES] */
+    struct cluster_node *nodes; /* [PLACEMENT_MAX_NODES] */
     unsigned lanes_per_node, n_lanes;
     struct tier_lane *lanes;
     bool pumping;
@@ -59,7 +59,7 @@ static int lane_open(struct tier *t, unsigned lane, struct skv_error *err)
 {
     char endpoint[ZMQX_ENDPOINT];
     int rc =
-        zmqx_endpoint_parse(t->server ? EMBEDDED : t->nodes[lane / t->lanes_per_node].label, endpoint, err);
+        zmqx_endpoint_parse(t->server ? EMBEDDED : t->nodes[lane / t->lanes_per_node].address, endpoint, err);
     if (rc == 0)
         rc = zmqx_dealer(t->zmq, endpoint, PROTO_MAX_PAYLOAD, &t->lanes[lane].socket, err);
     t->lanes[lane].disconnected = 0;
@@ -205,7 +205,7 @@ static int start_embedded(struct tier *t, const struct tier_opts *o, struct skv_
                              .disks = disks.disk,
                              .n_disks = disks.n,
                              .scrub_rate = EMBEDDED_SCRUB};
-    strcpy(t->nodes[0].label, "inside this process");
+    strcpy(t->nodes[0].address, "inside this process");
     t->nodes[0].weight = 1;
     t->server = server_start(t->zmq, EMBEDDED, &node, err);
     disk_options_free(&disks);

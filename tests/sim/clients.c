@@ -16,11 +16,10 @@ void client_start(struct sim_client *c)
     struct cluster *k = c->k;
     const struct plan *p = &k->plan;
     for (unsigned i = 0; i < p->n_nodes; i++) {
-        c->addrs[i] = (struct node_addr){.port = 7401, .weight = 1};
+        c->addrs[i] = (struct cluster_node){.weight = 1};
         if (p->ids) /* it may then begin while some are away */
             snprintf(c->addrs[i].id, sizeof c->addrs[i].id, "n%u", i + 1);
-        snprintf(c->addrs[i].host, sizeof c->addrs[i].host, "host%u", i + 1);
-        snprintf(c->addrs[i].label, sizeof c->addrs[i].label, "host%u:7401", i + 1);
+        snprintf(c->addrs[i].address, sizeof c->addrs[i].address, "host%u:7401", i + 1);
     }
     struct client_opts o = {.nodes = c->addrs,
                             .n_nodes = p->n_nodes,

@@ -168,7 +168,7 @@ struct sim_client {
     struct op *ops;
     unsigned n_ops;
     uint64_t putting; /* keys of which a PUT is open */
-    struct node_addr addrs[MAX_NODES];
+    struct cluster_node addrs[MAX_NODES];
     struct sent_put sent[SENT_PUTS];
     unsigned n_sent;
     struct put_ack ack[MAX_KEYS][MAX_NODES][MAX_VERSIONS]; /* by the version that was put */

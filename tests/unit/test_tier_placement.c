@@ -13,16 +13,15 @@
 static void lists_parse(void **state)
 {
     (void)state;
-    struct node_addr a[PLACEMENT_MAX_NODES];
+    struct cluster_node a[PLACEMENT_MAX_NODES];
     struct skv_error err;
     size_t n;
     assert_int_equal(node_list_parse("10.0.0.1:7401,node-2.lan:80*2.5,[::1]:65535", a, &n, &err), 0);
     assert_int_equal(n, 3);
-    assert_string_equal(a[0].host, "10.0.0.1");
-    assert_int_equal(a[0].port, 7401);
+    assert_string_equal(a[0].address, "10.0.0.1:7401");
     assert_true(a[0].weight == 1 && a[1].weight == 2.5);
-    assert_string_equal(a[1].label, "node-2.lan:80");
-    assert_string_equal(a[2].label, "[::1]:65535");
+    assert_string_equal(a[1].address, "node-2.lan:80");
+    assert_string_equal(a[2].address, "[::1]:65535");
 }
 
 static void bad_lists_get_a_sentence(void **state)
@@ -33,7 +32,7 @@ static void bad_lists_get_a_sentence(void **state)
         "a:1,",      "a:1,,b:2",  "a:1*",      "a:1*0",    "a:1*-1",   "a:1*nan", "a:1*inf",
         "a:1*1x",    "a:1x",      "a:-1",      "::1:7401", "a b:1",    "a:1,a:1", "a/b:1",
         "tcp://a:1", "a:1*1e300", "[::1:7401", "a:+1",     "a:1*2,a:1"};
-    struct node_addr a[PLACEMENT_MAX_NODES];
+    struct cluster_node a[PLACEMENT_MAX_NODES];
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         struct skv_error err = {0};
         size_t n;

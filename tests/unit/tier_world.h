@@ -39,7 +39,7 @@ struct world {
     uint64_t get_window, put_credit;
     struct client *client;
     struct world_node nodes[WORLD_NODES];
-    struct node_addr addrs[WORLD_NODES];
+    struct cluster_node addrs[WORLD_NODES];
     struct world_message *line; /* by time */
     unsigned generation[WORLD_LANES];
     uint64_t last_time[WORLD_LANES][2];
@@ -170,7 +170,7 @@ static inline void world_open(struct world *w, uint64_t seed, unsigned n_nodes, 
         char id[16];
         snprintf(id, sizeof id, "n%u", i + 1);
         w->addrs[i].weight = 1;
-        snprintf(w->addrs[i].label, sizeof w->addrs[i].label, "host%u:7401", i + 1);
+        snprintf(w->addrs[i].address, sizeof w->addrs[i].address, "host%u:7401", i + 1);
         world_node_start(w, i, id);
     }
     struct client_opts opts = {.nodes = w->addrs,
