@@ -90,6 +90,7 @@ void node_free(struct node *n)
     objects_free(n->objects); /* reads that it began have ended now, */
     cold_free(n);             /* and those into these buffers */
     memory_free(n->memory);
+    buf_unref(n->view);
     free(n->id);
     free(n->cluster);
     free(n->namespaces);
@@ -181,6 +182,10 @@ static void dispatch(struct call *c)
         return op_object_list(c);
     case SCOUTKV__HEADER__BODY_OBJECT_DROP:
         return op_object_drop(c);
+    case SCOUTKV__HEADER__BODY_VIEW_PUT:
+        return op_view_put(c);
+    case SCOUTKV__HEADER__BODY_VIEW_GET:
+        return op_view_get(c);
     case SCOUTKV__HEADER__BODY_STATS:
         return op_stats(c);
     default:

@@ -1,6 +1,7 @@
 /* node_impl.h: what the files of the node core share: node.c (life, dispatch, running), node_lanes.c (peers
  * and answers), node_ops.c (operations), node_objects.c, node_leases.c, node_put.c (PUTs, those that wait
- * too), node_get.c (streamed page replies from RAM), node_cold.c (and from disks), node_stats.c. */
+ * too), node_get.c (streamed page replies from RAM), node_cold.c (and from disks), node_view.c (the
+ * view of the cluster), node_stats.c. */
 #ifndef MEMNODE_NODE_IMPL_H
 #define MEMNODE_NODE_IMPL_H
 
@@ -25,7 +26,7 @@ enum {
     READING_BYTES = 32 << 20, /* pages being read from disks; more GETs wait for their turn */
     BATCH_RUNS = 256,         /* reads that fill one Pages message, at most */
     LANE_PATIENCE_MS = 30000, /* a peer that reads nothing for so long is forgotten */
-    N_REASONS = SCOUTKV__REFUSED__REASON__READ_ONLY + 1,
+    N_REASONS = SCOUTKV__REFUSED__REASON__STALE_VIEW + 1,
     OWNER_NAME_MAX = OBJECT_NAME_MAX,
 };
 
@@ -136,7 +137,7 @@ struct node_counters {
     uint64_t puts, puts_stored, puts_same, puts_exists, puts_durable, puts_parked, put_bytes;
     uint64_t gets, get_pages, get_bytes, get_misses, get_zero_copy_bytes, get_disk_pages, get_disk_bytes;
     uint64_t haves, describes, hints, drops, pins, unpins, object_puts, object_gets, object_lists,
-        object_drops, stats, pings, hellos;
+        object_drops, stats, pings, hellos, view_puts, view_gets;
     uint64_t malformed, wrong_version, unread, leases_ended;
     uint64_t refused[N_REASONS];
 };
@@ -171,6 +172,9 @@ struct node {
     const struct log *log;
     node_send_fn *send;
     void *send_arg;
+    uint64_t epoch;   /* of the view; 0: it knows none */
+    struct buf *view; /* its text */
+    uint64_t view_nodes;
     struct memory *memory;
     struct store *store;
     struct leases *leases;
@@ -247,6 +251,8 @@ void op_object_put(struct call *);
 void op_object_get(struct call *);
 void op_object_list(struct call *);
 void op_object_drop(struct call *);
+void op_view_put(struct call *);
+void op_view_get(struct call *);
 void op_stats(struct call *);
 void op_ping(struct call *);
 
@@ -255,6 +261,11 @@ void op_ping(struct call *);
 /* Finds the blocks of keys: blocks[i] is NULL where there is none. NULL when the message was refused; free()
  * it. all: one that is not found while the disks are still being read refuses it. */
 struct block **call_find_blocks(struct call *, Scoutkv__Key **keys, size_t n, bool all);
+
+/* ---- node_view.c ---- */
+
+/* Whether a write goes by an older view than this node's; then it was refused. credit: as in call_refuse. */
+bool view_stale(struct call *, uint64_t credit);
 
 /* ---- node_put.c ---- */
 

@@ -179,6 +179,7 @@ void call_answer(struct call *c, Scoutkv__Header *h, const struct view *payload)
 {
     h->version = PROTO_VERSION_MAX;
     h->id = c->id;
+    h->epoch = c->node->epoch;
     struct buf *packed = header_pack(h);
     if (!packed) /* the client's deadline will tell it */
         c->node->counters.unread++;

@@ -253,7 +253,7 @@ void op_pin(struct call *c)
 {
     const Scoutkv__Pin *pin = c->message->header->pin;
     c->node->counters.pins++;
-    if (!owner_acceptable(c, pin->owner))
+    if (view_stale(c, 0) || !owner_acceptable(c, pin->owner))
         return;
     if (node_starting(c->node))
         call_refuse_starting(c, 0);

@@ -276,7 +276,7 @@ void op_object_put(struct call *c)
     const Scoutkv__ObjectPut *put = c->message->header->object_put;
     const struct view *payload = &c->message->payload;
     c->node->counters.object_puts++;
-    if (!acceptable(c, put->kind, put->name, 1))
+    if (view_stale(c, 0) || !acceptable(c, put->kind, put->name, 1))
         return;
     if (payload->len > PROTO_MAX_OBJECT)
         return call_refuse(c, REASON(TOO_LARGE), 0, "an object has at most %d bytes, not %zu",
@@ -322,7 +322,7 @@ void op_object_drop(struct call *c)
 {
     const Scoutkv__ObjectDrop *drop = c->message->header->object_drop;
     c->node->counters.object_drops++;
-    if (!acceptable(c, drop->kind, drop->name, 1) || !ack_possible(c, drop->ack))
+    if (view_stale(c, 0) || !acceptable(c, drop->kind, drop->name, 1) || !ack_possible(c, drop->ack))
         return;
     if (node_starting(c->node))
         call_refuse_starting(c, 0);

@@ -199,6 +199,8 @@ void op_drop(struct call *c)
     const Scoutkv__Drop *drop = c->message->header->drop;
     uint32_t done = 0;
     n->counters.drops++;
+    if (view_stale(c, 0))
+        return;
     if (node_starting(n)) /* a copy that was not read yet would come back in its place */
         return call_refuse_starting(c, 0);
     struct block **blocks = call_find_blocks(c, drop->keys, drop->n_keys, true);

@@ -215,7 +215,7 @@ static bool put_acceptable(struct call *c, struct block_key *key, struct block_l
 {
     const Scoutkv__Put *put = c->message->header->put;
     size_t len = c->message->payload.len;
-    if (!credit_left(c))
+    if (!credit_left(c) || view_stale(c, len))
         return false;
     if (!key_from_wire(put->key, c->lane->ns, key) || !layout_from_wire(put->layout, layout)) {
         call_refuse_malformed(c, len, "a PUT needs a key with a chain of 32 bytes and a possible layout");

@@ -20,7 +20,8 @@ static const struct named counters[] = {
     COUNTER(hints),          COUNTER(drops),          COUNTER(pins),         COUNTER(unpins),
     COUNTER(object_puts),    COUNTER(object_gets),    COUNTER(object_lists), COUNTER(stats),
     COUNTER(pings),          COUNTER(hellos),         COUNTER(malformed),    COUNTER(wrong_version),
-    COUNTER(unread),         COUNTER(leases_ended),   COUNTER(object_drops),
+    COUNTER(unread),         COUNTER(leases_ended),   COUNTER(object_drops), COUNTER(view_puts),
+    COUNTER(view_gets),
 };
 
 /* What the store counts; offsets in struct store_stats. */
@@ -73,12 +74,13 @@ static const char *const refusals[N_REASONS] = {
     [SCOUTKV__REFUSED__REASON__NO_HELLO] = "refused_no_hello",
     [SCOUTKV__REFUSED__REASON__STARTING] = "refused_starting",
     [SCOUTKV__REFUSED__REASON__READ_ONLY] = "refused_read_only",
+    [SCOUTKV__REFUSED__REASON__STALE_VIEW] = "refused_stale_view",
 };
 
 enum {
     N_COUNTERS = sizeof counters / sizeof counters[0],
     N_DISK_COUNTERS = sizeof disk_counters / sizeof disk_counters[0],
-    N_GAUGES = 20,
+    N_GAUGES = 24,
     N_ALL = N_COUNTERS + N_DISK_COUNTERS + N_REASONS + N_GAUGES
 };
 
@@ -112,6 +114,8 @@ static void add_gauges(struct answer *a, const struct node *n, const struct stor
     add(a, "ram_replies_used", memory_used(n->memory, MEMORY_REPLIES));
     add(a, "ram_replies_limit", memory_limit(n->memory, MEMORY_REPLIES));
     add(a, "lanes", n->n_lanes);
+    add(a, "view_epoch", n->epoch);
+    add(a, "view_nodes", n->view_nodes);
     add(a, "put_credit_per_lane", n->put_credit);
     add(a, "zmq_accepted", n->transport.accepted);
     add(a, "zmq_disconnected", n->transport.disconnected);

@@ -249,7 +249,7 @@ static inline uint64_t h_counter(struct harness *h, const char *name)
 
 /* ---- a message of every kind ---- */
 
-enum { H_KINDS = 24 };
+enum { H_KINDS = 27 };
 
 /* Packs the kind-th message (0..H_KINDS-1) about this block. */
 static inline struct buf *h_sample(unsigned kind, struct h_block *b, uint64_t id)
@@ -262,6 +262,7 @@ static inline struct buf *h_sample(unsigned kind, struct h_block *b, uint64_t id
     Scoutkv__Header h = SCOUTKV__HEADER__INIT;
     h.version = PROTO_VERSION_MAX;
     h.id = id;
+    h.epoch = kind;
     struct buf *out = NULL;
 #define SAMPLE(NUMBER, CASE, TYPE, INIT, field, ...)    \
     case NUMBER: {                                      \
@@ -316,6 +317,9 @@ static inline struct buf *h_sample(unsigned kind, struct h_block *b, uint64_t id
                body.text = names[0];)
         SAMPLE(23, OBJECT_DROP, ObjectDrop, OBJECT_DROP, object_drop, body.name = names[0];
                body.revision = 9;)
+        SAMPLE(24, VIEW_PUT, ViewPut, VIEW_PUT, view_put, body.epoch = 3;)
+        SAMPLE(25, VIEW_GET, ViewGet, VIEW_GET, view_get, )
+        SAMPLE(26, VIEW, View, VIEW, view, body.epoch = 3;)
     }
 #undef SAMPLE
     if (!out)

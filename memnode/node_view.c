@@ -1,0 +1,104 @@
+/* node_view.c: the view of the cluster that this node knows.
+ *
+ * DESIGN. A node does not act by the view: clients place blocks. It keeps the newest one that it was given,
+ * hands it out, and tells its epoch in every answer, so that whoever talks to two nodes carries the newer
+ * view to the other. A write by an older view is refused: the block would be put where it is looked for last.
+ * Reads are served whatever the reader knows; they walk all nodes. In RAM only: a node that starts is told by
+ * the first client that knows a view. */
+#include "memnode/node_impl.h"
+#include "common/cluster_view.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#define REASON(x) SCOUTKV__REFUSED__REASON__##x
+
+bool view_stale(struct call *c, uint64_t credit)
+{
+    uint64_t theirs = c->message->header->epoch, ours = c->node->epoch;
+    if (theirs >= ours)
+        return false;
+    call_refuse(c, REASON(STALE_VIEW), credit,
+                "the write goes by epoch %" PRIu64
+                " of the cluster's view, and node '%s' knows epoch %" PRIu64 "; get that and write again",
+                theirs, c->node->id, ours);
+    return true;
+}
+
+/* The payload as a view; NULL when it is none, or out of memory: then it has been refused. free() it. */
+static struct cluster_view *view_parse(struct call *c)
+{
+    const struct view *payload = &c->message->payload;
+    uint64_t epoch = c->message->header->view_put->epoch;
+    struct cluster_view *v = malloc(sizeof *v);
+    struct skv_error err;
+    if (!v) {
+        call_refuse(c, REASON(FULL), 0, "node '%s' is out of memory", c->node->id);
+        return NULL;
+    }
+    int rc = cluster_view_parse((const char *)payload->data, payload->len, v, &err);
+    if (rc == 0 && (v->epoch != epoch || epoch == 0))
+        rc = skv_fail(&err, -EINVAL,
+                      "a view for nodes has an epoch of at least 1, the same in its text (%" PRIu64
+                      ") and beside it (%" PRIu64 ")",
+                      v->epoch, epoch);
+    if (rc == 0)
+        return v;
+    call_refuse_malformed(c, 0, err.text);
+    free(v);
+    return NULL;
+}
+
+/* Whether the view is the one that is known, under the same epoch. */
+static bool view_known(const struct node *n, const struct cluster_view *v, struct cluster_view *scratch)
+{
+    return n->view && n->epoch == v->epoch &&
+           cluster_view_parse((const char *)n->view->data, n->view->len, scratch, NULL) == 0 &&
+           cluster_view_equal(scratch, v);
+}
+
+void op_view_put(struct call *c)
+{
+    struct node *n = c->node;
+    n->counters.view_puts++;
+    struct cluster_view *v = view_parse(c), *scratch = v ? malloc(sizeof *scratch) : NULL;
+    struct buf *text = scratch ? cluster_view_format(v) : NULL; /* ours: the payload is anybody's memory */
+    if (!v)
+        return;
+    if (!text) {
+        call_refuse(c, REASON(FULL), 0, "node '%s' is out of memory", n->id);
+    } else if (v->epoch > n->epoch) {
+        buf_unref(n->view);
+        n->view = buf_ref(text);
+        n->epoch = v->epoch;
+        n->view_nodes = v->n;
+        log_write(n->log, LOG_LEVEL_INFO,
+                  "the cluster has %zu nodes from epoch %" PRIu64 " on, says client '%s'%s", v->n, v->epoch,
+                  c->lane->client,
+                  cluster_view_find(v, n->id) ? "" : "; this node is not one of them any more");
+        call_answer_done(c, 0, 0);
+    } else if (view_known(n, v, scratch)) {
+        call_answer_done(c, 0, 0);
+    } else {
+        call_refuse(c, REASON(CONFLICT), 0,
+                    "node '%s' knows %s view of epoch %" PRIu64 ", so this one of epoch %" PRIu64
+                    " is not taken; get the newest view, and change that",
+                    n->id, n->epoch > v->epoch ? "a newer" : "another", n->epoch, v->epoch);
+    }
+    buf_unref(text);
+    free(scratch);
+    free(v);
+}
+
+void op_view_get(struct call *c)
+{
+    struct node *n = c->node;
+    n->counters.view_gets++;
+    Scoutkv__View view = SCOUTKV__VIEW__INIT;
+    view.epoch = n->epoch;
+    Scoutkv__Header h = SCOUTKV__HEADER__INIT;
+    h.body_case = SCOUTKV__HEADER__BODY_VIEW;
+    h.view = &view;
+    struct view payload = n->view ? (struct view){n->view->data, n->view->len, n->view} : (struct view){0};
+    call_answer(c, &h, &payload);
+}
