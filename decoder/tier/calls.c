@@ -195,7 +195,8 @@ static int have_round(struct keys_op *op, size_t n, unsigned place, uint32_t *in
             placement_rank(client_map(c), key_hash(&op->keys[i]), order);
             node_of[i] = order[place];
         }
-    for (unsigned node = 0; node < client_n_nodes(c); node++) {
+    for (unsigned at = 0; at < client_n_nodes(c); at++) {
+        unsigned node = client_node_at(c, at);
         size_t m = 0;
         for (size_t i = 0; i < n; i++)
             if (!op->present[i] && node_of[i] == node)
@@ -209,16 +210,25 @@ static int have_round(struct keys_op *op, size_t n, unsigned place, uint32_t *in
 /* Sends all keys to every node and waits. */
 static int op_broadcast(struct keys_op *op, size_t n, struct skv_error *err)
 {
+    struct client *c = tier_client(op->t);
     uint32_t *index = malloc((n + 1) * sizeof *index);
     if (!index)
         return skv_fail(err, -ENOMEM, "out of memory");
     for (size_t i = 0; i < n; i++)
         index[i] = (uint32_t)i;
-    for (unsigned node = 0; node < client_n_nodes(tier_client(op->t)); node++)
-        if (!is_absent(op, node))
-            op_send(op, node, index, n);
+    uint64_t map;
+    int rc;
+    do { /* nodes that came meanwhile are to hear it too, and those that left don't matter */
+        map = client_map(c)->epoch;
+        op->absent = 0;
+        op->wait.failure.code = 0;
+        for (unsigned i = 0; i < client_n_nodes(c); i++)
+            if (!is_absent(op, client_node_at(c, i)))
+                op_send(op, client_node_at(c, i), index, n);
+        rc = tier_wait_all(op->t, &op->wait, err);
+    } while (client_map(c)->epoch != map);
     free(index);
-    return tier_wait_all(op->t, &op->wait, err);
+    return rc;
 }
 
 int tier_have(struct tier *t, const struct block_key *keys, size_t n, bool *present, struct skv_error *err)
@@ -363,9 +373,10 @@ int tier_stats(struct tier *t, struct tier_counter **out, size_t *n, struct skv_
     h.body_case = SCOUTKV__HEADER__BODY_STATS;
     h.stats = &stats;
     for (unsigned i = 0; i < client_n_nodes(c); i++) {
-        nodes[i] = (struct stats_node){&r, client_node_id(c, i)};
+        unsigned node = client_node_at(c, i);
+        nodes[i] = (struct stats_node){&r, client_node_id(c, node)};
         r.wait.open++;
-        int rc = client_call(c, i, false, &h, (struct view){0}, SCOUTKV__HEADER__BODY_STATS_ACK,
+        int rc = client_call(c, node, false, &h, (struct view){0}, SCOUTKV__HEADER__BODY_STATS_ACK,
                              stats_answered, &nodes[i], clock_ns(), &own);
         if (rc)
             tier_wait_answered(&r.wait, rc, &own);

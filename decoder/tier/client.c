@@ -28,21 +28,16 @@ struct client *client_new(const struct client_opts *o, uint64_t now)
     c->opts = *o;
     c->now = now;
     c->next_due = NO_DEADLINE;
-    c->n_lanes = (unsigned)o->n_nodes * (1 + o->lanes);
-    c->lanes = calloc(c->n_lanes, sizeof *c->lanes);
+    c->lanes = calloc(PLACEMENT_MAX_NODES * (1 + (size_t)o->lanes), sizeof *c->lanes);
     if (!c->lanes) {
         client_free(c);
         return NULL;
     }
-    for (unsigned i = 0; i < o->n_nodes; i++) {
-        c->nodes[i].addr = o->nodes[i];
-        strcpy(c->nodes[i].id, o->nodes[i].id);
-        c->nodes[i].greet_deadline = now + o->timeout_ns;
-    }
-    for (unsigned i = 0; i < c->n_lanes; i++) {
+    for (unsigned i = 0; i < PLACEMENT_MAX_NODES * (1 + o->lanes); i++) {
         c->lanes[i].node = i / (1 + o->lanes);
         c->lanes[i].bulk = i % (1 + o->lanes) == 0;
     }
+    view_begin(c, o, now);
     return c;
 }
 
@@ -58,7 +53,7 @@ void client_free(struct client *c)
         free(c->slots[i]->pages);
         free(c->slots[i]);
     }
-    for (unsigned i = 0; i < c->opts.n_nodes; i++)
+    for (unsigned i = 0; i < c->n_nodes; i++)
         for (struct put_copy *p = c->nodes[i].puts, *next; p; p = next) {
             next = p->next;
             put_copy_free(p);
@@ -138,7 +133,7 @@ void request_free(struct client *c, struct request *r)
         l->asked -= r->n_left * r->page_bytes;
     }
     outgoing_clear(&r->message);
-    r->queued = false;
+    r->queued = r->stale = false;
     r->kind = REQUEST_FREE;
     c->free_slots[c->n_free++] = r->id & UINT16_MAX;
 }
@@ -158,9 +153,9 @@ uint64_t nodes_returning(const struct client *c, uint64_t among, uint64_t *by)
 {
     uint64_t nodes = 0;
     *by = 0;
-    for (unsigned i = 0; i < c->opts.n_nodes; i++) {
+    for (unsigned i = 0; i < c->n_nodes; i++) {
         const struct client_node *n = &c->nodes[i];
-        if (n->up || !(among & node_bit(i)) || n->return_by <= c->now)
+        if (!n->member || n->up || !(among & node_bit(i)) || n->return_by <= c->now)
             continue;
         nodes |= node_bit(i);
         *by = n->return_by > *by ? n->return_by : *by;
@@ -171,21 +166,9 @@ uint64_t nodes_returning(const struct client *c, uint64_t among, uint64_t *by)
 uint64_t nodes_suspect(const struct client *c)
 {
     uint64_t suspect = 0;
-    for (unsigned i = 0; i < c->opts.n_nodes; i++)
+    for (unsigned i = 0; i < c->n_nodes; i++)
         suspect |= c->nodes[i].suspect ? node_bit(i) : 0;
     return suspect;
-}
-
-/* Makes the map as soon as no node may still come that has not; see client_ready for those that need not. */
-static void map_settle(struct client *c)
-{
-    if (c->map.n || client_ready(c, NULL) < 0)
-        return;
-    for (unsigned i = 0; i < c->opts.n_nodes; i++)
-        if (!c->nodes[i].up && !c->nodes[i].rc)
-            return;
-    for (unsigned i = 0; i < c->opts.n_nodes; i++)
-        cluster_map_add(&c->map, c->nodes[i].id, c->nodes[i].addr.weight);
 }
 
 const char *node_name(const struct client_node *n, char buf[384])
@@ -235,7 +218,7 @@ void node_lost(struct client *c, unsigned node, uint64_t now, int code, const ch
         c->totals.tier.lost++;
     }
     n->up = n->suspect = n->identified = false;
-    n->ping_sent = 0;
+    n->ping_sent = n->epoch = n->given = 0;
     n->retry_at = now + RETRY_NS;
     n->greet_deadline = n->retry_at + c->opts.timeout_ns;
     unsigned first = node * (1 + c->opts.lanes), end = first + 1 + c->opts.lanes;
@@ -250,7 +233,6 @@ void node_lost(struct client *c, unsigned node, uint64_t now, int code, const ch
     }
     put_node_shunned(c, node);
     get_node_shunned(c, node);
-    map_settle(c);
 }
 
 void node_broke_protocol(struct client *c, unsigned node, uint64_t now, const char *what)
@@ -265,6 +247,8 @@ void client_lane_lost(struct client *c, unsigned lane, const char *why, uint64_t
 {
     struct lane *l = &c->lanes[lane];
     char name[384];
+    if (!c->nodes[l->node].member)
+        return;
     if (!c->nodes[l->node]
              .up) { /* still greeting: say HELLO again on the next connection, until the deadline */
         l->hello_sent = l->greeted = false;
@@ -286,9 +270,9 @@ int client_ready(const struct client *c, struct skv_error *err)
     if (c->map.n)
         return 1;
     unsigned absent = 0;
-    for (unsigned i = 0; i < c->opts.n_nodes; i++) {
+    for (unsigned i = 0; i < c->n_nodes; i++) {
         const struct client_node *n = &c->nodes[i];
-        if (!n->rc)
+        if (!n->member || !n->rc)
             continue;
         if (n->rc != -EHOSTUNREACH || ++absent >= c->opts.replicas)
             return skv_fail(err, n->rc, "%s", n->why.text);
@@ -302,7 +286,12 @@ int client_ready(const struct client *c, struct skv_error *err)
 
 unsigned client_n_nodes(const struct client *c)
 {
-    return (unsigned)c->opts.n_nodes;
+    return c->map.n;
+}
+
+unsigned client_node_at(const struct client *c, unsigned i)
+{
+    return c->map.nodes[i].number;
 }
 
 unsigned client_n_lanes(const struct client *c)
@@ -369,6 +358,7 @@ static bool hello_next(struct client *c, unsigned lane, uint64_t now, struct out
     Scoutkv__Header h = SCOUTKV__HEADER__INIT;
     h.version = PROTO_VERSION_MIN;
     h.id = r->id;
+    h.epoch = c->epoch;
     h.body_case = SCOUTKV__HEADER__BODY_HELLO;
     h.hello = &hello;
     *out = (struct outgoing){.header = header_pack(&h)};
@@ -401,11 +391,12 @@ static bool hello_identify(struct client *c, unsigned node, const Scoutkv__Hello
     }
     if (n->id[0] && strcmp(n->id, a->node) != 0) {
         node_lost(c, node, now, c->map.n ? -EHOSTUNREACH : -EINVAL,
-                  "memory node %s should be at %s, but \"%s\" answers there: correct --nodes", n->id,
-                  n->addr.address, a->node);
+                  "memory node %s should be at %s, but \"%s\" answers there: correct --nodes, or the "
+                  "cluster's view",
+                  n->id, n->addr.address, a->node);
         return false;
     }
-    for (unsigned i = 0; i < c->opts.n_nodes; i++)
+    for (unsigned i = 0; i < c->n_nodes; i++)
         if (i != node && strcmp(c->nodes[i].id, a->node) == 0) {
             node_lost(
                 c, node, now, -EINVAL,
@@ -460,7 +451,6 @@ static void hello_answered(struct client *c, struct request *r, const struct mes
     n->up = true;
     n->rc = 0;
     n->delays = (struct delays){0};
-    map_settle(c);
     put_node_back(c);
     get_node_back(c, node);
 }
@@ -491,6 +481,7 @@ int client_call(struct client *c, unsigned node, bool bulk, Scoutkv__Header *hea
         return skv_fail(err, -ENOMEM, "out of memory");
     header->version = n->version;
     header->id = r->id;
+    header->epoch = r->epoch = c->epoch;
     r->message.header = header_pack(header);
     if (!r->message.header || r->message.header->len > n->max_header) {
         int rc = r->message.header ? -EMSGSIZE : -ENOMEM;
@@ -527,12 +518,61 @@ static bool call_next(struct lane *l, uint64_t now, struct outgoing *out)
     return true;
 }
 
+/* Packs a call once more, for the view of now. */
+static void call_renew(struct client *c, struct request *r)
+{
+    struct buf *old = r->message.header;
+    Scoutkv__Header *h = scoutkv__header__unpack(NULL, old->len, old->data);
+    if (h) {
+        h->epoch = c->epoch;
+        r->message.header = header_pack(h);
+        scoutkv__header__free_unpacked(h, NULL);
+    }
+    if (!h || !r->message.header) { /* out of memory: it is refused once more */
+        r->message.header = old;
+        return;
+    }
+    r->epoch = c->epoch;
+    buf_unref(old);
+}
+
+void calls_view_changed(struct client *c)
+{
+    for (uint32_t i = 0; i < c->n_slots; i++) {
+        struct request *r = c->slots[i];
+        if (r->kind != REQUEST_CALL || !r->stale)
+            continue;
+        call_renew(c, r);
+        r->stale = false;
+        r->not_before = 0;
+    }
+}
+
+/* The call went by an older view than the node's. It is sent again when there is a newer one, to the same
+ * node if that is still a member. */
+static void call_stale(struct client *c, struct request *r, uint64_t now)
+{
+    c->totals.tier.stale++;
+    r->deadline = now + c->opts.timeout_ns;
+    r->stale = r->epoch >= c->epoch;
+    if (!r->stale)
+        call_renew(c, r);
+    call_queue(&c->lanes[r->lane], r, r->stale ? NO_DEADLINE : now);
+}
+
 static void call_answered(struct client *c, struct request *r, const struct message *m, uint64_t now)
 {
     client_reply_fn *reply = r->reply;
     void *arg = r->arg;
     unsigned node = c->lanes[r->lane].node;
     bool refused = m->header->body_case == SCOUTKV__HEADER__BODY_REFUSED;
+    if (refused && refused_stale(m->header->refused)) {
+        if (m->header->epoch > r->epoch)
+            call_stale(c, r, now);
+        else
+            node_broke_protocol(c, node, now, "a view that is not newer to a write that it calls stale");
+        return;
+    }
     if (refused && refused_starting(m->header->refused) && now + STARTING_PAUSE_NS < r->give_up) {
         c->totals.tier.refused++;
         r->deadline = now + STARTING_PAUSE_NS + c->opts.timeout_ns;
@@ -575,6 +615,7 @@ int refusal(const struct client_node *n, const Scoutkv__Refused *r, struct skv_e
         [SCOUTKV__REFUSED__REASON__NO_HELLO] = {-EPROTO, "does not know this client any more"},
         [SCOUTKV__REFUSED__REASON__STARTING] = {-EHOSTUNREACH, "is still reading its disks"},
         [SCOUTKV__REFUSED__REASON__READ_ONLY] = {-EROFS, "takes no writes"},
+        [SCOUTKV__REFUSED__REASON__STALE_VIEW] = {-ESTALE, "knows a newer view of the cluster"},
     };
     unsigned reason = (unsigned)r->reason;
     bool known = reason < sizeof reasons / sizeof *reasons;
@@ -592,12 +633,18 @@ bool refused_starting(const Scoutkv__Refused *r)
     return r->reason == SCOUTKV__REFUSED__REASON__STARTING;
 }
 
+bool refused_stale(const Scoutkv__Refused *r)
+{
+    return r->reason == SCOUTKV__REFUSED__REASON__STALE_VIEW;
+}
+
 static void dispatch(struct client *c, unsigned lane, const struct message *m, uint64_t now)
 {
     const Scoutkv__Header *h = m->header;
     unsigned node = c->lanes[lane].node;
     struct request *r = request_find(c, h->id, lane);
     bool refused = h->body_case == SCOUTKV__HEADER__BODY_REFUSED;
+    c->nodes[node].epoch = h->epoch;
     if (refused && ((!r && h->id == 0) || h->refused->reason == SCOUTKV__REFUSED__REASON__NO_HELLO)) {
         struct skv_error err; /* the node could not even read the request's number, or forgot this lane */
         refusal(&c->nodes[node], h->refused, &err);
@@ -639,7 +686,7 @@ void client_receive(struct client *c, unsigned lane, const void *frame0, size_t 
     char name[384];
     unsigned node = c->lanes[lane].node;
     c->now = now;
-    if (c->lanes[lane].reset) { /* from the connection that is to be replaced */
+    if (c->lanes[lane].reset || !c->nodes[node].member) { /* from a connection that is to be replaced */
         c->totals.late++;
         return;
     }
@@ -659,7 +706,7 @@ bool client_next(struct client *c, unsigned lane, uint64_t now, struct outgoing 
 {
     struct lane *l = &c->lanes[lane];
     c->now = now;
-    if (l->reset)
+    if (l->reset || !c->nodes[l->node].member)
         return false;
     if (l->greeted && now - l->last_sent > IDLE_NS) {
         l->greeted = l->hello_sent = false;
@@ -682,7 +729,7 @@ static void tick_greetings(struct client *c, uint64_t now)
 {
     for (unsigned i = 0; i < c->n_lanes; i++) {
         unsigned node = c->lanes[i].node;
-        if (c->lanes[i].greeted || now < c->nodes[node].greet_deadline)
+        if (c->lanes[i].greeted || !c->nodes[node].member || now < c->nodes[node].greet_deadline)
             continue;
         node_lost(c, node, now, -EHOSTUNREACH,
                   "no memory node answers at %s within %u ms: is scoutkv-memnode running there?",
@@ -709,7 +756,7 @@ static void tick_requests(struct client *c, uint64_t now)
             get_hedge(c, r, c->nodes[c->lanes[r->lane].node].suspect);
         client_due(c, r->deadline < r->hedge_at ? r->deadline : r->hedge_at);
     }
-    for (unsigned i = 0; i < c->opts.n_nodes; i++)
+    for (unsigned i = 0; i < c->n_nodes; i++)
         if (late[i])
             node_lost(c, i, now, -EHOSTUNREACH, "%s did not answer within %u ms",
                       node_name(&c->nodes[i], name), (unsigned)(c->opts.timeout_ns / NS_PER_MS));
@@ -722,6 +769,7 @@ void client_tick(struct client *c, uint64_t now)
     c->now = now;
     tick_greetings(c, now);
     beat_tick(c, now);
+    view_tick(c, now);
     if (now >= c->next_due)
         tick_requests(c, now);
     if (c->n_doomed)

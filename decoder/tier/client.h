@@ -26,9 +26,10 @@ struct client;
 
 struct client_opts {
     const struct cluster_node *nodes; /* copied */
-    size_t n_nodes;                /* 1..PLACEMENT_MAX_NODES */
-    const char *cluster;           /* kept by the caller */
-    const char *name;              /* for the nodes' logs; kept by the caller */
+    size_t n_nodes;                   /* 1..PLACEMENT_MAX_NODES */
+    uint64_t epoch;                   /* of the view that they are; 0: of none */
+    const char *cluster;              /* kept by the caller */
+    const char *name;                 /* for the nodes' logs; kept by the caller */
     uint64_t ns;
     uint32_t replicas;     /* at least 1 */
     uint64_t timeout_ns;   /* of each request */
@@ -73,15 +74,32 @@ bool client_take_reset(struct client *, unsigned lane);
 /* 1: every node has been up; 0: not yet; else the -errno and sentence of the first node that cannot be used.
  */
 int client_ready(const struct client *, struct skv_error *);
+/* The nodes of the cluster, once ready, have numbers below PLACEMENT_MAX_NODES; a node keeps its own for as
+ * long as it is a member. */
 unsigned client_n_nodes(const struct client *);
-unsigned client_n_lanes(const struct client *);
-const struct cluster_map *client_map(const struct client *); /* once ready */
+unsigned client_node_at(const struct client *, unsigned i); /* the number of the i-th of them */
+const struct cluster_map *client_map(const struct client *);
+unsigned client_n_lanes(const struct client *); /* lanes that are or were in use; grows with the view */
 bool client_node_up(const struct client *, unsigned node);
 bool client_node_suspect(const struct client *, unsigned node); /* up, but silent for two heartbeats */
 unsigned client_replicas(const struct client *);
 const char *client_node_id(const struct client *, unsigned node);
+/* Where the lanes of a node number are to connect to; NULL: nowhere, there is no such member. */
+const char *client_node_address(const struct client *, unsigned node);
 /* Says why a node is down: -EHOSTUNREACH. */
 int client_node_down(const struct client *, unsigned node, struct skv_error *);
+
+/* ---- the view: which nodes the cluster has ---- */
+
+uint64_t client_epoch(const struct client *); /* 0: nodes as they were given, and no node knows better */
+void client_view(const struct client *, struct cluster_view *out); /* once ready */
+/* Goes by this view from now on: new nodes get lanes, what was on its way to nodes that are no members any
+ * more goes elsewhere. -ESTALE: it is older than the one in use, or another of the same epoch (which is taken
+ * if that is 0: views written by hand). Nodes that know an older one are told; a newer one that some node
+ * knows is taken without being asked. */
+int client_set_view(struct client *, const struct cluster_view *, uint64_t now, struct skv_error *);
+/* The epoch that a node named last. */
+uint64_t client_node_epoch(const struct client *, unsigned node);
 
 struct client_totals {
     struct tier_totals tier;
@@ -117,5 +135,8 @@ typedef void client_reply_fn(void *arg, int rc, const struct message *reply, con
 int client_call(struct client *, unsigned node, bool bulk, Scoutkv__Header *header, struct view payload,
                 Scoutkv__Header__BodyCase expect, client_reply_fn *reply, void *arg, uint64_t now,
                 struct skv_error *);
+/* Gives a view to a node: such a call, answered with Done. */
+int client_give_view(struct client *, unsigned node, const struct cluster_view *, client_reply_fn *reply,
+                     void *arg, uint64_t now, struct skv_error *);
 
 #endif

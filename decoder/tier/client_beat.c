@@ -48,6 +48,7 @@ bool beat_next(struct client *c, unsigned lane, uint64_t now, struct outgoing *o
     Scoutkv__Header h = SCOUTKV__HEADER__INIT;
     h.version = n->version;
     h.id = r->id;
+    h.epoch = c->epoch;
     h.body_case = SCOUTKV__HEADER__BODY_PING;
     h.ping = &ping;
     *out = (struct outgoing){.header = header_pack(&h)};
@@ -91,7 +92,7 @@ static uint64_t suspect_at(const struct client *c, const struct client_node *n)
 
 void beat_tick(struct client *c, uint64_t now)
 {
-    for (unsigned i = 0; i < c->opts.n_nodes; i++) {
+    for (unsigned i = 0; i < c->n_nodes; i++) {
         if (now < suspect_at(c, &c->nodes[i]))
             continue;
         c->nodes[i].suspect = true;
@@ -107,7 +108,7 @@ void beat_tick(struct client *c, uint64_t now)
 uint64_t beat_wakeup(const struct client *c)
 {
     uint64_t first = NO_DEADLINE;
-    for (unsigned i = 0; i < c->opts.n_nodes; i++) {
+    for (unsigned i = 0; i < c->n_nodes; i++) {
         const struct client_node *n = &c->nodes[i];
         uint64_t at = !n->up         ? NO_DEADLINE
                       : n->ping_sent ? suspect_at(c, n)

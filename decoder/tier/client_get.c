@@ -379,6 +379,7 @@ bool get_next(struct client *c, unsigned lane, uint64_t now, struct outgoing *ou
     Scoutkv__Header h = SCOUTKV__HEADER__INIT;
     h.version = c->nodes[l->node].version;
     h.id = r->id;
+    h.epoch = c->epoch;
     h.body_case = SCOUTKV__HEADER__BODY_GET;
     h.get = &get;
     l->asked += r->n_pages * r->page_bytes;
@@ -578,6 +579,28 @@ void get_node_back(struct client *c, unsigned node)
     }
 }
 
+void get_forget_nodes(struct client *c, uint64_t gone)
+{
+    for (struct tier_fetch *f = c->fetches; f; f = f->next) {
+        f->ranked = NULL;
+        for (unsigned i = 0; i < c->n_nodes; i++)
+            if (gone & node_bit(i))
+                f->starting[i].give_up = f->starting[i].not_before = 0;
+        for (uint32_t i = 0; gone && i < f->n; i++)
+            f->no[i] &= ~gone;
+    }
+}
+
+void get_view_changed(struct client *c)
+{
+    for (struct tier_fetch *f = c->fetches; f; f = f->next) {
+        struct page_queue waiting = f->stranded;
+        f->stranded = (struct page_queue){0};
+        while (waiting.n)
+            page_place(c, f, queue_pop(f, &waiting));
+    }
+}
+
 void get_tick(struct client *c, uint64_t now)
 {
     for (struct tier_fetch *f = c->fetches; f; f = f->next) {
@@ -592,7 +615,7 @@ void get_tick(struct client *c, uint64_t now)
 /* Why a page can't be had. */
 static int doom_code(const struct client *c, const struct tier_fetch *f, uint32_t page)
 {
-    bool all_said_no = f->no[page] == (UINT64_MAX >> (PLACEMENT_MAX_NODES - c->map.n));
+    bool all_said_no = !(c->map.members & ~f->no[page]);
     return f->flags[page] & FLAG_LATE || !all_said_no ? -EHOSTUNREACH
            : f->flags[page] & FLAG_BAD                ? -EBADMSG
                                                       : -ENODATA;

@@ -1,5 +1,6 @@
-/* client_internal.h: what the three parts of the client core share: client.c (nodes, lanes, requests, HELLO,
- * deadlines, calls), client_get.c (fetches of pages) and client_put.c (blocks to write). */
+/* client_internal.h: what the parts of the client core share: client.c (nodes, lanes, requests, HELLO,
+ * deadlines, calls), client_view.c (which nodes there are), client_beat.c (which of them live), client_get.c
+ * (fetches of pages), client_put.c (blocks to write) and client_repair.c (copies that lack). */
 #ifndef TIER_CLIENT_INTERNAL_H
 #define TIER_CLIENT_INTERNAL_H
 
@@ -27,6 +28,7 @@ struct request {
     enum request_kind kind;
     unsigned lane;
     uint64_t deadline;
+    uint64_t epoch; /* PUT, CALL: of the view that it goes by */
     /* GET */
     struct tier_fetch *fetch; /* NULL: the fetch was freed meanwhile */
     uint64_t heard;           /* when it was sent, or a part of its answer came */
@@ -42,6 +44,7 @@ struct request {
     client_reply_fn *reply;
     void *arg;
     struct outgoing message; /* until it is answered */
+    bool stale;              /* queued until there is a newer view than the one it went by */
     bool queued;             /* in the lane's queue, */
     uint64_t not_before;     /* to be sent then */
     uint64_t give_up;        /* if the node is starting: asked again until then */
@@ -98,7 +101,18 @@ struct delays {
     uint64_t mean; /* exponentially weighted */
 };
 
+/* A view on its way to or from a node. */
+struct view_call {
+    struct client *client;
+    unsigned node;
+    bool open;
+};
+
 struct client_node {
+    bool member;
+    uint64_t epoch; /* of its view, as it said last */
+    uint64_t given; /* epoch of the view that it was last given, since it came up */
+    struct view_call view;
     struct cluster_node addr;
     char id[NODE_ID_MAX + 1]; /* empty until its first HELLO */
     uint8_t incarnation[16];
@@ -129,10 +143,12 @@ struct get_scratch {
 
 struct client {
     struct client_opts opts;
+    uint64_t epoch;         /* of the view */
     struct cluster_map map; /* n == 0 until every node has been up */
     struct client_node nodes[PLACEMENT_MAX_NODES];
-    struct lane *lanes;
-    unsigned n_lanes;
+    unsigned n_nodes;   /* numbers below this one are, or were, some node's */
+    struct lane *lanes; /* [PLACEMENT_MAX_NODES * (1 + opts.lanes)] */
+    unsigned n_lanes;   /* of the first n_nodes */
     struct request **slots;
     uint32_t n_slots, cap_slots;
     uint32_t *free_slots; /* stack of cap_slots */
@@ -171,10 +187,29 @@ const char *node_name(const struct client_node *, char buf[384]);
 int refusal(const struct client_node *, const Scoutkv__Refused *, struct skv_error *);
 /* Whether a refusal means "ask again soon". */
 bool refused_starting(const Scoutkv__Refused *);
+/* Whether it means "get the newer view first". */
+bool refused_stale(const Scoutkv__Refused *);
+/* Calls that wait for a newer view than the one they went by are sent again. */
+void calls_view_changed(struct client *);
 /* Bits of the nodes that were lost a short while ago and may be back; *by: when the last of `among` is given
  * up. */
 uint64_t nodes_returning(const struct client *, uint64_t among, uint64_t *by);
 uint64_t nodes_suspect(const struct client *);
+
+/* ---- client_view.c ---- */
+
+/* Makes the nodes that the client was opened with its members. */
+void view_begin(struct client *, const struct client_opts *, uint64_t now);
+/* Makes the map as soon as no node may still come that has not, and no newer view; see client_ready for those
+ * that need not. */
+void view_settle(struct client *);
+/* Gets a newer view, and tells those that know an older one. */
+void view_tick(struct client *, uint64_t now);
+/* Whether the node knows a newer view, so that it would refuse writes. */
+static inline bool view_newer_at(const struct client *c, unsigned node)
+{
+    return c->nodes[node].epoch > c->epoch;
+}
 
 /* ---- client_beat.c ---- */
 
@@ -205,6 +240,11 @@ void get_node_back(struct client *, unsigned node);
 /* Gives up what waited for too long. */
 void get_tick(struct client *, uint64_t now);
 void get_deliver_doomed(struct client *);
+/* The map is another one: these numbers belong to no node any more, or to another that was asked nothing yet.
+ */
+void get_forget_nodes(struct client *, uint64_t gone);
+/* What waits for the return of a node is placed anew. */
+void get_view_changed(struct client *);
 
 /* ---- client_put.c ---- */
 
@@ -220,6 +260,9 @@ void put_lost(struct client *, struct put_copy *);
 void put_node_shunned(struct client *, unsigned node);
 void put_node_back(struct client *);
 void put_tick(struct client *, uint64_t now);
+/* See get_forget_nodes, of which the first is to be called before the nodes are lost. */
+void put_forget_nodes(struct client *, uint64_t gone);
+void put_view_changed(struct client *);
 void put_copy_free(struct put_copy *);
 void put_free(struct put *);
 

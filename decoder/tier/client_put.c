@@ -101,11 +101,23 @@ static int put_pick(const struct client *c, const struct put *p, const uint8_t *
     for (unsigned i = 0; i < c->map.n; i++) {
         unsigned node = order[i];
         const struct client_node *n = &c->nodes[node];
-        if (n->up && (suspects || !n->suspect) && !((p->at | p->acked | p->refused) & node_bit(node)) &&
-            (p->only < 0 || p->only == (int)node))
+        if (n->up && !n->addr.draining && (suspects || !n->suspect) &&
+            !((p->at | p->acked | p->refused) & node_bit(node)) && (p->only < 0 || p->only == (int)node))
             return (int)node;
     }
     return -1;
+}
+
+/* Why the first node in rank, or the only one that is wanted, is sent nothing. */
+static void put_nowhere(const struct client *c, unsigned node, struct skv_error *err)
+{
+    if (c->nodes[node].member && c->nodes[node].addr.draining)
+        skv_fail(
+            err, -EHOSTUNREACH,
+            "memory node %s is draining, and no node of the cluster that is not takes the block: add one",
+            c->nodes[node].id);
+    else
+        client_node_down(c, node, err);
 }
 
 /* Makes as many copies as should be on their way. */
@@ -127,7 +139,7 @@ static void put_place(struct client *c, struct put *p)
         }
     }
     if (!(p->at | p->acked | p->refused) && !p->failed.code)
-        client_node_down(c, p->only < 0 ? order[0] : (unsigned)p->only, &p->failed);
+        put_nowhere(c, p->only < 0 ? order[0] : (unsigned)p->only, &p->failed);
 }
 
 enum put_state { PUT_GOING, PUT_ACKED, PUT_FAILED };
@@ -222,7 +234,7 @@ int client_put_failure(struct client *c, struct skv_error *err)
     return rc;
 }
 
-static struct buf *put_header(const struct client_node *n, const struct put *p, uint64_t id)
+static struct buf *put_header(const struct client_node *n, const struct put *p, const struct request *r)
 {
     Scoutkv__Key key = SCOUTKV__KEY__INIT;
     key.chain = (ProtobufCBinaryData){CHAIN_BYTES, (uint8_t *)p->key.chain};
@@ -241,7 +253,8 @@ static struct buf *put_header(const struct client_node *n, const struct put *p, 
     put.ack = p->ack == TIER_ACK_DURABLE ? SCOUTKV__ACK__DURABLE : SCOUTKV__ACK__RAM;
     Scoutkv__Header h = SCOUTKV__HEADER__INIT;
     h.version = n->version;
-    h.id = id;
+    h.id = r->id;
+    h.epoch = r->epoch;
     h.body_case = SCOUTKV__HEADER__BODY_PUT;
     h.put = &put;
     return header_pack(&h);
@@ -253,14 +266,15 @@ bool put_next(struct client *c, unsigned lane, uint64_t now, struct outgoing *ou
     struct client_node *n = &c->nodes[l->node];
     struct put_copy *copy = n->puts;
     struct put *p = copy ? copy->put : NULL;
-    if (!p || p->payload->len > l->credit)
+    if (!p || p->payload->len > l->credit || view_newer_at(c, l->node))
         return false;
     if (n->puts_probe && (now < n->puts_not_before || l->credit < l->credit_limit))
         return false;
     struct request *r = request_new(c, REQUEST_PUT, lane, now + c->opts.timeout_ns);
     if (!r)
         return false;
-    *out = (struct outgoing){.header = put_header(n, p, r->id)};
+    r->epoch = c->epoch;
+    *out = (struct outgoing){.header = put_header(n, p, r)};
     if (!out->header) {
         request_free(c, r);
         return false;
@@ -274,6 +288,17 @@ bool put_next(struct client *c, unsigned lane, uint64_t now, struct outgoing *ou
     return true;
 }
 
+/* One that was sent in vain is to be sent first again. */
+static void copy_requeue(struct client *c, struct put_copy *copy)
+{
+    struct client_node *n = &c->nodes[copy->node];
+    copy->next = n->puts;
+    if (!n->puts)
+        n->puts_end = copy;
+    n->puts = copy;
+    c->put_backlog += copy->put->payload->len;
+}
+
 /* The node still reads its disks and can't tell whether it has the block. Until it can, one PUT at a time is
  * enough to find out. False when the copy's time is up. */
 static bool copy_postpone(struct client *c, struct put_copy *copy, uint64_t deadline, uint64_t now)
@@ -285,11 +310,7 @@ static bool copy_postpone(struct client *c, struct put_copy *copy, uint64_t dead
         return false;
     n->puts_probe = true;
     n->puts_not_before = now + STARTING_PAUSE_NS;
-    copy->next = n->puts;
-    if (!n->puts)
-        n->puts_end = copy;
-    n->puts = copy;
-    c->put_backlog += copy->put->payload->len;
+    copy_requeue(c, copy);
     return true;
 }
 
@@ -297,6 +318,23 @@ static void credit_back(struct lane *l, uint64_t bytes)
 {
     uint64_t used = l->credit_limit - l->credit;
     l->credit += bytes < used ? bytes : used;
+}
+
+/* The copy went by an older view than the node's: it is placed anew when there is that one, if not yet. */
+static void put_stale(struct client *c, struct request *r, const struct message *m, uint64_t now)
+{
+    struct put_copy *copy = r->copy;
+    if (m->header->epoch <= r->epoch) {
+        node_broke_protocol(c, copy->node, now, "a view that is not newer to a write that it calls stale");
+        return;
+    }
+    c->totals.tier.stale++;
+    credit_back(&c->lanes[r->lane], m->header->refused->credit);
+    request_free(c, r);
+    if (view_newer_at(c, copy->node))
+        copy_requeue(c, copy);
+    else
+        put_settle(c, copy_end(copy));
 }
 
 static void put_refused(struct client *c, struct put_copy *copy, const struct skv_error *why)
@@ -348,6 +386,10 @@ void put_answered(struct client *c, struct request *r, const struct message *m, 
     struct put *p = copy->put;
     struct skv_error err;
     if (m->header->body_case == SCOUTKV__HEADER__BODY_REFUSED) {
+        if (refused_stale(m->header->refused)) {
+            put_stale(c, r, m, now);
+            return;
+        }
         refusal(n, m->header->refused, &err);
         uint64_t deadline = r->deadline;
         credit_back(l, m->header->refused->credit);
@@ -412,6 +454,38 @@ void put_node_back(struct client *c)
         next = p->next;
         put_settle(c, p);
     }
+}
+
+static void forget(struct client *c, struct put *p, uint64_t gone)
+{
+    p->refused &= ~gone;
+    p->acked &= ~gone;
+    p->holders &= ~gone;
+    p->rank = UINT32_MAX;
+    for (unsigned i = 0; i < c->n_nodes; i++)
+        if (p->holders & node_bit(i)) {
+            unsigned rank = rank_of(c, p, i);
+            p->rank = rank < p->rank ? rank : p->rank;
+        }
+}
+
+void put_forget_nodes(struct client *c, uint64_t gone)
+{
+    for (struct put *p = c->stranded; p; p = p->next)
+        forget(c, p, gone);
+    for (unsigned i = 0; i < c->n_nodes; i++)
+        for (struct put_copy *copy = c->nodes[i].puts; copy; copy = copy->next)
+            forget(c, copy->put, gone);
+    for (uint32_t i = 0; i < c->n_slots; i++)
+        if (c->slots[i]->kind == REQUEST_PUT)
+            forget(c, c->slots[i]->copy->put, gone);
+}
+
+void put_view_changed(struct client *c)
+{
+    for (unsigned i = 0; i < c->n_nodes; i++) /* what was not sent yet goes where it belongs now */
+        put_node_shunned(c, i);
+    put_node_back(c);
 }
 
 void put_tick(struct client *c, uint64_t now)

@@ -45,6 +45,17 @@ static uint64_t fingerprint(const struct repair *r)
     return key_hash(&r->key) * 0x9e3779b97f4a7c15u + r->node;
 }
 
+/* Whether the node should hold the block, as the view is now. */
+static bool should_hold(const struct client *c, const struct repair *r)
+{
+    uint8_t order[PLACEMENT_MAX_NODES];
+    placement_rank(&c->map, key_hash(&r->key), order);
+    for (unsigned i = 0; i < c->opts.replicas && i < c->map.n; i++)
+        if (order[i] == r->node)
+            return !c->nodes[r->node].addr.draining;
+    return false;
+}
+
 void repair_note(struct client *c, const struct block_key *key, uint64_t nodes)
 {
     uint8_t order[PLACEMENT_MAX_NODES];
@@ -57,7 +68,8 @@ void repair_note(struct client *c, const struct block_key *key, uint64_t nodes)
     for (unsigned i = 0; i < c->opts.replicas && i < c->map.n; i++) {
         struct repair r = {*key, order[i]};
         uint64_t print = fingerprint(&r), *recent = &s->recent[print % RECENT];
-        if (!(nodes & node_bit(order[i])) || *recent == print || s->n == REPAIRS_MAX)
+        if (!(nodes & node_bit(order[i])) || c->nodes[order[i]].addr.draining || *recent == print ||
+            s->n == REPAIRS_MAX)
             continue;
         *recent = print;
         s->ring[(s->first + s->n++) % REPAIRS_MAX] = r;
@@ -190,18 +202,25 @@ static void fetched(struct client *c, struct repairs *s)
     s->phase = PHASE_PUT;
     if (rc) /* no node has all of it: nothing to try again */
         finish(c, s, rc == -EHOSTUNREACH);
+    else if (!should_hold(c, &s->now))
+        finish(c, s, false);
     else if (put_begin(c, (int)s->now.node, &s->now.key, &s->layout, s->payload, s->checksums, TIER_ACK_RAM,
                        on_put, c, NULL))
         finish(c, s, true);
 }
 
-/* Takes the first of a few notes whose node can be had; the others go to the end. */
+/* Takes the first of a few notes whose node can be had; the others go to the end, or are forgotten if the
+ * cluster has changed and the node is not to hold the block any more. */
 static bool take(struct client *c, struct repairs *s)
 {
     for (unsigned i = 0; i < LOOK_AT && i < s->n; i++) {
         struct repair r = s->ring[s->first];
         const struct client_node *n = &c->nodes[r.node];
         s->first = (s->first + 1) % REPAIRS_MAX;
+        if (!should_hold(c, &r)) {
+            s->n--;
+            continue;
+        }
         if (n->up && !n->suspect) {
             s->n--;
             s->now = r;

@@ -69,8 +69,8 @@ static int none_of(struct tier *t, const struct skv_error *failure, struct skv_e
         return failure->code;
     }
     for (unsigned i = 0; i < client_n_nodes(c); i++)
-        if (!client_node_up(c, i))
-            return client_node_down(c, i, err);
+        if (!client_node_up(c, client_node_at(c, i)))
+            return client_node_down(c, client_node_at(c, i), err);
     return 0;
 }
 
@@ -537,9 +537,10 @@ int tier_object_list(struct tier *t, enum tier_object kind, const char *prefix,
     list.prefix = (char *)(uintptr_t)(prefix ? prefix : "");
     list.dropped = true;
     for (unsigned i = 0; i < client_n_nodes(c) && rc == 0; i++) {
-        rc = list_node(t, &l, i, &list, &failure);
+        unsigned node = client_node_at(c, i);
+        rc = list_node(t, &l, node, &list, &failure);
         n_listed += rc == 0;
-        if (rc && !client_node_up(c, i)) /* it is away: the others' names are what there is */
+        if (rc && !client_node_up(c, node)) /* it is away: the others' names are what there is */
             rc = 0;
     }
     if (rc || n_listed == 0) {

@@ -41,25 +41,31 @@ int node_list_parse(const char *text, struct cluster_node *out, size_t *n, struc
 
 /* ---- rendezvous hashing ---- */
 
-void cluster_map_add(struct cluster_map *m, const char *id, double weight)
+void cluster_map_add(struct cluster_map *m, unsigned number, const char *id, double weight, bool draining)
 {
-    assert(m->n < PLACEMENT_MAX_NODES && weight > 0);
+    assert(m->n < PLACEMENT_MAX_NODES && number < PLACEMENT_MAX_NODES && weight > 0);
+    assert(!(m->members & UINT64_C(1) << number));
     m->nodes[m->n].id_hash = XXH3_64bits(id, strlen(id));
-    m->nodes[m->n++].weight = weight;
+    m->nodes[m->n].weight = weight;
+    m->nodes[m->n].number = (uint8_t)number;
+    m->nodes[m->n++].draining = draining;
+    m->members |= UINT64_C(1) << number;
     m->epoch++;
 }
 
-static double score(const struct cluster_map *m, unsigned node, uint64_t hash)
+static double score(const struct cluster_map *m, unsigned at, uint64_t hash)
 {
-    uint64_t pair[2] = {m->nodes[node].id_hash, hash};
+    uint64_t pair[2] = {m->nodes[at].id_hash, hash};
     uint64_t h = XXH3_64bits(pair, sizeof pair);
     double u = ((double)(h >> 11) + 0.5) * 0x1p-53; /* never 0 or 1 */
-    return -m->nodes[node].weight / log(u);
+    return -m->nodes[at].weight / log(u);
 }
 
 /* Equal scores (a matter of 2^-53) go to the lower id hash, so that the order of the list never shows. */
 static bool before(const struct cluster_map *m, double sa, unsigned a, double sb, unsigned b)
 {
+    if (m->nodes[a].draining != m->nodes[b].draining)
+        return m->nodes[b].draining;
     return sa > sb || (sa == sb && m->nodes[a].id_hash < m->nodes[b].id_hash);
 }
 
@@ -73,6 +79,8 @@ void placement_rank(const struct cluster_map *m, uint64_t hash, uint8_t *order)
             order[at] = order[at - 1];
         order[at] = (uint8_t)i;
     }
+    for (unsigned i = 0; i < m->n; i++)
+        order[i] = m->nodes[order[i]].number;
 }
 
 uint64_t name_hash(unsigned kind, const char *name)

@@ -20,21 +20,24 @@ enum { PLACEMENT_MAX_NODES = CLUSTER_MAX_NODES };
  * twice. */
 int node_list_parse(const char *text, struct cluster_node *out, size_t *n, struct skv_error *err);
 
-/* The cluster map: nodes under numbers 0..n-1 that the caller gives. */
+/* The cluster map: nodes under numbers below PLACEMENT_MAX_NODES that the caller gives. */
 struct cluster_map {
     uint64_t epoch; /* rises with every change of the map */
     unsigned n;
+    uint64_t members; /* bit i: there is a node of number i */
     struct {
         uint64_t id_hash;
         double weight;
+        uint8_t number;
+        bool draining;
     } nodes[PLACEMENT_MAX_NODES];
 };
 
-/* Adds node number map->n; there must be room. */
-void cluster_map_add(struct cluster_map *, const char *id, double weight);
+/* There must be room, and the number unused. */
+void cluster_map_add(struct cluster_map *, unsigned number, const char *id, double weight, bool draining);
 
-/* All nodes in rank order for a thing of this hash (key_hash, name_hash), first in rank first: order[map->n].
- */
+/* The numbers of all nodes in rank order for a thing of this hash (key_hash, name_hash): order[map->n], first
+ * in rank first. Nodes that are draining come behind all others. */
 void placement_rank(const struct cluster_map *, uint64_t hash, uint8_t *order);
 
 uint64_t name_hash(unsigned kind, const char *name); /* of an object, for placement */

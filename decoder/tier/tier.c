@@ -17,8 +17,9 @@
 #include <string.h>
 
 enum {
-    MAX_LANES = 256,          /* what one poll takes */
-    SLICE_MS = 20,            /* between looks at deadlines and connections */
+    MAX_LANES = 256,                                     /* what one poll takes, */
+    MAX_GET_LANES = MAX_LANES / PLACEMENT_MAX_NODES - 1, /* so that a cluster may grow to its limit */
+    SLICE_MS = 20,                                       /* between looks at deadlines and connections */
     PUT_BACKLOG = 8 << 20,    /* bytes queued here beyond the nodes' credit, before tier_put waits */
     EMBEDDED_SCRUB = 8 << 20, /* bytes a second that the embedded node reads again */
 };
@@ -37,9 +38,9 @@ struct tier {
     struct client *client;
     char *cluster;
     uint64_t ns;
-    struct cluster_node *nodes; /* [PLACEMENT_MAX_NODES] */
-    unsigned lanes_per_node, n_lanes;
-    struct tier_lane *lanes;
+    char *view_file; /* --nodes @FILE, or NULL */
+    unsigned lanes_per_node;
+    struct tier_lane *lanes; /* [PLACEMENT_MAX_NODES * lanes_per_node]; the first client_n_lanes are in use */
     bool pumping;
 };
 
@@ -58,8 +59,8 @@ uint64_t tier_ns(const struct tier *t)
 static int lane_open(struct tier *t, unsigned lane, struct skv_error *err)
 {
     char endpoint[ZMQX_ENDPOINT];
-    int rc =
-        zmqx_endpoint_parse(t->server ? EMBEDDED : t->nodes[lane / t->lanes_per_node].address, endpoint, err);
+    const char *address = client_node_address(t->client, lane / t->lanes_per_node);
+    int rc = zmqx_endpoint_parse(t->server ? EMBEDDED : address, endpoint, err);
     if (rc == 0)
         rc = zmqx_dealer(t->zmq, endpoint, PROTO_MAX_PAYLOAD, &t->lanes[lane].socket, err);
     t->lanes[lane].disconnected = 0;
@@ -124,7 +125,7 @@ static void lane_check(struct tier *t, unsigned lane, uint64_t now)
     }
     if (client_take_reset(t->client, lane))
         lane_close(l);
-    if (!l->socket)
+    if (!l->socket && client_node_address(t->client, lane / t->lanes_per_node))
         lane_open(t, lane, NULL); /* if this fails, the next pump tries again, and the node's deadline runs */
 }
 
@@ -134,12 +135,12 @@ static bool pump_once(struct tier *t)
 {
     bool moved = false;
     uint64_t now = clock_ns();
-    for (unsigned i = 0; i < t->n_lanes; i++)
+    for (unsigned i = 0; i < client_n_lanes(t->client); i++)
         moved |= lane_receive(t, i, now);
     if (!moved) /* connections are looked at only when there is nothing better to do */
-        for (unsigned i = 0; i < t->n_lanes; i++)
+        for (unsigned i = 0; i < client_n_lanes(t->client); i++)
             lane_check(t, i, now);
-    for (unsigned i = 0; i < t->n_lanes; i++)
+    for (unsigned i = 0; i < client_n_lanes(t->client); i++)
         moved |= lane_send(t, i, now);
     client_tick(t->client, now);
     return moved;
@@ -149,7 +150,7 @@ static int wait_for_lanes(struct tier *t, int timeout_ms)
 {
     struct zmqx_poll_item items[MAX_LANES];
     unsigned n = 0;
-    for (unsigned i = 0; i < t->n_lanes; i++)
+    for (unsigned i = 0; i < client_n_lanes(t->client); i++)
         if (t->lanes[i].socket)
             items[n++] = (struct zmqx_poll_item){.socket = t->lanes[i].socket,
                                                  .want_write = t->lanes[i].pending.header != NULL};
@@ -205,27 +206,36 @@ static int start_embedded(struct tier *t, const struct tier_opts *o, struct skv_
                              .disks = disks.disk,
                              .n_disks = disks.n,
                              .scrub_rate = EMBEDDED_SCRUB};
-    strcpy(t->nodes[0].address, "inside this process");
-    t->nodes[0].weight = 1;
     t->server = server_start(t->zmq, EMBEDDED, &node, err);
     disk_options_free(&disks);
     return t->server ? 0 : err->code;
 }
 
-static int start_lanes(struct tier *t, const struct tier_opts *o, size_t n_nodes, struct skv_error *err)
+/* The nodes to begin with: those of --nodes, or the embedded one. */
+static int parse_nodes(struct tier *t, const char *nodes, struct cluster_view *v, struct skv_error *err)
+{
+    *v = (struct cluster_view){.n = 1, .node[0] = {.address = "inside this process", .weight = 1}};
+    if (!nodes)
+        return 0;
+    if (nodes[0] != '@')
+        return node_list_parse(nodes, v->node, &v->n, err);
+    if (!(t->view_file = strdup(nodes + 1)))
+        return skv_fail(err, -ENOMEM, "out of memory");
+    return cluster_view_load(t->view_file, v, err);
+}
+
+static int start_lanes(struct tier *t, const struct tier_opts *o, const struct cluster_view *v,
+                       struct skv_error *err)
 {
     uint32_t get_lanes = o->lanes ? o->lanes : 1;
-    if (get_lanes >= MAX_LANES || n_nodes * (1 + get_lanes) > MAX_LANES)
-        return skv_fail(err, -EINVAL,
-                        "%u GET lanes to each of %zu nodes are too many: at most %d lanes in all", get_lanes,
-                        n_nodes, MAX_LANES);
-    if (o->replicas > n_nodes)
-        return skv_fail(err, -EINVAL, "%u replicas need as many memory nodes; there %s %zu", o->replicas,
-                        n_nodes == 1 ? "is" : "are", n_nodes);
+    if (get_lanes > MAX_GET_LANES)
+        return skv_fail(err, -EINVAL, "%u GET lanes to each node are too many: at most %d", get_lanes,
+                        MAX_GET_LANES);
     uint64_t timeout = (o->timeout_ms ? o->timeout_ms : 5000) * NS_PER_MS;
     uint64_t heartbeat = (o->heartbeat_ms ? o->heartbeat_ms : 250) * NS_PER_MS;
-    struct client_opts opts = {.nodes = t->nodes,
-                               .n_nodes = n_nodes,
+    struct client_opts opts = {.nodes = v->node,
+                               .n_nodes = v->n,
+                               .epoch = v->epoch,
                                .cluster = t->cluster,
                                .name = "scoutkv",
                                .ns = o->ns,
@@ -235,12 +245,11 @@ static int start_lanes(struct tier *t, const struct tier_opts *o, size_t n_nodes
                                .get_window = o->get_window ? o->get_window : 8 << 20,
                                .lanes = get_lanes};
     t->client = client_new(&opts, clock_ns());
-    t->lanes = t->client ? calloc(client_n_lanes(t->client), sizeof *t->lanes) : NULL;
+    t->lanes_per_node = 1 + get_lanes;
+    t->lanes = t->client ? calloc(PLACEMENT_MAX_NODES * t->lanes_per_node, sizeof *t->lanes) : NULL;
     if (!t->lanes)
         return skv_fail(err, -ENOMEM, "out of memory");
-    t->lanes_per_node = 1 + get_lanes;
-    t->n_lanes = client_n_lanes(t->client);
-    for (unsigned i = 0; i < t->n_lanes; i++) {
+    for (unsigned i = 0; i < client_n_lanes(t->client); i++) {
         int rc = lane_open(t, i, err);
         if (rc)
             return rc;
@@ -251,21 +260,17 @@ static int start_lanes(struct tier *t, const struct tier_opts *o, size_t n_nodes
 int tier_open(const struct tier_opts *o, struct tier **out, struct skv_error *err)
 {
     struct skv_error own;
-    size_t n_nodes = 1;
     int rc;
     if (!err)
         err = &own;
     struct tier *t = calloc(1, sizeof *t);
-    if (!t)
-        return skv_fail(err, -ENOMEM, "out of memory");
-    t->ns = o->ns;
-    t->nodes = calloc(PLACEMENT_MAX_NODES, sizeof *t->nodes);
-    t->cluster = strdup(o->cluster ? o->cluster : "default");
-    if (!t->nodes || !t->cluster) {
+    struct cluster_view *v = malloc(sizeof *v);
+    if (!t || !v || !(t->cluster = strdup(o->cluster ? o->cluster : "default"))) {
         rc = skv_fail(err, -ENOMEM, "out of memory");
         goto error;
     }
-    if (o->nodes && (rc = node_list_parse(o->nodes, t->nodes, &n_nodes, err)))
+    t->ns = o->ns;
+    if ((rc = parse_nodes(t, o->nodes, v, err)))
         goto error;
     if (!(t->zmq = zmqx_ctx_new(1, err))) {
         rc = err->code;
@@ -273,15 +278,23 @@ int tier_open(const struct tier_opts *o, struct tier **out, struct skv_error *er
     }
     if (!o->nodes && (rc = start_embedded(t, o, err)))
         goto error;
-    if ((rc = start_lanes(t, o, n_nodes, err)))
+    if ((rc = start_lanes(t, o, v, err)))
         goto error;
     while ((rc = client_ready(t->client, err)) == 0)
         tier_pump(t, SLICE_MS, NULL);
     if (rc < 0)
         goto error;
+    unsigned n = client_n_nodes(t->client); /* nodes may have known of more than were named */
+    if (o->replicas > n) {
+        rc = skv_fail(err, -EINVAL, "%u replicas need as many memory nodes; there %s %u", o->replicas,
+                      n == 1 ? "is" : "are", n);
+        goto error;
+    }
+    free(v);
     *out = t;
     return 0;
 error:
+    free(v);
     tier_close(t);
     return rc;
 }
@@ -290,15 +303,42 @@ void tier_close(struct tier *t)
 {
     if (!t)
         return;
-    for (unsigned i = 0; i < t->n_lanes; i++)
+    for (unsigned i = 0; t->lanes && i < client_n_lanes(t->client); i++)
         lane_close(&t->lanes[i]);
     server_stop(t->server);
     client_free(t->client);
     zmqx_ctx_free(t->zmq);
     free(t->lanes);
-    free(t->nodes);
+    free(t->view_file);
     free(t->cluster);
     free(t);
+}
+
+/* ---- which nodes ---- */
+
+void tier_view(const struct tier *t, struct cluster_view *out)
+{
+    client_view(t->client, out);
+}
+
+int tier_set_view(struct tier *t, const struct cluster_view *v, struct skv_error *err)
+{
+    assert(!t->pumping);
+    if (t->server)
+        return skv_fail(err, -ENOTSUP, "the node inside this process is the only one: there is no cluster");
+    return client_set_view(t->client, v, clock_ns(), err);
+}
+
+int tier_reload(struct tier *t, struct skv_error *err)
+{
+    if (!t->view_file)
+        return skv_fail(err, -ENOTSUP, "there is no file of nodes to read again: give one as --nodes @FILE");
+    struct cluster_view *v = malloc(sizeof *v);
+    int rc = v ? cluster_view_load(t->view_file, v, err) : skv_fail(err, -ENOMEM, "out of memory");
+    if (rc == 0)
+        rc = tier_set_view(t, v, err);
+    free(v);
+    return rc;
 }
 
 /* ---- writing and reading ---- */
@@ -306,7 +346,7 @@ void tier_close(struct tier *t)
 static void send_all(struct tier *t)
 {
     uint64_t now = clock_ns();
-    for (unsigned i = 0; i < t->n_lanes; i++)
+    for (unsigned i = 0; i < client_n_lanes(t->client); i++)
         lane_send(t, i, now);
 }
 
@@ -365,6 +405,6 @@ unsigned tier_nodes_up(const struct tier *t)
 {
     unsigned up = 0;
     for (unsigned i = 0; i < client_n_nodes(t->client); i++)
-        up += client_node_up(t->client, i);
+        up += client_node_up(t->client, client_node_at(t->client, i));
     return up;
 }

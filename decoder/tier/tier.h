@@ -7,8 +7,7 @@
 #ifndef TIER_TIER_H
 #define TIER_TIER_H
 
-#include "common/buf.h"
-#include "common/error.h"
+#include "common/cluster_view.h"
 #include "common/identity.h"
 
 #include <stdbool.h>
@@ -16,7 +15,7 @@
 struct tier;
 
 struct tier_opts {
-    const char *nodes;        /* "[id@]host:port[*weight],…"; NULL: embedded */
+    const char *nodes;        /* "[id@]host:port[*weight],…", or "@FILE" with a view; NULL: embedded */
     const char *cluster;      /* cluster name, NULL = "default" */
     uint64_t ns;              /* namespace of all keys */
     uint64_t ram;             /* embedded node's budget in bytes; 0 = 4 GiB */
@@ -34,6 +33,17 @@ struct tier_opts {
  * absent if `nodes` gives their ids. */
 int tier_open(const struct tier_opts *, struct tier **out, struct skv_error *);
 void tier_close(struct tier *); /* drops what is still queued; tier_flush first to keep it */
+
+/* ---- which nodes ---- */
+
+/* The view in use; of epoch 0 if it is just the nodes that were given, and none of them knows a view. */
+void tier_view(const struct tier *, struct cluster_view *out);
+/* Goes by another view from now on, and gives it to every node that knows an older one. Nothing that is under
+ * way fails because of that. -ESTALE: it is older than the one in use, or another of the same epoch. Not from
+ * within a callback. */
+int tier_set_view(struct tier *, const struct cluster_view *, struct skv_error *);
+/* The same with what is in the file of `nodes` = "@FILE" now. */
+int tier_reload(struct tier *, struct skv_error *);
 
 /* ---- writing ---- */
 
@@ -161,6 +171,8 @@ struct tier_totals {
                                        */
     uint64_t short_puts;              /* blocks acknowledged by fewer nodes than `replicas` */
     uint64_t conflicts; /* copies that a node refused because it holds another version of the block */
+    uint64_t stale;     /* writes sent again, as a node knew a newer view of the cluster, */
+    uint64_t views;     /* views taken since the start */
     uint64_t repaired;  /* copies made good later, after a write that fell short or a read that missed */
 };
 void tier_get_totals(const struct tier *, struct tier_totals *);

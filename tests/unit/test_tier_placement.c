@@ -54,7 +54,7 @@ static void make_map(struct cluster_map *m, const char *const *ids, const double
 {
     *m = (struct cluster_map){0};
     for (unsigned i = 0; i < n; i++)
-        cluster_map_add(m, ids[i], weights[i]);
+        cluster_map_add(m, i, ids[i], weights[i], false);
 }
 
 static uint64_t nth_hash(uint64_t i)
