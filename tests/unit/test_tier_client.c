@@ -654,8 +654,6 @@ static bool refuse_at_gate(struct world *w, struct world_message *m)
         if (get)
             for (size_t i = 0; i < asked->get->n_wants; i++)
                 w->asked[m->lane] -= asked->get->wants[i]->n_checksums * w->page_bytes;
-        if (put)
-            w->unacked[m->lane] -= m->payload.len;
     }
     scoutkv__header__free_unpacked(asked, NULL);
     return !get && !put && !call;

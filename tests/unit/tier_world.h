@@ -13,7 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { WORLD_NODES = 3, WORLD_LANES = 16 };
+enum { WORLD_NODES = 6, WORLD_LANES = 64 };
 
 struct world_message {
     struct world_message *next;
@@ -42,6 +42,7 @@ struct world {
     struct cluster_node addrs[WORLD_NODES];
     struct world_message *line; /* by time */
     unsigned generation[WORLD_LANES];
+    int ends_at[WORLD_LANES]; /* the node whose address the lane was connected to; -1: to none */
     uint64_t last_time[WORLD_LANES][2];
     /* the network's character */
     uint64_t delay_ns;
@@ -80,7 +81,7 @@ static inline void world_enqueue(struct world *w, bool to_client, unsigned lane,
     struct world_message *m = calloc(1, sizeof *m);
     uint64_t *last = &w->last_time[lane][to_client];
     m->time = w->now + 1 + (w->delay_ns ? world_random(w) % w->delay_ns : 0) +
-              (to_client ? w->nodes[lane / w->lanes_per_node].slow_ns : 0);
+              (to_client ? w->nodes[w->ends_at[lane]].slow_ns : 0);
     if (!w->reorder && m->time < *last)
         m->time = *last;
     *last = m->time;
@@ -143,12 +144,28 @@ static inline void world_node_start(struct world *w, unsigned i, const char *id)
     }
 }
 
+/* (Re)connects a lane to the node at the address that the client has for it. */
+static inline void world_connect(struct world *w, unsigned lane)
+{
+    const char *address = client_node_address(w->client, lane / w->lanes_per_node);
+    if (lane >= WORLD_LANES)
+        abort();
+    w->generation[lane]++;
+    w->asked[lane] = w->unacked[lane] = 0;
+    w->ends_at[lane] = -1;
+    for (int i = 0; address && i < WORLD_NODES; i++)
+        if (strcmp(w->addrs[i].address, address) == 0)
+            w->ends_at[lane] = i;
+}
+
 /* The node is gone: what is on its way is lost, and the client's lanes break. */
 static inline void world_node_kill(struct world *w, unsigned i, bool notice)
 {
     node_free(w->nodes[i].core);
     w->nodes[i].core = NULL;
-    for (unsigned l = i * w->lanes_per_node; l < (i + 1) * w->lanes_per_node; l++) {
+    for (unsigned l = 0; l < client_n_lanes(w->client); l++) {
+        if (w->ends_at[l] != (int)i)
+            continue;
         w->generation[l]++;
         w->asked[l] = w->unacked[l] = 0;
         if (notice)
@@ -166,12 +183,13 @@ static inline void world_open(struct world *w, uint64_t seed, unsigned n_nodes, 
         w->get_window = 1 << 20;
     if (!w->put_credit)
         w->put_credit = 1 << 20;
-    for (unsigned i = 0; i < n_nodes; i++) {
+    for (unsigned i = 0; i < WORLD_NODES; i++) {
         char id[16];
         snprintf(id, sizeof id, "n%u", i + 1);
         w->addrs[i].weight = 1;
         snprintf(w->addrs[i].address, sizeof w->addrs[i].address, "host%u:7401", i + 1);
-        world_node_start(w, i, id);
+        if (i < n_nodes)
+            world_node_start(w, i, id);
     }
     struct client_opts opts = {.nodes = w->addrs,
                                .n_nodes = n_nodes,
@@ -183,12 +201,14 @@ static inline void world_open(struct world *w, uint64_t seed, unsigned n_nodes, 
                                .get_window = w->get_window,
                                .lanes = get_lanes};
     w->client = client_new(&opts, w->now);
+    for (unsigned l = 0; l < WORLD_LANES; l++)
+        w->ends_at[l] = -1;
 }
 
 static inline void world_close(struct world *w)
 {
     client_free(w->client);
-    for (unsigned i = 0; i < w->n_nodes; i++)
+    for (unsigned i = 0; i < WORLD_NODES; i++)
         node_free(w->nodes[i].core);
     for (struct world_message *m = w->line, *next; m; m = next) {
         next = m->next;
@@ -213,6 +233,8 @@ static inline void world_watch(struct world *w, unsigned lane, struct buf *heade
         w->unacked[lane] += payload;
     } else if (h->body_case == SCOUTKV__HEADER__BODY_PUT_ACK) {
         w->unacked[lane] -= h->put_ack->credit;
+    } else if (h->body_case == SCOUTKV__HEADER__BODY_REFUSED) {
+        w->unacked[lane] -= h->refused->credit;
     }
     if (w->asked[lane] > w->worst_asked)
         w->worst_asked = w->asked[lane];
@@ -223,7 +245,7 @@ static inline void world_watch(struct world *w, unsigned lane, struct buf *heade
 
 static inline void world_deliver(struct world *w, struct world_message *m)
 {
-    struct world_node *n = &w->nodes[m->lane / w->lanes_per_node];
+    struct world_node *n = &w->nodes[w->ends_at[m->lane]];
     if (m->to_client) {
         world_watch(w, m->lane, m->header, m->payload.len, true);
         client_receive(w->client, m->lane, m->header->data, m->header->len, m->payload.len ? 2 : 1,
@@ -251,12 +273,11 @@ static inline void world_step(struct world *w)
 {
     struct outgoing out;
     for (unsigned l = 0; l < client_n_lanes(w->client); l++) {
-        if (client_take_reset(w->client, l)) {
-            w->generation[l]++;
-            w->asked[l] = w->unacked[l] = 0;
-        }
         unsigned node = l / w->lanes_per_node;
-        bool there = w->nodes[node].core;
+        bool member = client_node_address(w->client, node) != NULL;
+        if (client_take_reset(w->client, l) || (w->ends_at[l] < 0 && member))
+            world_connect(w, l);
+        bool there = w->ends_at[l] >= 0 && w->nodes[w->ends_at[l]].core;
         while ((there || client_node_up(w->client, node)) && client_next(w->client, l, w->now, &out)) {
             world_watch(w, l, out.header, out.payload.len, false);
             if (there)
@@ -274,7 +295,7 @@ static inline void world_step(struct world *w)
     } else {
         w->now += 10 * NS_PER_MS;
     }
-    for (unsigned i = 0; i < w->n_nodes; i++)
+    for (unsigned i = 0; i < WORLD_NODES; i++)
         if (w->nodes[i].core)
             node_run(w->nodes[i].core, w->now);
     client_tick(w->client, w->now);
