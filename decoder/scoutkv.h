@@ -65,7 +65,7 @@ struct skv_model {
 /* ---- the tier ---- */
 
 struct skv_tier_opts {
-    const char *nodes;        /* "[id@]host:port[*weight],…"; NULL: a node inside this process */
+    const char *nodes;        /* "[id@]host:port[*weight],…" or "@FILE"; NULL: a node inside this process */
     const char *cluster;      /* NULL: "default" */
     uint64_t ns;              /* namespace (tenant) */
     uint64_t ram;             /* of the node inside; 0: 4 GiB */
@@ -79,6 +79,10 @@ struct skv_tier_opts {
 
 SKV_API int skv_tier_open(const struct skv_tier_opts *, skv_tier **out, struct skv_error *err);
 SKV_API void skv_tier_close(skv_tier *); /* after its contexts */
+/* Reads the file of `nodes` = "@FILE" again: "epoch N", then a line "id@host:port[*weight] [draining]" a
+ * node. Nodes may come and go between two passes; what is stored stays where it is and is found there.
+ * -ESTALE: the nodes know a newer list (a higher epoch) than the file's, and that one is in use already. */
+SKV_API int skv_tier_reload(skv_tier *, struct skv_error *err);
 
 /* ---- policies ---- */
 

@@ -15,6 +15,7 @@
 #include "decoder/cli/interrupt.h"
 #include "decoder/cli/meter.h"
 #include "decoder/cli/recall_task.h"
+#include "decoder/cli/reload.h"
 #include "decoder/kernels/probe.h"
 #include "decoder/scout/scan_probe.h"
 
@@ -122,6 +123,7 @@ static int make_contexts(struct bench *b, struct skv_error *err)
 
 static int step(struct bench *b, int which, uint32_t id, bool count, struct skv_error *err)
 {
+    reload_nodes(b->engine.tier);
     if (count)
         meter_begin(&b->meter[which], b->ctx[which]);
     int rc = session_eval(b->session, SKV_DECODE, &id, 1, b->logits, false, err);

@@ -13,6 +13,7 @@
 #include "decoder/cli/interrupt.h"
 #include "decoder/cli/kv_options.h"
 #include "decoder/cli/load_blocks.h"
+#include "decoder/cli/reload.h"
 #include "decoder/cli/trace_report.h"
 #include "decoder/tier/tier.h"
 
@@ -120,6 +121,7 @@ static int connect_nodes(struct bench *b, struct skv_error *err)
                           .replicas = kv->replicas,
                           .timeout_ms = kv->timeout_ms,
                           .heartbeat_ms = kv->heartbeat_ms};
+    reload_catch(o.nodes);
     int rc = tier_open(&o, &b->tier, err);
     if (rc)
         return rc;
@@ -164,6 +166,7 @@ static int replay(struct bench *b, struct skv_error *err)
             first_ms = q->at_ms;
         if (b->args->speed > 0)
             wait_for(b, first_ms, q);
+        reload_tier_nodes(b->tier);
         if (interrupted() || (rc = replay_request(b->replay, q, &hits, err)) ||
             (rc = trace_bound_add(&b->bound, q, &bound, err)))
             break;

@@ -10,6 +10,7 @@
 #include "decoder/cli/interrupt.h"
 #include "decoder/cli/meter.h"
 #include "decoder/cli/node_report.h"
+#include "decoder/cli/reload.h"
 #include "decoder/cli/resume.h"
 #include "decoder/cli/text_io.h"
 
@@ -334,6 +335,7 @@ static int generate(struct run *r, struct skv_error *err)
     r->first = skv_length(r->ctx);
     r->ended = r->args->n_predict == 0 ? "length" : NULL;
     while (!rc && !r->ended) {
+        reload_nodes(r->engine.tier);
         if (r->args->ignore_eos)
             forbid_end(r);
         rc = sample_next(&r->sampler, r->logits, n_vocab, &id, err);

@@ -1,6 +1,7 @@
 #include "decoder/cli/engine.h"
 #include "common/progress.h"
 #include "decoder/cli/interrupt.h"
+#include "decoder/cli/reload.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -22,6 +23,7 @@ int engine_connect(struct engine *e, struct skv_error *err)
 {
     struct skv_tier_opts opts;
     kv_tier_opts(e->kv, &opts);
+    reload_catch(opts.nodes);
     return skv_tier_open(&opts, &e->tier, err);
 }
 
@@ -62,22 +64,29 @@ int engine_session(struct engine *e, skv_context *ctx, struct session **session,
     return rc;
 }
 
+struct prefill {
+    struct progress bar;
+    skv_tier *tier;
+};
+
 static int on_progress(void *arg, size_t done, size_t total)
 {
+    struct prefill *p = arg;
     (void)total;
-    progress_update(arg, done);
+    progress_update(&p->bar, done);
+    reload_nodes(p->tier);
     return interrupted() ? -EINTR : 0;
 }
 
 int engine_prefill(const struct engine *e, struct session *s, const char *label, const uint32_t *ids,
                    size_t n, float *logits, double *seconds, struct skv_error *err)
 {
-    struct progress bar;
-    progress_begin(&bar, label, "tokens", n);
-    int rc = session_prefill(s, ids, n, e->kv->chunk, on_progress, &bar, logits, err);
+    struct prefill p = {.tier = e->tier};
+    progress_begin(&p.bar, label, "tokens", n);
+    int rc = session_prefill(s, ids, n, e->kv->chunk, on_progress, &p, logits, err);
     if (seconds)
-        *seconds = progress_seconds(&bar);
-    progress_end(&bar);
+        *seconds = progress_seconds(&p.bar);
+    progress_end(&p.bar);
     if (rc == -EINTR)
         skv_fail(err, rc, "interrupted");
     return rc;

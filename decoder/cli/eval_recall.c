@@ -13,6 +13,7 @@
 #include "decoder/cli/eval.h"
 #include "decoder/cli/interrupt.h"
 #include "decoder/cli/recall_task.h"
+#include "decoder/cli/reload.h"
 #include "decoder/model/sample.h"
 #include "decoder/tier/tier.h"
 
@@ -187,6 +188,7 @@ static int store_context(struct eval *e, struct skv_error *err)
 static int step(struct eval *e, struct eval_row *row, skv_context *fork, uint32_t id, struct skv_error *err)
 {
     struct skv_stats s;
+    reload_nodes(e->engine.tier);
     uint64_t start = clock_ns();
     meter_begin(&row->meter, fork);
     int rc = session_eval(e->session, SKV_DECODE, &id, 1, e->logits, false, err);

@@ -13,8 +13,8 @@
 const struct opt kv_node_table[] = {
     {"nodes", 0, OPT_STRING, AT(nodes), "LIST",
      "memory nodes as host:port,host:port…, each with *weight if they differ, and as id@host:port if it may "
-     "be "
-     "away at the start; without it, one runs in this process"},
+     "be away at the start, or @FILE with such a node a line, which SIGHUP has read again; without it, one "
+     "runs in this process"},
     {"cluster", 0, OPT_STRING, AT(cluster), "NAME", "name that the nodes were started with"},
     {"namespace", 0, OPT_U64, AT(ns), "N", "tenant; blocks of different tenants never meet (0 if not given)"},
     {"ram", 0, OPT_SIZE, AT(ram), "SIZE", "memory of the node inside this process", .min = 1 << 20},

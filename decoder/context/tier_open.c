@@ -56,6 +56,11 @@ void skv_tier_close(skv_tier *t)
     free(t);
 }
 
+int skv_tier_reload(skv_tier *t, struct skv_error *err)
+{
+    return tier_reload(t->tier, err);
+}
+
 void skv_tier_stats(const skv_tier *t, struct skv_tier_stats *out)
 {
     struct tier_totals n;

@@ -36,6 +36,7 @@ struct tier_ranked tier_rank_nodes(struct tier *t, enum tier_object kind, const 
     for (unsigned i = 0; i < n; i++)
         if (!client_node_up(c, order[i]))
             r.order[at++] = order[i];
+    r.n = at;
     return r;
 }
 

@@ -82,7 +82,7 @@ static void read_ask(struct read *r)
     h.body_case = SCOUTKV__HEADER__BODY_OBJECT_GET;
     h.object_get = &get;
     struct skv_error err;
-    for (; r->place < client_n_nodes(c); r->place++) {
+    for (; r->place < r->nodes.n; r->place++) {
         int rc = client_call(c, r->nodes.order[r->place], false, &h, (struct view){0},
                              SCOUTKV__HEADER__BODY_OBJECT, read_answered, r, clock_ns(), &err);
         if (rc == 0)

@@ -26,6 +26,7 @@ int tier_check_name(const char *what, const char *name, struct skv_error *err);
 struct tier_ranked {
     uint8_t order[PLACEMENT_MAX_NODES];
     unsigned live, up; /* the first so many are; up: with the suspects */
+    unsigned n;        /* all, as the view was then */
 };
 struct tier_ranked tier_rank_nodes(struct tier *, enum tier_object, const char *name);
 

@@ -24,7 +24,7 @@ enum {
     HEADS = 2,
     PER_BLOCK = HEADS * BLOCK_PAGES,
     N_WANTS = N_BLOCKS * PER_BLOCK,
-    MAX_SERVERS = 3
+    MAX_SERVERS = 4
 };
 static const struct block_layout layout = {
     .dtype = 1, .d_k = 64, .d_v = 64, .n_heads = HEADS}; /* pages of 4 KiB */
@@ -547,6 +547,129 @@ static void a_node_dies_and_comes_back(void **state)
     servers_stop(s);
 }
 
+/* ---- nodes that join and leave ---- */
+
+static void write_view(const char *path, const struct servers *s, const char *epoch, const char *nodes)
+{
+    FILE *f = fopen(path, "w");
+    assert_non_null(f);
+    fprintf(f, "# written by a test\n%s\n", epoch);
+    for (; *nodes; nodes++)
+        if (*nodes >= '1')
+            fprintf(f, "n%c@%s%s\n", *nodes, s->addr[*nodes - '1'], nodes[1] == '-' ? " draining" : "");
+    fclose(f);
+}
+
+static void reload(struct tier *t)
+{
+    struct skv_error err;
+    if (tier_reload(t, &err))
+        fail_msg("%s", err.text);
+}
+
+/* Waits until the nodes of the view, `n` of them, have told that they know it. */
+static void wait_spread(struct tier *t, uint64_t epoch, unsigned n)
+{
+    unsigned up;
+    uint64_t end = clock_ns() + 20 * NS_PER_S;
+    while (tier_nodes_up(t) < n || counter(t, "view_epoch", &up) != epoch * n || up != n) {
+        if (clock_ns() > end)
+            fail_msg("not all nodes heard of epoch %llu", (unsigned long long)epoch);
+        tier_pump(t, 20, NULL);
+    }
+}
+
+static void nodes_join_and_leave(void **state)
+{
+    (void)state;
+    struct servers *s = servers_start(4);
+    struct got *g = calloc(1, sizeof *g);
+    struct cluster_view v;
+    struct skv_error err;
+    struct tier_fetch *f;
+    char path[] = "/tmp/scoutkv-nodes-XXXXXX", at[sizeof path + 1];
+    unsigned n;
+    int fd = mkstemp(path);
+    assert_true(fd >= 0);
+    close(fd);
+    snprintf(at, sizeof at, "@%s", path);
+    write_view(path, s, "", "123");
+    struct tier_opts o = {.nodes = at, .timeout_ms = 5000, .get_window = 64 << 10, .replicas = 2};
+    struct tier *t, *other;
+    if (tier_open(&o, &t, &err))
+        fail_msg("%s", err.text);
+    assert_int_equal(put_all(t, &err), 0);
+
+    memset(g, 0, sizeof *g); /* one joins while pages are on their way */
+    assert_int_equal(tier_fetch_begin(t, &layout, wants, N_WANTS, on_page, g, &f, &err), 0);
+    write_view(path, s, "epoch 2", "1234");
+    reload(t);
+    assert_int_equal(tier_n_nodes(t), 4);
+    assert_int_equal(tier_fetch_end(t, f, &err), 0);
+    assert_int_equal(g->ok, N_WANTS);
+    wait_spread(t, 2, 4);
+    assert_int_equal(put_all(t, &err), 0);
+    struct tier_counter *all;
+    size_t n_all;
+    uint64_t on_new = 0;
+    assert_int_equal(tier_stats(t, &all, &n_all, &err), 0);
+    for (size_t i = 0; i < n_all; i++)
+        if (strcmp(all[i].node, "n4") == 0 && strcmp(all[i].name, "bytes") == 0)
+            on_new = all[i].value;
+    free(all);
+    assert_true(on_new > 0);
+
+    memset(g, 0, sizeof *g); /* another leaves, and is gone for good */
+    assert_int_equal(tier_fetch_begin(t, &layout, wants, N_WANTS, on_page, g, &f, &err), 0);
+    write_view(path, s, "epoch 3", "234");
+    reload(t);
+    server_stop(s->server[0]);
+    s->server[0] = NULL;
+    assert_int_equal(tier_fetch_end(t, f, &err), 0);
+    assert_int_equal(g->ok, N_WANTS);
+    wait_spread(t, 3, 3);
+    assert_int_equal(counter(t, "view_nodes", &n), 3 * 3);
+    assert_int_equal(put_all(t, &err), 0);
+    assert_int_equal(get_all(t, g, &err), 0);
+
+    struct tier_opts seed = {.nodes = s->addr[1], .replicas = 2}; /* one address tells of the others */
+    if (tier_open(&seed, &other, &err))
+        fail_msg("%s", err.text);
+    tier_view(other, &v);
+    assert_int_equal(v.epoch, 3);
+    assert_int_equal(v.n, 3);
+    assert_int_equal(tier_reload(other, &err), -ENOTSUP);
+    v.epoch = 4; /* and changes them */
+    v.node[0].draining = true;
+    assert_int_equal(tier_set_view(other, &v, &err), 0);
+    wait_spread(other, 4, 3);
+    tier_close(other);
+    assert_int_equal(put_all(t, &err), 0); /* the first hears of it, and is not in the way */
+    tier_view(t, &v);
+    assert_int_equal(v.epoch, 4);
+
+    assert_int_equal(tier_reload(t, &err), -ESTALE); /* the file is older now */
+    assert_non_null(strstr(err.text, "epoch 4"));
+    write_view(path, s, "epoch five", "234");
+    assert_int_equal(tier_reload(t, &err), -EINVAL);
+    assert_non_null(strstr(err.text, path));
+    assert_non_null(strstr(err.text, "line 2"));
+    unlink(path);
+    assert_int_equal(tier_reload(t, &err), -ENOENT);
+    assert_int_equal(get_all(t, g, &err), 0);
+    tier_close(t);
+    assert_int_equal(tier_open(&o, &t, &err), -ENOENT);
+
+    t = open_tier(NULL, 0);
+    tier_view(t, &v);
+    assert_int_equal(v.n, 1);
+    v.epoch = 9;
+    assert_int_equal(tier_set_view(t, &v, &err), -ENOTSUP);
+    tier_close(t);
+    free(g);
+    servers_stop(s);
+}
+
 /* A caller that computes for longer than the deadline finds its pages, not timeouts. */
 static void a_slow_caller_loses_nothing(void **state)
 {
@@ -714,6 +837,7 @@ int main(void)
         cmocka_unit_test(no_node),
         cmocka_unit_test(the_same_node_twice),
         cmocka_unit_test(a_node_dies_and_comes_back),
+        cmocka_unit_test(nodes_join_and_leave),
         cmocka_unit_test(a_slow_caller_loses_nothing),
         cmocka_unit_test(evil_answers),
     };
