@@ -290,6 +290,7 @@ void node_tick(struct node *n, uint64_t now)
     told(n, now);
     uint64_t before = leases_count(n->leases);
     leases_tick(n->leases, now);
+    view_keep(n);
     n->counters.leases_ended += before - leases_count(n->leases);
     if (!n->finding)
         objects_tick(n->objects, now);

@@ -175,6 +175,8 @@ struct node {
     uint64_t epoch;   /* of the view; 0: it knows none */
     struct buf *view; /* its text */
     uint64_t view_nodes;
+    bool view_unkept;               /* it is to be put on a disk */
+    bool view_looked, view_reading; /* for the one on the disks, at the start */
     struct memory *memory;
     struct store *store;
     struct leases *leases;
@@ -266,6 +268,10 @@ struct block **call_find_blocks(struct call *, Scoutkv__Key **keys, size_t n, bo
 
 /* Whether a write goes by an older view than this node's; then it was refused. credit: as in call_refuse. */
 bool view_stale(struct call *, uint64_t credit);
+/* Finds the one on the disks, after the objects: 0 done, 2 something has to come from a disk first. */
+int view_find(struct node *);
+/* Puts a new one there. */
+void view_keep(struct node *);
 
 /* ---- node_put.c ---- */
 

@@ -489,6 +489,8 @@ enum node_work object_find_run(struct node *n, uint64_t now)
     int rc = objects_begin(n->objects, now);
     if (rc == 0)
         rc = leases_find(n);
+    if (rc == 0)
+        rc = view_find(n);
     if (rc)
         return rc == 1 ? NODE_BUSY : NODE_IDLE;
     n->finding = false;

@@ -476,6 +476,6 @@ uint64_t objects_count(const struct objects *o)
 {
     uint64_t n = 0;
     for (size_t i = 0; i < o->n; i++)
-        n += !o->sorted[i]->dropped && o->sorted[i]->kind != OBJECT_LEASES;
+        n += !o->sorted[i]->dropped && o->sorted[i]->kind < OBJECT_LEASES;
     return n;
 }

@@ -8,8 +8,10 @@
 #include "memnode/store/store.h"
 #include "proto/message.h"
 
-/* A kind of the node's own, which no client names: leases, see node_leases.c. */
+/* Kinds of the node's own, which no client names: leases (node_leases.c), the cluster's view (node_view.c).
+ */
 #define OBJECT_LEASES ((Scoutkv__ObjectKind)100)
+#define OBJECT_VIEW ((Scoutkv__ObjectKind)101)
 
 struct object {
     uint64_t ns;

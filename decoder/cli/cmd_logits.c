@@ -4,6 +4,7 @@
 #include "decoder/cli/cli.h"
 #include "decoder/cli/engine.h"
 #include "decoder/cli/interrupt.h"
+#include "decoder/cli/reload.h"
 #include "decoder/cli/text_io.h"
 
 #include <errno.h>
@@ -59,6 +60,7 @@ static int evaluate(struct logits *l, struct skv_error *err)
     int rc = 0;
     progress_begin(&bar, "logits", "tokens", l->n);
     for (size_t at = 0; at < l->n && !rc;) {
+        reload_nodes(l->engine.tier);
         uint32_t n = pass_length(l, at, n_prefill);
         rc = session_eval(l->session, at < n_prefill ? SKV_PREFILL : SKV_DECODE, l->ids + at, n, l->rows,
                           true, err);

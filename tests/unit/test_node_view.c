@@ -2,6 +2,8 @@
 #include "tests/unit/node_asserts.h"
 
 #include "common/cluster_view.h"
+#include "memnode/store/store.h"
+#include "tests/store/sim_disk.h"
 
 static const Scoutkv__Header *view_put(struct harness *h, uint64_t epoch, const char *text)
 {
@@ -140,12 +142,78 @@ static void writes_by_an_older_view_are_refused(void **state)
     h_free(h);
 }
 
+/* ---- on a disk ---- */
+
+static struct harness *life(struct sim *sim)
+{
+    static const struct store_disk disk = {"d", STORE_DISK_MIN};
+    struct harness *h = h_new(
+        &(struct node_opts){.id = "n1", .ram = 32 * MIB, .disks = &disk, .n_disks = 1, .io = sim_io(sim)});
+    h_hello(h, H_READ, 0, false);
+    return h;
+}
+
+static void run(struct harness *h, unsigned ms)
+{
+    for (unsigned i = 0; i < ms; i++) {
+        h->now += NS_PER_MS;
+        node_run(h->node, h->now);
+        if (i % 100 == 0)
+            node_tick(h->node, h->now);
+    }
+}
+
+static void death(struct harness *h, struct sim *sim, bool power)
+{
+    (power ? sim_power_loss : sim_kill)(sim);
+    h_free(h);
+    sim_io(sim)->ops->close(sim_io(sim));
+}
+
+static void a_node_with_a_disk_remembers(void **state)
+{
+    (void)state;
+    static const char *const five = "epoch 5\nn1@h:1\nn2@h:2\n",
+                             *const six = "epoch 6\nn1@h:1 draining\nn2@h:2\n",
+                             *const nine = "epoch 9\nn1@h:1\nn2@h:2\nn3@h:3\n";
+    for (uint64_t seed = 1; seed <= 8; seed++) {
+        struct sim *sim = sim_new(seed);
+        struct harness *h = life(sim);
+        done_is(view_put(h, 5, five), 0); /* while it begins */
+        run(h, 500);
+        done_is(view_put(h, 6, six), 0);
+        run(h, 3000);
+        death(h, sim, seed % 2);
+
+        h = life(sim);
+        run(h, 3000);
+        assert_int_equal(view_get(h, six), 6);
+        assert_int_equal(h_counter(h, "view_epoch"), 6);
+        assert_int_equal(h_counter(h, "objects"), 0); /* it is none of the clients' */
+        refused(view_put(h, 5, five), REASON(CONFLICT), "a newer view of epoch 6");
+        death(h, sim, seed % 2);
+
+        h = life(sim); /* told of a newer one before it has found its own */
+        done_is(view_put(h, 9, nine), 0);
+        run(h, 3000);
+        assert_int_equal(view_get(h, nine), 9);
+        death(h, sim, seed % 2);
+        h = life(sim);
+        run(h, 3000);
+        assert_int_equal(view_get(h, nine), 9);
+        h_free(h);
+        sim_io(sim)->ops->close(sim_io(sim));
+        sim_free(sim);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest all[] = {
         cmocka_unit_test(the_newest_view_stays),
         cmocka_unit_test(what_is_no_view_changes_nothing),
         cmocka_unit_test(writes_by_an_older_view_are_refused),
+        cmocka_unit_test(a_node_with_a_disk_remembers),
     };
     return cmocka_run_group_tests(all, NULL, NULL);
 }
