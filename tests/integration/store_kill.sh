@@ -46,6 +46,10 @@ for round in $(seq "$rounds"); do
         ! grep -q 'index complete' "$dir/err" || break
         sleep 0.02
     done
+    for _ in $(seq 600); do # it may take a busy machine a while to begin
+        [ ! -e "$dir/acks.$round" ] || break
+        sleep 0.02
+    done
     sleep "$(awk "BEGIN { srand($seed * 1000 + $round); print 0.01 + rand() * 0.15 }")"
     kill -KILL "$node"
     wait "$node" "$load" 2>/dev/null
