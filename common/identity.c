@@ -45,10 +45,40 @@ uint64_t key_hash(const struct block_key *k)
     return XXH3_64bits(p.b, 44);
 }
 
+static uint64_t reverse_bits(uint64_t x)
+{
+    x = (x >> 1 & 0x5555555555555555u) | (x & 0x5555555555555555u) << 1;
+    x = (x >> 2 & 0x3333333333333333u) | (x & 0x3333333333333333u) << 2;
+    x = (x >> 4 & 0x0f0f0f0f0f0f0f0fu) | (x & 0x0f0f0f0f0f0f0f0fu) << 4;
+    return __builtin_bswap64(x);
+}
+
+uint64_t key_position(const struct block_key *k)
+{
+    return reverse_bits(key_hash(k));
+}
+
+int key_compare(const struct block_key *a, const struct block_key *b)
+{
+    uint64_t at = key_position(a), other = key_position(b);
+    int chain = memcmp(a->chain, b->chain, CHAIN_BYTES);
+    if (at != other)
+        return at < other ? -1 : 1;
+    if (a->ns != b->ns)
+        return a->ns < b->ns ? -1 : 1;
+    return chain ? chain : (a->layer > b->layer) - (a->layer < b->layer);
+}
+
 uint64_t page_checksum(const struct block_key *k, uint32_t head, uint32_t page, const void *bytes, size_t len)
 {
     struct key_bytes p = pack_key(k, head, page);
     return XXH3_64bits_withSeed(bytes, len, XXH3_64bits(p.b, sizeof p.b));
+}
+
+uint64_t block_version(const struct block_layout *l, const uint64_t *checksums)
+{
+    uint64_t shape = (uint64_t)l->d_k << 48 | (uint64_t)l->d_v << 32 | (uint64_t)l->head0 << 16 | l->n_heads;
+    return XXH3_64bits_withSeed(checksums, layout_pages(l) * sizeof *checksums, shape ^ l->dtype);
 }
 
 void block_checksums(const struct block_key *k, const struct block_layout *l, const void *payload,

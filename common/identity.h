@@ -54,11 +54,20 @@ bool layout_equal(const struct block_layout *, const struct block_layout *); /* 
 bool key_equal(const struct block_key *, const struct block_key *);
 uint64_t key_hash(const struct block_key *); /* XXH3 of namespace, chain and layer */
 
+/* The order in which nodes list blocks: of the hash's bits from the lowest to the highest, so that it is the
+ * order of a hash table's buckets however many there are; then of the keys' bytes. key_position is the first
+ * of these. */
+uint64_t key_position(const struct block_key *);
+int key_compare(const struct block_key *, const struct block_key *); /* < 0, 0, > 0 */
+
 /* The 8-byte checksum of one page: XXH3 seeded with key, head (absolute: head0 + slice) and page (0..3). */
 uint64_t page_checksum(const struct block_key *, uint32_t head, uint32_t page, const void *bytes, size_t len);
 /* Checksums of all pages of a block, in payload order: out[layout_pages(l)]. */
 void block_checksums(const struct block_key *, const struct block_layout *l, const void *payload,
                      uint64_t *out);
+
+/* One number for layout and checksums: differs between versions of a block. */
+uint64_t block_version(const struct block_layout *, const uint64_t *checksums);
 
 /* BLAKE2b-256 over tagged, length-prefixed fields, so that no two field lists collide. */
 struct identity {

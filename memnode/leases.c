@@ -183,6 +183,23 @@ const char *lease_owner(struct leases *l, struct block *b, uint64_t now)
     return b->leases ? b->leases->owner->name : NULL;
 }
 
+unsigned leases_of(struct leases *l, struct block *b, uint64_t now, const char **owners, uint64_t *until)
+{
+    unsigned n = 0;
+    for (struct lease *e = b->leases, *next; e; e = next) {
+        next = e->next_of_block;
+        if (e->until > now) {
+            owners[n] = e->owner->name;
+            until[n++] = e->until;
+            continue;
+        }
+        struct owner *o = e->owner;
+        end(l, e);
+        drop_owner_if_idle(l, o);
+    }
+    return n;
+}
+
 /* Ends the owner's ended leases and learns when the next one ends. */
 static void expire(struct leases *l, struct owner *o, uint64_t now)
 {

@@ -19,6 +19,9 @@ uint64_t lease_end_all(struct leases *, uint64_t ns, const char *owner); /* how 
 
 /* An owner of a lease on this block that has not ended, or NULL; forgets the ended ones. */
 const char *lease_owner(struct leases *, struct block *, uint64_t now_ns);
+/* The leases on this block that have not ended: up to LEASES_PER_BLOCK names (valid until the next call) and
+ * when they end; forgets the ended ones. */
+unsigned leases_of(struct leases *, struct block *, uint64_t now_ns, const char **owners, uint64_t *until_ns);
 /* Forgets what has ended. */
 void leases_tick(struct leases *, uint64_t now_ns);
 

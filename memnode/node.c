@@ -166,6 +166,8 @@ static void dispatch(struct call *c)
         return op_have(c);
     case SCOUTKV__HEADER__BODY_DESCRIBE:
         return op_describe(c);
+    case SCOUTKV__HEADER__BODY_LIST:
+        return op_list(c);
     case SCOUTKV__HEADER__BODY_HINT:
         return op_hint(c);
     case SCOUTKV__HEADER__BODY_DROP:

@@ -1,6 +1,6 @@
 /* node_impl.h: what the files of the node core share: node.c (life, dispatch, running), node_lanes.c (peers
- * and answers), node_ops.c (operations), node_objects.c, node_leases.c, node_put.c (PUTs, those that wait
- * too), node_get.c (streamed page replies from RAM), node_cold.c (and from disks), node_view.c (the
+ * and answers), node_ops.c (operations), node_objects.c, node_list.c, node_leases.c, node_put.c (PUTs, those
+ * that wait too), node_get.c (streamed page replies from RAM), node_cold.c (and from disks), node_view.c (the
  * view of the cluster), node_stats.c. */
 #ifndef MEMNODE_NODE_IMPL_H
 #define MEMNODE_NODE_IMPL_H
@@ -136,7 +136,7 @@ struct lane {
 struct node_counters {
     uint64_t puts, puts_stored, puts_same, puts_exists, puts_durable, puts_parked, put_bytes;
     uint64_t gets, get_pages, get_bytes, get_misses, get_zero_copy_bytes, get_disk_pages, get_disk_bytes;
-    uint64_t haves, describes, hints, drops, pins, unpins, object_puts, object_gets, object_lists,
+    uint64_t haves, describes, lists, hints, drops, pins, unpins, object_puts, object_gets, object_lists,
         object_drops, stats, pings, hellos, view_puts, view_gets;
     uint64_t malformed, wrong_version, unread, leases_ended;
     uint64_t refused[N_REASONS];
@@ -245,6 +245,7 @@ void op_put(struct call *);
 void op_get(struct call *);
 void op_have(struct call *);
 void op_describe(struct call *);
+void op_list(struct call *); /* node_list.c */
 void op_hint(struct call *);
 void op_drop(struct call *);
 void op_pin(struct call *);

@@ -142,8 +142,26 @@ void op_have(struct call *c)
     free(blocks);
 }
 
+/* The block's leases, into arrays of LEASES_PER_BLOCK. */
+static size_t describe_leases(struct call *c, struct block *b, Scoutkv__Lease *lease,
+                              Scoutkv__Lease **lease_at)
+{
+    const char *owner[LEASES_PER_BLOCK];
+    uint64_t until[LEASES_PER_BLOCK];
+    unsigned n = leases_of(c->node->leases, b, c->now, owner, until);
+    for (unsigned i = 0; i < n; i++) {
+        uint64_t left_ms = (until[i] - c->now + NS_PER_MS - 1) / NS_PER_MS;
+        scoutkv__lease__init(&lease[i]);
+        lease[i].owner = (char *)(uintptr_t)owner[i]; /* only read */
+        lease[i].ttl_ms = left_ms < UINT32_MAX ? (uint32_t)left_ms : UINT32_MAX;
+        lease_at[i] = &lease[i];
+    }
+    return n;
+}
+
 void op_describe(struct call *c)
 {
+    Scoutkv__Lease lease[LEASES_PER_BLOCK], *lease_at[LEASES_PER_BLOCK];
     Scoutkv__Key *key = c->message->header->describe->key;
     c->node->counters.describes++;
     struct block **blocks = call_find_blocks(c, &key, 1, true);
@@ -163,6 +181,9 @@ void op_describe(struct call *c)
         ack.layout = &layout;
         ack.n_checksums = layout_pages(&b->layout);
         ack.checksums = b->checksums;
+        ack.damaged = !block_whole(b);
+        ack.n_leases = describe_leases(c, b, lease, lease_at);
+        ack.leases = lease_at;
     }
     Scoutkv__Header h = SCOUTKV__HEADER__INIT;
     h.body_case = SCOUTKV__HEADER__BODY_DESCRIBED;

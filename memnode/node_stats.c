@@ -21,7 +21,7 @@ static const struct named counters[] = {
     COUNTER(object_puts),    COUNTER(object_gets),    COUNTER(object_lists), COUNTER(stats),
     COUNTER(pings),          COUNTER(hellos),         COUNTER(malformed),    COUNTER(wrong_version),
     COUNTER(unread),         COUNTER(leases_ended),   COUNTER(object_drops), COUNTER(view_puts),
-    COUNTER(view_gets),
+    COUNTER(view_gets),      COUNTER(lists),
 };
 
 /* What the store counts; offsets in struct store_stats. */

@@ -60,6 +60,12 @@ static inline bool block_durable(const struct block *b)
     return b->segment != NO_SEGMENT && !b->damaged && !b->unproven;
 }
 
+/* Whether every page of it can be served, as far as is known. */
+static inline bool block_whole(const struct block *b)
+{
+    return b->buf || (b->segment != NO_SEGMENT && !b->damaged);
+}
+
 /* Whether a block of this layout and these checksums would be the same block. */
 static inline bool block_has(const struct block *b, const struct block_layout *l, const uint64_t *checksums)
 {
@@ -94,6 +100,25 @@ struct store *store_open(const struct store_opts *, struct skv_error *err);
 void store_close(struct store *);
 /* The identity that the directories hold; without disks, random or the one given. */
 const uint8_t *store_node(const struct store *);
+
+/* Where a walk over all blocks of a namespace stands, in the order of key_compare. */
+struct store_cursor {
+    uint64_t ns;
+    uint64_t from;          /* position; 0: the beginning */
+    bool behind;            /* or behind this block: */
+    struct block_key after; /* which may be gone by now */
+};
+/* Some namespaces that other blocks on the way belong to. */
+enum { STORE_OTHERS = 16 };
+struct store_others {
+    uint64_t ns[STORE_OTHERS];
+    size_t n;
+};
+/* The next blocks, up to max (at least 1), in order: out[n]. It looks at a bounded part of the table, so n
+ * may be anything; *more says whether to go on from the cursor, which moves. Blocks that are there all the
+ * while are met once, whatever comes and goes between calls. */
+size_t store_list(const struct store *, struct store_cursor *, struct block **out, size_t max, bool *more,
+                  struct store_others *);
 
 struct block *store_find(struct store *,
                          const struct block_key *); /* NULL: not here, or not yet (STARTING) */
