@@ -17,8 +17,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Of a page: some node could not say whether it has it; some copy failed its checksum; it was handed out. */
-enum flag { FLAG_LATE = 1, FLAG_BAD = 2, FLAG_DONE = 4 };
+/* Of a page: some node could not say whether it has it; some copy failed its checksum; it was handed out; all
+ * nodes are asked for the second time. */
+enum flag { FLAG_LATE = 1, FLAG_BAD = 2, FLAG_DONE = 4, FLAG_AGAIN = 8 };
 
 /* The share of a node's answers that are not hedged, and the least time before one is. */
 static const double HEDGE_QUANTILE = 0.95;
@@ -124,10 +125,17 @@ static void page_queue_at(struct tier_fetch *f, uint32_t page, unsigned node)
     queue_push(f, &f->queue[node], page);
 }
 
-/* A page that is nowhere: queues it for the next node, or gives it up. */
+/* A page that is nowhere: queues it for the next node, or gives it up. Nodes are asked twice: a block that is
+ * being moved (client_move.c) may come to one that has just said no, and be dropped where it was before that
+ * one is asked. */
 static void page_place(struct client *c, struct tier_fetch *f, uint32_t page)
 {
     int node = page_pick(c, f, page, false);
+    if (node < 0 && c->map.n > 1 && !(f->flags[page] & (FLAG_AGAIN | FLAG_BAD))) {
+        f->flags[page] |= FLAG_AGAIN;
+        f->no[page] = 0;
+        node = page_pick(c, f, page, false);
+    }
     if (node >= 0) {
         page_queue_at(f, page, (unsigned)node);
         return;
