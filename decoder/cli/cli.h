@@ -15,6 +15,8 @@ int cmd_bench(int argc, char **argv);
 int cmd_bench_store(int argc, char **argv);
 int cmd_bench_trace(int argc, char **argv);
 int cmd_stats(int argc, char **argv);
+int cmd_cluster(int argc, char **argv);
+int cmd_cluster_status(int argc, char **argv);
 int cmd_load(int argc, char **argv);
 int cmd_check(int argc, char **argv);
 int cmd_context(int argc, char **argv);

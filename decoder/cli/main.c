@@ -13,6 +13,7 @@ static const struct cli_command commands[] = {
     {"bench", cmd_bench, "where the time of a decode step goes, what a disk gives, what a trace hits"},
     {"context", cmd_context, "saved contexts: list, show, save, resume, fork, pin, unpin, rm"},
     {"stats", cmd_stats, "counters of memory nodes"},
+    {"cluster", cmd_cluster, "the state of a cluster of memory nodes, and moving blocks between them"},
     {"load", cmd_load, "fill memory nodes with blocks derived from a seed"},
     {"check", cmd_check, "verify what `load` was told is stored"},
     {0},

@@ -390,3 +390,77 @@ int tier_stats(struct tier *t, struct tier_counter **out, size_t *n, struct skv_
     *n = r.n;
     return 0;
 }
+
+/* ---- the nodes ---- */
+
+/* One node being asked. */
+struct node_read {
+    struct stats_read stats;
+    struct stats_node as;
+    struct tier_node *node;
+    struct tier_wait *wait;
+    uint64_t asked;
+};
+
+static void node_answered(void *arg, int rc, const struct message *m, const struct skv_error *err)
+{
+    struct node_read *r = arg;
+    r->stats.wait.open = 1;
+    stats_answered(&r->as, rc, m, err);
+    r->node->answer_ns = clock_ns() - r->asked;
+    r->node->counter = r->stats.all;
+    r->node->n_counters = r->stats.n;
+    r->node->why = r->stats.wait.failure;
+    tier_wait_answered(r->wait, 0, NULL);
+}
+
+static void node_ask(struct tier *t, struct node_read *r, unsigned number)
+{
+    struct client *c = tier_client(t);
+    struct tier_node *n = r->node;
+    Scoutkv__Stats stats = SCOUTKV__STATS__INIT;
+    Scoutkv__Header h = SCOUTKV__HEADER__INIT;
+    h.body_case = SCOUTKV__HEADER__BODY_STATS;
+    h.stats = &stats;
+    const struct cluster_node *as = client_node(c, number);
+    snprintf(n->id, sizeof n->id, "%s", client_node_id(c, number));
+    snprintf(n->address, sizeof n->address, "%s", as->address);
+    n->weight = as->weight;
+    n->draining = as->draining;
+    n->up = client_node_up(c, number);
+    n->suspect = n->up && client_node_suspect(c, number);
+    r->as = (struct stats_node){&r->stats, n->id};
+    r->asked = clock_ns();
+    if (client_call(c, number, false, &h, (struct view){0}, SCOUTKV__HEADER__BODY_STATS_ACK, node_answered, r,
+                    r->asked, &n->why) == 0)
+        r->wait->open++;
+}
+
+int tier_nodes(struct tier *t, struct tier_node **out, size_t *n, struct skv_error *err)
+{
+    struct client *c = tier_client(t);
+    struct tier_wait wait = {0};
+    *n = client_n_nodes(c);
+    *out = calloc(*n, sizeof **out);
+    struct node_read *r = calloc(*n, sizeof *r);
+    if (!*out || !r) {
+        free(*out);
+        free(r);
+        return skv_fail(err, -ENOMEM, "out of memory");
+    }
+    for (size_t i = 0; i < *n; i++) {
+        r[i].node = &(*out)[i];
+        r[i].wait = &wait;
+        node_ask(t, &r[i], client_node_at(c, (unsigned)i));
+    }
+    tier_wait_all(t, &wait, NULL);
+    free(r);
+    return 0;
+}
+
+void tier_nodes_free(struct tier_node *nodes, size_t n)
+{
+    for (size_t i = 0; nodes && i < n; i++)
+        free(nodes[i].counter);
+    free(nodes);
+}

@@ -45,6 +45,7 @@ void client_free(struct client *c)
 {
     if (!c)
         return;
+    moves_free(c);
     repairs_free(c); /* its fetch looks at the slots */
     for (uint32_t i = 0; i < c->n_slots; i++) {
         if (c->slots[i]->kind == REQUEST_PUT)
@@ -274,7 +275,7 @@ int client_ready(const struct client *c, struct skv_error *err)
         const struct client_node *n = &c->nodes[i];
         if (!n->member || !n->rc)
             continue;
-        if (n->rc != -EHOSTUNREACH || ++absent >= c->opts.replicas)
+        if (n->rc != -EHOSTUNREACH || ++absent > (c->opts.may_lack ? c->opts.may_lack : c->opts.replicas - 1))
             return skv_fail(err, n->rc, "%s", n->why.text);
         if (!n->id[0])
             return skv_fail(err, n->rc,
@@ -307,6 +308,11 @@ const struct cluster_map *client_map(const struct client *c)
 bool client_node_up(const struct client *c, unsigned node)
 {
     return c->nodes[node].up;
+}
+
+const struct cluster_node *client_node(const struct client *c, unsigned node)
+{
+    return &c->nodes[node].addr;
 }
 
 bool client_node_suspect(const struct client *c, unsigned node)
@@ -415,6 +421,7 @@ static bool hello_identify(struct client *c, unsigned node, const Scoutkv__Hello
     memcpy(n->incarnation, a->incarnation.data, sizeof n->incarnation);
     n->identified = true;
     n->version = a->version;
+    n->durable = a->durable;
     n->max_header = a->max_header < PROTO_MAX_HEADER ? a->max_header : PROTO_MAX_HEADER;
     n->max_block = a->max_block < PROTO_MAX_PAYLOAD ? a->max_block : PROTO_MAX_PAYLOAD;
     return true;
@@ -468,9 +475,9 @@ static void call_queue(struct lane *l, struct request *r, uint64_t not_before)
     *at = r;
 }
 
-int client_call(struct client *c, unsigned node, bool bulk, Scoutkv__Header *header, struct view payload,
-                Scoutkv__Header__BodyCase expect, client_reply_fn *reply, void *arg, uint64_t now,
-                struct skv_error *err)
+static int call_begin(struct client *c, unsigned node, bool bulk, bool once, Scoutkv__Header *header,
+                      struct view payload, Scoutkv__Header__BodyCase expect, client_reply_fn *reply,
+                      void *arg, uint64_t now, struct skv_error *err)
 {
     struct client_node *n = &c->nodes[node];
     if (!n->up)
@@ -496,8 +503,23 @@ int client_call(struct client *c, unsigned node, bool bulk, Scoutkv__Header *hea
     r->reply = reply;
     r->arg = arg;
     r->give_up = r->deadline;
+    r->once = once;
     call_queue(&c->lanes[lane], r, now);
     return 0;
+}
+
+int client_call(struct client *c, unsigned node, bool bulk, Scoutkv__Header *header, struct view payload,
+                Scoutkv__Header__BodyCase expect, client_reply_fn *reply, void *arg, uint64_t now,
+                struct skv_error *err)
+{
+    return call_begin(c, node, bulk, false, header, payload, expect, reply, arg, now, err);
+}
+
+int client_call_once(struct client *c, unsigned node, Scoutkv__Header *header,
+                     Scoutkv__Header__BodyCase expect, client_reply_fn *reply, void *arg, uint64_t now,
+                     struct skv_error *err)
+{
+    return call_begin(c, node, false, true, header, (struct view){0}, expect, reply, arg, now, err);
 }
 
 /* The lane's next call that may be sent now. What is sent stays with the request: it may be asked again. */
@@ -566,7 +588,7 @@ static void call_answered(struct client *c, struct request *r, const struct mess
     void *arg = r->arg;
     unsigned node = c->lanes[r->lane].node;
     bool refused = m->header->body_case == SCOUTKV__HEADER__BODY_REFUSED;
-    if (refused && refused_stale(m->header->refused)) {
+    if (refused && refused_stale(m->header->refused) && !r->once) {
         if (m->header->epoch > r->epoch)
             call_stale(c, r, now);
         else
@@ -774,6 +796,7 @@ void client_tick(struct client *c, uint64_t now)
         tick_requests(c, now);
     if (c->n_doomed)
         get_deliver_doomed(c);
+    moves_tick(c);
     repair_tick(c, now);
 }
 

@@ -32,6 +32,7 @@ struct client_opts {
     const char *name;                 /* for the nodes' logs; kept by the caller */
     uint64_t ns;
     uint32_t replicas;     /* at least 1 */
+    uint32_t may_lack;     /* nodes that may be absent at the start; 0: replicas - 1 */
     uint64_t timeout_ns;   /* of each request */
     uint64_t heartbeat_ns; /* at most timeout_ns / 2 */
     uint64_t get_window;   /* payload bytes asked for and not yet received, per GET lane */
@@ -81,6 +82,7 @@ unsigned client_node_at(const struct client *, unsigned i); /* the number of the
 const struct cluster_map *client_map(const struct client *);
 unsigned client_n_lanes(const struct client *); /* lanes that are or were in use; grows with the view */
 bool client_node_up(const struct client *, unsigned node);
+const struct cluster_node *client_node(const struct client *, unsigned node); /* as it was given */
 bool client_node_suspect(const struct client *, unsigned node); /* up, but silent for two heartbeats */
 unsigned client_replicas(const struct client *);
 const char *client_node_id(const struct client *, unsigned node);

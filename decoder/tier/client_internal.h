@@ -44,6 +44,7 @@ struct request {
     client_reply_fn *reply;
     void *arg;
     struct outgoing message; /* until it is answered */
+    bool once;               /* fails if the node knows a newer view */
     bool stale;              /* queued until there is a newer view than the one it went by */
     bool queued;             /* in the lane's queue, */
     uint64_t not_before;     /* to be sent then */
@@ -123,7 +124,8 @@ struct client_node {
     uint64_t ping_sent; /* 0: none is on its way */
     struct delays delays;
     uint32_t version, max_header, max_block;
-    int rc; /* why it is not up, 0 while it may still come */
+    bool durable; /* it has disks that take writes */
+    int rc;       /* why it is not up, 0 while it may still come */
     struct skv_error why;
     uint64_t retry_at;                /* no HELLO before */
     uint64_t greet_deadline;          /* all lanes greeted by then */
@@ -161,6 +163,7 @@ struct client {
     uint64_t put_backlog;
     size_t puts_open;
     struct repairs *repairs;
+    struct move *moves;
     struct skv_error put_failure;
     struct client_totals totals;
     struct get_scratch get;
@@ -169,6 +172,12 @@ struct client {
 static inline uint64_t node_bit(unsigned node)
 {
     return UINT64_C(1) << node;
+}
+
+/* Whether the cluster has a node of this number. */
+static inline bool is_member(const struct client *c, unsigned node)
+{
+    return c->map.members & node_bit(node);
 }
 
 /* ---- client.c ---- */
@@ -195,6 +204,11 @@ void calls_view_changed(struct client *);
  * up. */
 uint64_t nodes_returning(const struct client *, uint64_t among, uint64_t *by);
 uint64_t nodes_suspect(const struct client *);
+
+/* A client_call that was decided by the view in use: if the node knows a newer one it fails (-ESTALE), and is
+ * not sent again by that. */
+int client_call_once(struct client *, unsigned node, Scoutkv__Header *, Scoutkv__Header__BodyCase expect,
+                     client_reply_fn *reply, void *arg, uint64_t now, struct skv_error *);
 
 /* ---- client_view.c ---- */
 
@@ -265,6 +279,32 @@ void put_forget_nodes(struct client *, uint64_t gone);
 void put_view_changed(struct client *);
 void put_copy_free(struct put_copy *);
 void put_free(struct put *);
+
+/* ---- client_move.c ---- */
+
+struct move_opts {
+    bool drop;        /* copies that lie elsewhere, once there are as many as there should be */
+    uint64_t lacking; /* nodes whose copy is no good, whatever they say */
+};
+struct move_result {
+    int rc;            /* why something could not be done: a node that did not answer, or has no room; err */
+    unsigned versions; /* that were found; 0: nobody has it */
+    unsigned missing;  /* copies that are still missing, of all versions */
+    unsigned copied, dropped; /* copies */
+    unsigned leased;          /* copies that stay as they got a lease meanwhile */
+    uint64_t copied_bytes;
+    struct skv_error err;
+};
+typedef void move_fn(void *arg, const struct move_result *);
+
+/* Brings a block to where it belongs. done is called once; perhaps at once. -ENOMEM. */
+int client_move(struct client *, const struct block_key *, const struct move_opts *, move_fn *done,
+                void *arg);
+bool move_open(const struct client *, const struct block_key *); /* whether it is being moved */
+void moves_tick(struct client *);
+void moves_free(struct client *);
+/* The first `replicas` nodes in this order that take blocks and are not taken. */
+uint64_t block_places(const struct client *, const uint8_t *order, uint64_t taken);
 
 /* ---- client_repair.c ---- */
 

@@ -240,6 +240,7 @@ static int start_lanes(struct tier *t, const struct tier_opts *o, const struct c
                                .name = "scoutkv",
                                .ns = o->ns,
                                .replicas = o->replicas ? o->replicas : 1,
+                               .may_lack = o->may_lack,
                                .timeout_ns = timeout,
                                .heartbeat_ns = heartbeat < timeout / 2 ? heartbeat : timeout / 2,
                                .get_window = o->get_window ? o->get_window : 8 << 20,

@@ -21,6 +21,7 @@ struct tier_opts {
     uint64_t ram;             /* embedded node's budget in bytes; 0 = 4 GiB */
     const char *const *disks; /* embedded node's disks, each "DIR:SIZE"; none: it keeps blocks in RAM only */
     size_t n_disks;
+    uint32_t may_lack;     /* nodes that may be absent at the start; 0: fewer than `replicas` */
     uint32_t replicas;     /* nodes that each block is written to; 0 = 1 */
     uint32_t timeout_ms;   /* deadline of each request; 0 = 5000 */
     uint32_t heartbeat_ms; /* a node that is silent for two of these is passed over; 0 = 250 */
@@ -159,6 +160,20 @@ struct tier_counter {
 };
 /* Every counter of every node, and its "trouble" last; *out is malloc'd. */
 int tier_stats(struct tier *, struct tier_counter **out, size_t *n, struct skv_error *);
+
+/* A node as this client sees it now. */
+struct tier_node {
+    char id[64], address[264];
+    double weight;
+    bool draining, up, suspect;   /* suspect: up, but silent */
+    uint64_t answer_ns;           /* how long it took to answer for this */
+    struct tier_counter *counter; /* [n_counters]; none if it is not up */
+    size_t n_counters;
+    struct skv_error why; /* it is not up, or gave no counters; code 0: it did */
+};
+/* All nodes, those that are gone too; *out is malloc'd, for tier_nodes_free. */
+int tier_nodes(struct tier *, struct tier_node **out, size_t *n, struct skv_error *);
+void tier_nodes_free(struct tier_node *, size_t n);
 
 /* Client-side totals since open. */
 struct tier_totals {

@@ -36,7 +36,7 @@ struct world_node {
 struct world {
     uint64_t now, rng;
     unsigned n_nodes, lanes_per_node, replicas;
-    uint64_t get_window, put_credit;
+    uint64_t get_window, put_credit, ram;
     struct client *client;
     struct world_node nodes[WORLD_NODES];
     struct cluster_node addrs[WORLD_NODES];
@@ -134,7 +134,7 @@ static inline int world_node_send(void *arg, const struct node_peer *peer, struc
 
 static inline void world_node_start(struct world *w, unsigned i, const char *id)
 {
-    struct node_opts opts = {.id = id, .ram = 64 << 20, .put_credit = w->put_credit};
+    struct node_opts opts = {.id = id, .ram = w->ram ? w->ram : 64 << 20, .put_credit = w->put_credit};
     struct skv_error err;
     w->nodes[i] = (struct world_node){.world = w, .number = i};
     w->nodes[i].core = node_new(&opts, world_node_send, &w->nodes[i], &err);
@@ -173,6 +173,26 @@ static inline void world_node_kill(struct world *w, unsigned i, bool notice)
     }
 }
 
+/* A client of all nodes, greeting them on fresh lanes. */
+static inline void world_client(struct world *w)
+{
+    for (unsigned l = 0; l < WORLD_LANES; l++) {
+        w->generation[l]++;
+        w->asked[l] = w->unacked[l] = 0;
+        w->ends_at[l] = -1;
+    }
+    struct client_opts opts = {.nodes = w->addrs,
+                               .n_nodes = w->n_nodes,
+                               .cluster = "default",
+                               .name = "test",
+                               .replicas = w->replicas ? w->replicas : 1,
+                               .timeout_ns = NS_PER_S,
+                               .heartbeat_ns = 250 * NS_PER_MS,
+                               .get_window = w->get_window,
+                               .lanes = w->lanes_per_node - 1};
+    w->client = client_new(&opts, w->now);
+}
+
 static inline void world_open(struct world *w, uint64_t seed, unsigned n_nodes, uint32_t get_lanes)
 {
     w->rng = seed;
@@ -186,23 +206,12 @@ static inline void world_open(struct world *w, uint64_t seed, unsigned n_nodes, 
     for (unsigned i = 0; i < WORLD_NODES; i++) {
         char id[16];
         snprintf(id, sizeof id, "n%u", i + 1);
-        w->addrs[i].weight = 1;
+        w->addrs[i].weight = w->addrs[i].weight > 0 ? w->addrs[i].weight : 1;
         snprintf(w->addrs[i].address, sizeof w->addrs[i].address, "host%u:7401", i + 1);
         if (i < n_nodes)
             world_node_start(w, i, id);
     }
-    struct client_opts opts = {.nodes = w->addrs,
-                               .n_nodes = n_nodes,
-                               .cluster = "default",
-                               .name = "test",
-                               .replicas = w->replicas ? w->replicas : 1,
-                               .timeout_ns = NS_PER_S,
-                               .heartbeat_ns = 250 * NS_PER_MS,
-                               .get_window = w->get_window,
-                               .lanes = get_lanes};
-    w->client = client_new(&opts, w->now);
-    for (unsigned l = 0; l < WORLD_LANES; l++)
-        w->ends_at[l] = -1;
+    world_client(w);
 }
 
 static inline void world_close(struct world *w)

@@ -1,0 +1,72 @@
+#!/bin/sh
+# `scoutkv cluster status|rebalance` on real nodes: copies that were lost are made again, a third node gets its
+# share, and what does not belong is dropped; status --scan says so before and after.
+. tests/integration/cli_common
+
+start_node() { # NAME ADDRESS
+    "$BUILD/scoutkv-memnode" --listen "$2" --id "$1" --ram 128MiB --log-level warn >"$dir/$1" 2>&1 &
+    pids="$pids $!"
+    eval "pid_$1=$!"
+    for _ in $(seq 100); do
+        grep -qs listening "$dir/$1" && break
+        sleep 0.1
+    done
+    address=$(sed -n 's/^listening on tcp:\/\///p' "$dir/$1")
+    [ -n "$address" ] || fail "$1 did not start: $(cat "$dir/$1")"
+}
+scan() { # STATUS NODES FIELD=VALUE…
+    want=$1 list=$2
+    shift 2
+    ends "$want" cluster status --nodes "$list" --replicas 2 --scan --json --timeout-ms 1000
+    for pair in "$@"; do
+        grep -q "\"${pair%=*}\": ${pair#*=},\?\$" "$dir/out" || fail "scan: not $pair in $(cat "$dir/out")"
+    done
+}
+
+start_node n1 127.0.0.1:0
+a1=$address
+start_node n2 127.0.0.1:0
+a2=$address
+two=n1@$a1,n2@$a2
+ends 0 load --nodes "$two" --replicas 2 --count 600 --size 16K --seed 9 --log "$dir/acks"
+scan 0 "$two" blocks=600 in_place=600 missing=0 elsewhere=0 lost=0
+ends 0 cluster rebalance --nodes "$two" --replicas 2
+prints '^0 copies made'
+
+# A third node gets its share, and no other copies stay.
+start_node n3 127.0.0.1:0
+a3=$address
+three=$two,n3@$a3
+ends 0 cluster status --nodes "$three"
+prints '^n3 .* up '
+ends 0 cluster status --nodes "$three" --replicas 2 --scan
+prints '^600 blocks .*rebalance. puts that right'
+ends 0 cluster rebalance --nodes "$three" --replicas 2
+prints '^all 600 blocks have their 2 copies where they belong'
+scan 0 "$three" blocks=600 in_place=600 missing=0 elsewhere=0
+[ "$(grep -c '"blocks": [34][0-9][0-9],' "$dir/out")" -eq 3 ] || fail "1200 copies are not spread: $(cat "$dir/out")"
+ends 0 check --nodes "$three" --replicas 2 --log "$dir/acks"
+
+# A node that came back empty is given what it had; while it is away, nothing is moved.
+kill -KILL "$pid_n2"
+wait "$pid_n2" 2>/dev/null
+ends 4 cluster status --nodes "$three" --timeout-ms 500
+prints '^n2 .* down '
+says 'no memory node answers'
+scan 4 "$three" absent_nodes=1 lost=0
+ends 4 cluster rebalance --nodes "$three" --replicas 2 --timeout-ms 500
+prints '^0 copies made'
+start_node n2 "$a2"
+ends 0 cluster rebalance --nodes "$three" --replicas 2 --rate 100M
+prints '^all 600 blocks'
+scan 0 "$three" in_place=600
+ends 0 check --nodes "$three" --replicas 2 --log "$dir/acks"
+
+# What cannot be.
+ends 2 cluster
+ends 2 cluster rebalance
+ends 2 cluster sideways
+ends 0 cluster rebalance --help
+prints 'begun again'
+ends 1 cluster rebalance --nodes "$three" --replicas 9
+says '9 replicas need as many'
