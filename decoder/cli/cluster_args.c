@@ -82,6 +82,7 @@ static void add_up(struct rebalance_report *sum, const struct rebalance_report *
         to->absent |= r->node[i].absent;
         to->blocks += r->node[i].blocks;
         to->bytes += r->node[i].bytes;
+        to->sole += r->node[i].sole;
         to->missing += r->node[i].missing;
         to->elsewhere += r->node[i].elsewhere;
     }

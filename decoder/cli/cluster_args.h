@@ -8,10 +8,10 @@
 #include "decoder/tier/tier.h"
 
 struct cluster_args {
-    const char *nodes, *cluster;
+    const char *nodes, *cluster, *node; /* node: the one to add or take out */
     uint64_t ns, rate;
     uint32_t replicas, timeout_ms, at_once, passes;
-    bool json, scan;
+    bool json, scan, no_move, force;
 };
 extern const struct opt cluster_node_table[]; /* which cluster */
 extern const struct opt cluster_move_table[]; /* how blocks are moved */

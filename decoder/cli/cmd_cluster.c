@@ -44,6 +44,9 @@ static int cmd_rebalance(int argc, char **argv)
 
 static const struct cli_command commands[] = {
     {"status", cmd_cluster_status, "the nodes, what they hold, and (--scan) which copies are missing"},
+    {"add", cmd_cluster_add, "make a node part of it, and give it its share of the blocks"},
+    {"drain", cmd_cluster_drain, "take all blocks off a node"},
+    {"remove", cmd_cluster_remove, "take a node out: one that was drained, or is dead"},
     {"rebalance", cmd_rebalance, "bring every block to where it belongs"},
     {0},
 };

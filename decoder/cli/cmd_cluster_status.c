@@ -74,6 +74,7 @@ static json_t *node_json(const struct tier_node *n, const struct rebalance_repor
     }
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         set_u64(o, names[i], counter(n, names[i]));
+    set_u64(o, "epoch", n->epoch);
     json_object_set_new(o, "answer_ms", json_real((double)n->answer_ns * 1e-6));
     json_t *text = json_string(trouble(n));
     json_object_set_new(o, "trouble", text ? text : json_string("(not UTF-8)"));
@@ -120,7 +121,8 @@ static void print_node(const struct tier_node *n, const struct rebalance_report 
         printf("  %s\n", n->why.text);
         return;
     }
-    printf(" %12s %10s %10s %10s %8.1f", count_format(blocks, sizeof blocks, counter(n, "blocks")),
+    printf(" %6" PRIu64 " %12s %10s %10s %10s %8.1f", n->epoch,
+           count_format(blocks, sizeof blocks, counter(n, "blocks")),
            size_format(bytes, sizeof bytes, counter(n, "bytes")),
            size_format(ram, sizeof ram, counter(n, "ram_store_used")),
            counter(n, "disks") ? size_format(disk, sizeof disk, counter(n, "disk_bytes")) : "-",
@@ -133,8 +135,8 @@ static void print_node(const struct tier_node *n, const struct rebalance_report 
 static void print_table(const struct cluster_args *a, const struct tier_node *n, size_t n_nodes,
                         const struct rebalance_report *r)
 {
-    printf("%-12s %-22s %-9s %6s %12s %10s %10s %10s %8s%s\n", "node", "address", "state", "weight", "blocks",
-           "bytes", "RAM", "disk", "lag ms", r ? "   missing elsewhere" : "");
+    printf("%-12s %-22s %-9s %6s %6s %12s %10s %10s %10s %8s%s\n", "node", "address", "state", "weight",
+           "epoch", "blocks", "bytes", "RAM", "disk", "lag ms", r ? "   missing elsewhere" : "");
     for (size_t i = 0; i < n_nodes; i++)
         print_node(&n[i], r);
     if (!r)

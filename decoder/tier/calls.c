@@ -408,6 +408,7 @@ static void node_answered(void *arg, int rc, const struct message *m, const stru
     r->stats.wait.open = 1;
     stats_answered(&r->as, rc, m, err);
     r->node->answer_ns = clock_ns() - r->asked;
+    r->node->epoch = m ? m->header->epoch : 0;
     r->node->counter = r->stats.all;
     r->node->n_counters = r->stats.n;
     r->node->why = r->stats.wait.failure;

@@ -230,6 +230,9 @@ static bool count_block(struct rebalance *r, const struct found *f, unsigned n, 
             *copies += (lacks >> i & 1) && !report->node[i].absent;
         }
     }
+    for (unsigned i = 0; i < PLACEMENT_MAX_NODES; i++)
+        for (unsigned v = 0; v < n; v++)
+            report->node[i].sole += f[v].holders == node_bit(i);
     report->blocks++;
     report->bytes += bytes;
     report->missing += missing;

@@ -10,6 +10,7 @@
 #ifndef TIER_REBALANCE_H
 #define TIER_REBALANCE_H
 
+#include "common/cluster_view.h"
 #include "decoder/tier/placement.h"
 
 struct client;
@@ -44,6 +45,7 @@ struct rebalance_report {
         char id[64]; /* empty: no node has this number */
         bool absent;
         uint64_t blocks, bytes, missing, elsewhere;
+        uint64_t sole; /* blocks that have no other whole copy */
     } node[PLACEMENT_MAX_NODES];
 };
 
@@ -69,5 +71,12 @@ const struct rebalance_report *rebalance_report(const struct rebalance *);
 int tier_rebalance(struct tier *, const struct rebalance_opts *,
                    bool (*progress)(void *, const struct rebalance_report *), void *arg,
                    struct rebalance_report *out, struct skv_error *);
+
+/* Gives the cluster this view, whose epoch is higher than the one in use, and goes by it. One node is asked
+ * first: if it knows another one of that epoch, nothing has changed (-ESTALE). Then waits up to wait_ms for
+ * the others; *behind: those that did not take it in time, the last of which err names (they learn of it from
+ * clients). */
+int tier_change_view(struct tier *, const struct cluster_view *, unsigned wait_ms, unsigned *behind,
+                     struct skv_error *);
 
 #endif
