@@ -16,7 +16,7 @@ WERROR    ?=
 
 CC        ?= cc
 B         := build$(if $(SANITIZER),/$(SANITIZER))
-PKGS      := libzmq libprotobuf-c openblas libsodium libxxhash inih jansson libpcre2-8 liburing
+PKGS      := libcurl libzmq libprotobuf-c openblas libsodium libxxhash inih jansson libpcre2-8 liburing
 
 ifeq ($(filter clean format format-check,$(MAKECMDGOALS)),)
 missing := $(strip $(foreach p,$(PKGS) cmocka,$(shell pkg-config --exists $(p) || echo $(p))))

@@ -329,6 +329,7 @@ SKV_API void skv_context_stats_reset(skv_context *);
 /* What the memory nodes did, since the tier was opened. */
 struct skv_tier_stats {
     uint32_t nodes, nodes_up;
+    uint64_t etcd_lost;               /* times that etcd stopped answering: the last view stayed */
     uint64_t nodes_suspected;         /* times that one was passed over as silent, */
     uint64_t nodes_lost;              /* given up (its connection broke, or a request missed its deadline), */
     uint64_t nodes_reborn;            /* and back without what it held */

@@ -4,6 +4,7 @@
 #include "common/options.h"
 #include "common/zmqx.h"
 #include "memnode/disk_options.h"
+#include "memnode/registration.h"
 #include "memnode/server.h"
 #include "memnode/verify_main.h"
 
@@ -18,6 +19,8 @@
 enum { NAME_MAX_BYTES = 63, MAX_NAMESPACES = 1024 };
 
 struct settings {
+    const char *etcd, *advertise;
+    double weight;
     const char *listen, *id, *cluster, *namespaces, *log_level, *verify;
     uint64_t ram, scrub;
     struct opt_list disk;
@@ -39,6 +42,12 @@ static const struct opt table[] = {
      "only clients of this cluster are served"},
     {"namespaces", 0, OPT_STRING, offsetof(struct settings, namespaces), "LIST",
      "tenants served: numbers separated by commas, or any"},
+    {"etcd", 0, OPT_STRING, offsetof(struct settings, etcd), "HOST:PORT,…",
+     "etcd that is told of this node: it joins the cluster's view there; clients: --nodes etcd://HOST:PORT"},
+    {"advertise", 0, OPT_STRING, offsetof(struct settings, advertise), "HOST:PORT",
+     "with --etcd: where clients reach this node, if that is not what it listens on"},
+    {"weight", 0, OPT_DOUBLE, offsetof(struct settings, weight), "W",
+     "with --etcd: its share of the blocks, beside the others'", .min = 0.001, .max = 1000},
     {"log-level", 0, OPT_CHOICE, offsetof(struct settings, log_level), "LEVEL", "what is written to stderr",
      .choices = "error|warn|info|debug"},
     {"verify", 0, OPT_STRING, offsetof(struct settings, verify), "DIR",
@@ -143,10 +152,34 @@ static void disks_text(const struct node_opts *o, const struct disk_options *dis
         snprintf(out, 64, "no disk");
 }
 
-/* Listens, opens the disks, says so, and serves until a signal. */
-static int serve(const char *listen, struct node_opts *opts, const struct disk_options *disks,
-                 struct log *log, struct skv_error *err)
+/* Tells etcd where this node is, once it serves. */
+static int start_registration(const struct settings *s, const char *endpoint, const struct node_opts *opts,
+                              const struct log *log, struct registration **out, struct skv_error *err)
 {
+    struct cluster_node node = {.weight = s->weight};
+    const char *address = s->advertise ? s->advertise : endpoint + strlen("tcp://");
+    char text[400];
+    if (!s->etcd)
+        return 0;
+    bool reachable =
+        s->advertise || (strncmp(endpoint, "tcp://", 6) == 0 && !strstr(endpoint, "//0.0.0.0:") &&
+                         !strstr(endpoint, "//[::]:") && !strstr(endpoint, "//*:"));
+    snprintf(text, sizeof text, "%.63s@%.263s", opts->id, address);
+    const char *wrong = reachable ? cluster_node_parse(text, strlen(text), &node)
+                                  : "clients can't connect to every address at once";
+    if (wrong)
+        return skv_fail(err, -EINVAL, "'%s' is nothing to tell etcd: %s; give --advertise HOST:PORT", address,
+                        wrong);
+    node.weight = s->weight;
+    *out = registration_start(s->etcd, opts->cluster, &node, log, err);
+    return *out ? 0 : err->code;
+}
+
+/* Listens, opens the disks, says so, and serves until a signal. */
+static int serve(const struct settings *s, const char *listen, struct node_opts *opts,
+                 const struct disk_options *disks, struct log *log, struct skv_error *err)
+{
+    struct registration *registration = NULL;
     struct zmqx_socket *listener = NULL;
     struct server *server = NULL;
     char text[64];
@@ -174,11 +207,14 @@ static int serve(const char *listen, struct node_opts *opts, const struct disk_o
     disks_text(opts, disks, text);
     log_write(log, LOG_LEVEL_INFO, "serving cluster '%s' on %s with %.2f GiB of RAM and %s", opts->cluster,
               endpoint, (double)opts->ram / (1 << 30), text);
+    if ((rc = start_registration(s, endpoint, opts, log, &registration, err)))
+        goto done;
     printf("listening on %s\n", endpoint);
     fflush(stdout);
     if ((rc = server_run(server, stop_fd, err)) == 0)
         log_write(log, LOG_LEVEL_INFO, "stopped");
 done:
+    registration_stop(registration);
     server_free(server);
     zmqx_close(listener);
     zmqx_ctx_free(ctx);
@@ -195,7 +231,8 @@ static bool name_lasts(const struct settings *s, const char *endpoint)
 
 int main(int argc, char **argv)
 {
-    struct settings s = {.listen = "127.0.0.1:7071",
+    struct settings s = {.weight = 1,
+                         .listen = "127.0.0.1:7071",
                          .ram = UINT64_C(4) << 30,
                          .scrub = 8 << 20,
                          .cluster = "default",
@@ -250,7 +287,7 @@ int main(int argc, char **argv)
         opts.n_ns = (size_t)n;
         opts.disks = disks.disk;
         opts.n_disks = disks.n;
-        int code = serve(endpoint, &opts, &disks, &log, &err);
+        int code = serve(&s, endpoint, &opts, &disks, &log, &err);
         if (code)
             fprintf(stderr, "scoutkv-memnode: %s\n", err.text);
         rc = skv_exit_code(code);

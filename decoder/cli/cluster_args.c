@@ -13,7 +13,8 @@
 #define AT(member) offsetof(struct cluster_args, member)
 const struct opt cluster_node_table[] = {
     {"nodes", 0, OPT_STRING, AT(nodes), "LIST",
-     "memory nodes: host:port[*weight],…; id@host:port for those that may be away", .required = true},
+     "memory nodes: host:port[*weight],…, id@host:port for those that may be away; or etcd://HOST:PORT",
+     .required = true},
     {"replicas", 'r', OPT_U32, AT(replicas), "R", "nodes that each block is to lie on, as clients write it",
      .min = 1, .max = 64},
     {"cluster", 0, OPT_STRING, AT(cluster), "NAME", "name that the nodes were started with"},

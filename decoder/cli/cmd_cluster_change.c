@@ -1,6 +1,7 @@
 /* cmd_cluster_change.c: `scoutkv cluster add|drain|remove`: the next view of the cluster, given to its nodes,
  * and then a rebalance by it. */
 #include "common/clock.h"
+#include "common/etcd.h"
 #include "decoder/cli/cli.h"
 #include "decoder/cli/cluster_args.h"
 #include "decoder/cli/interrupt.h"
@@ -79,6 +80,25 @@ static int view_leave(struct cluster_view *v, const char *id, enum change what, 
     return 0;
 }
 
+/* The view as it is to be, under its epoch: what etcd gives it, or one more than the last. */
+static int next_view(const struct cluster_args *a, struct tier *t, enum change what, struct cluster_view *v,
+                     struct skv_error *err)
+{
+    bool etcd = strncmp(a->nodes, TIER_ETCD, strlen(TIER_ETCD)) == 0;
+    struct etcd *e = etcd ? etcd_open(a->nodes + strlen(TIER_ETCD), a->cluster, err) : NULL;
+    int rc = etcd ? (e ? etcd_view_get(e, v, err) : err->code) : 0;
+    if (!etcd) {
+        tier_view(t, v);
+        v->epoch++;
+    }
+    if (rc == 0)
+        rc = what == ADD ? view_add(v, a->node, err) : view_leave(v, a->node, what, a->replicas, err);
+    if (rc == 0 && etcd)
+        rc = etcd_view_put(e, v, err);
+    etcd_close(e);
+    return rc;
+}
+
 /* A node that is to be added must answer, and under its id. */
 static int check_newcomer(const struct cluster_args *a, struct skv_error *err)
 {
@@ -127,9 +147,7 @@ static int change_view(const struct cluster_args *a, enum change what, struct sk
         free(v);
         return rc;
     }
-    tier_view(t, v);
-    v->epoch++;
-    rc = what == ADD ? view_add(v, a->node, err) : view_leave(v, a->node, what, a->replicas, err);
+    rc = next_view(a, t, what, v, err);
     if (rc == 0)
         rc = tier_change_view(t, v, a->timeout_ms, &behind, err);
     if (rc == 0)

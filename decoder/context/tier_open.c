@@ -67,6 +67,7 @@ void skv_tier_stats(const skv_tier *t, struct skv_tier_stats *out)
     tier_get_totals(t->tier, &n);
     *out = (struct skv_tier_stats){.nodes = tier_n_nodes(t->tier),
                                    .nodes_up = tier_nodes_up(t->tier),
+                                   .etcd_lost = n.etcd_lost,
                                    .nodes_suspected = n.suspected,
                                    .nodes_lost = n.lost,
                                    .nodes_reborn = n.reborn,

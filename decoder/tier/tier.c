@@ -4,6 +4,7 @@
  * A pump first receives all that has come, then sends, then looks at deadlines: a caller that computed for
  * longer than a deadline finds its answers, not timeouts. A lane that libzmq reports as disconnected is lost
  * at once; one whose node is merely silent, by the deadline. */
+#include "decoder/tier/follow.h"
 #include "decoder/tier/tier_internal.h"
 
 #include "common/clock.h"
@@ -38,7 +39,8 @@ struct tier {
     struct client *client;
     char *cluster;
     uint64_t ns;
-    char *view_file; /* --nodes @FILE, or NULL */
+    struct follow *follow; /* --nodes etcd://…, or NULL */
+    char *view_file;       /* --nodes @FILE, or NULL */
     unsigned lanes_per_node;
     struct tier_lane *lanes; /* [PLACEMENT_MAX_NODES * lanes_per_node]; the first client_n_lanes are in use */
     bool pumping;
@@ -157,9 +159,20 @@ static int wait_for_lanes(struct tier *t, int timeout_ms)
     return zmqx_poll(items, n, timeout_ms);
 }
 
+/* Goes by what etcd knows. A node may have told a newer view meanwhile: then that stays. */
+static void follow_view(struct tier *t)
+{
+    struct cluster_view *v = follow_take(t->follow);
+    if (v)
+        client_set_view(t->client, v, clock_ns(), NULL);
+    free(v);
+}
+
 int tier_pump(struct tier *t, int timeout_ms, struct skv_error *err)
 {
     assert(!t->pumping); /* a callback waited */
+    if (t->follow && t->client)
+        follow_view(t);
     t->pumping = true;
     int rc = 0;
     uint64_t now = clock_ns(), end = now + (uint64_t)timeout_ms * NS_PER_MS;
@@ -217,6 +230,10 @@ static int parse_nodes(struct tier *t, const char *nodes, struct cluster_view *v
     *v = (struct cluster_view){.n = 1, .node[0] = {.address = "inside this process", .weight = 1}};
     if (!nodes)
         return 0;
+    if (strncmp(nodes, TIER_ETCD, strlen(TIER_ETCD)) == 0) {
+        t->follow = follow_start(nodes + strlen(TIER_ETCD), t->cluster, v, err);
+        return t->follow ? 0 : err->code;
+    }
     if (nodes[0] != '@')
         return node_list_parse(nodes, v->node, &v->n, err);
     if (!(t->view_file = strdup(nodes + 1)))
@@ -307,6 +324,7 @@ void tier_close(struct tier *t)
     for (unsigned i = 0; t->lanes && i < client_n_lanes(t->client); i++)
         lane_close(&t->lanes[i]);
     server_stop(t->server);
+    follow_stop(t->follow);
     client_free(t->client);
     zmqx_ctx_free(t->zmq);
     free(t->lanes);
@@ -395,6 +413,7 @@ int tier_fetch_end(struct tier *t, struct tier_fetch *f, struct skv_error *err)
 void tier_get_totals(const struct tier *t, struct tier_totals *out)
 {
     *out = client_totals(t->client)->tier;
+    out->etcd_lost = t->follow ? follow_losses(t->follow) : 0;
 }
 
 unsigned tier_n_nodes(const struct tier *t)

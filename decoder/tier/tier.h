@@ -14,8 +14,11 @@
 
 struct tier;
 
+#define TIER_ETCD "etcd://"
+
 struct tier_opts {
-    const char *nodes;        /* "[id@]host:port[*weight],…", or "@FILE" with a view; NULL: embedded */
+    const char *nodes;        /* "[id@]host:port[*weight],…", or "@FILE" with a view, or
+                               * "etcd://HOST:PORT,…" which knows one; NULL: embedded */
     const char *cluster;      /* cluster name, NULL = "default" */
     uint64_t ns;              /* namespace of all keys */
     uint64_t ram;             /* embedded node's budget in bytes; 0 = 4 GiB */
@@ -188,6 +191,7 @@ struct tier_totals {
     uint64_t short_puts;              /* blocks acknowledged by fewer nodes than `replicas` */
     uint64_t conflicts; /* copies that a node refused because it holds another version of the block */
     uint64_t stale;     /* writes sent again, as a node knew a newer view of the cluster, */
+    uint64_t etcd_lost; /* times that etcd stopped answering: the last view stayed */
     uint64_t views;     /* views taken since the start */
     uint64_t repaired;  /* copies made good later, after a write that fell short or a read that missed */
 };
