@@ -316,14 +316,11 @@ int tier_unpin(struct tier *t, const char *owner, const struct block_key *keys, 
 
 /* ---- STATS ---- */
 
-struct stats_read {
-    struct tier_wait wait;
-    struct tier_counter *all;
-    size_t n;
-};
-struct stats_node {
-    struct stats_read *read;
-    const char *id;
+/* One node being asked. */
+struct node_read {
+    struct tier_node *node;
+    struct tier_wait *wait;
+    uint64_t asked;
 };
 
 /* A node's words are a stranger's. */
@@ -335,83 +332,34 @@ static void printable(char *out, size_t size, const char *text)
     out[len] = 0;
 }
 
-static void stats_answered(void *arg, int rc, const struct message *m, const struct skv_error *err)
+/* Every counter, and "trouble" last. */
+static int counters_copy(struct tier_node *to, const Scoutkv__StatsAck *a, struct skv_error *err)
 {
-    struct stats_node *node = arg;
-    struct stats_read *r = node->read;
-    struct skv_error own;
-    if (rc == 0) {
-        const Scoutkv__StatsAck *a = m->header->stats_ack;
-        struct tier_counter *all = realloc(r->all, (r->n + a->n_counters + 1) * sizeof *all);
-        if (!all) {
-            rc = skv_fail(&own, -ENOMEM, "out of memory");
-            err = &own;
-        } else {
-            r->all = all;
-            for (size_t i = 0; i <= a->n_counters; i++) {
-                struct tier_counter *to = &all[r->n++];
-                bool last = i == a->n_counters;
-                *to = (struct tier_counter){.value = last ? 0 : a->counters[i]->value};
-                snprintf(to->node, sizeof to->node, "%s", node->id);
-                snprintf(to->name, sizeof to->name, "%s", last ? "trouble" : a->counters[i]->name);
-                if (last)
-                    printable(to->text, sizeof to->text, a->trouble);
-            }
-        }
+    struct tier_counter *all = calloc(a->n_counters + 1, sizeof *all);
+    if (!all)
+        return skv_fail(err, -ENOMEM, "out of memory");
+    for (size_t i = 0; i <= a->n_counters; i++) {
+        bool last = i == a->n_counters;
+        all[i].value = last ? 0 : a->counters[i]->value;
+        snprintf(all[i].node, sizeof all[i].node, "%s", to->id);
+        snprintf(all[i].name, sizeof all[i].name, "%s", last ? "trouble" : a->counters[i]->name);
+        if (last)
+            printable(all[i].text, sizeof all[i].text, a->trouble);
     }
-    tier_wait_answered(&r->wait, rc, err);
-}
-
-int tier_stats(struct tier *t, struct tier_counter **out, size_t *n, struct skv_error *err)
-{
-    struct client *c = tier_client(t);
-    struct stats_read r = {0};
-    struct stats_node nodes[PLACEMENT_MAX_NODES];
-    struct skv_error own;
-    Scoutkv__Stats stats = SCOUTKV__STATS__INIT;
-    Scoutkv__Header h = SCOUTKV__HEADER__INIT;
-    h.body_case = SCOUTKV__HEADER__BODY_STATS;
-    h.stats = &stats;
-    for (unsigned i = 0; i < client_n_nodes(c); i++) {
-        unsigned node = client_node_at(c, i);
-        nodes[i] = (struct stats_node){&r, client_node_id(c, node)};
-        r.wait.open++;
-        int rc = client_call(c, node, false, &h, (struct view){0}, SCOUTKV__HEADER__BODY_STATS_ACK,
-                             stats_answered, &nodes[i], clock_ns(), &own);
-        if (rc)
-            tier_wait_answered(&r.wait, rc, &own);
-    }
-    int rc = tier_wait_all(t, &r.wait, err);
-    if (rc) {
-        free(r.all);
-        return rc;
-    }
-    *out = r.all;
-    *n = r.n;
+    to->counter = all;
+    to->n_counters = a->n_counters + 1;
     return 0;
 }
-
-/* ---- the nodes ---- */
-
-/* One node being asked. */
-struct node_read {
-    struct stats_read stats;
-    struct stats_node as;
-    struct tier_node *node;
-    struct tier_wait *wait;
-    uint64_t asked;
-};
 
 static void node_answered(void *arg, int rc, const struct message *m, const struct skv_error *err)
 {
     struct node_read *r = arg;
-    r->stats.wait.open = 1;
-    stats_answered(&r->as, rc, m, err);
     r->node->answer_ns = clock_ns() - r->asked;
     r->node->epoch = m ? m->header->epoch : 0;
-    r->node->counter = r->stats.all;
-    r->node->n_counters = r->stats.n;
-    r->node->why = r->stats.wait.failure;
+    if (rc)
+        r->node->why = *err;
+    else
+        counters_copy(r->node, m->header->stats_ack, &r->node->why);
     tier_wait_answered(r->wait, 0, NULL);
 }
 
@@ -430,7 +378,6 @@ static void node_ask(struct tier *t, struct node_read *r, unsigned number)
     n->draining = as->draining;
     n->up = client_node_up(c, number);
     n->suspect = n->up && client_node_suspect(c, number);
-    r->as = (struct stats_node){&r->stats, n->id};
     r->asked = clock_ns();
     if (client_call(c, number, false, &h, (struct view){0}, SCOUTKV__HEADER__BODY_STATS_ACK, node_answered, r,
                     r->asked, &n->why) == 0)
@@ -464,4 +411,33 @@ void tier_nodes_free(struct tier_node *nodes, size_t n)
     for (size_t i = 0; nodes && i < n; i++)
         free(nodes[i].counter);
     free(nodes);
+}
+
+int tier_stats(struct tier *t, struct tier_counter **out, size_t *n, struct skv_error *err)
+{
+    struct tier_node *nodes;
+    struct skv_error why = {0};
+    size_t n_nodes, absent = 0, all = 0;
+    int rc = tier_nodes(t, &nodes, &n_nodes, err);
+    if (rc)
+        return rc;
+    for (size_t i = 0; i < n_nodes; i++) {
+        all += nodes[i].n_counters;
+        absent += !nodes[i].counter;
+        if (!nodes[i].counter && !why.code)
+            why = nodes[i].why;
+    }
+    *n = 0;
+    *out = malloc((all + 1) * sizeof **out);
+    if (!*out)
+        rc = skv_fail(err, -ENOMEM, "out of memory");
+    else if (absent >= client_replicas(tier_client(t)))
+        rc = skv_fail(err, why.code, "%s", why.text);
+    for (size_t i = 0; rc == 0 && i < n_nodes; *n += nodes[i++].n_counters)
+        if (nodes[i].counter)
+            memcpy(*out + *n, nodes[i].counter, nodes[i].n_counters * sizeof **out);
+    if (rc)
+        free(*out);
+    tier_nodes_free(nodes, n_nodes);
+    return rc;
 }

@@ -161,7 +161,8 @@ struct tier_counter {
     uint64_t value;
     char text[256]; /* of "trouble", which is no number but says why a disk takes no writes; else empty */
 };
-/* Every counter of every node, and its "trouble" last; *out is malloc'd. */
+/* Every counter of every node, in order, and its "trouble" last; *out is malloc'd. Of nodes that are absent,
+ * fewer than `replicas`, there are none. */
 int tier_stats(struct tier *, struct tier_counter **out, size_t *n, struct skv_error *);
 
 /* A node as this client sees it now. */

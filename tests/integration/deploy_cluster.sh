@@ -24,7 +24,7 @@ cluster down >"$dir/down.txt" 2>&1 || fail "down fails where nothing was started
 
 up -n 3 || fail "up failed"
 nodes=$(line)
-[ "$(echo "$nodes" | tr , '\n' | grep -c '^127.0.0.1:[1-9]')" -eq 3 ] || fail "no line of three nodes, but '$nodes'"
+[ "$(echo "$nodes" | tr , '\n' | grep -c '^n[1-3]@127.0.0.1:[1-9]')" -eq 3 ] || fail "no line of three nodes, but '$nodes'"
 before=$(pids)
 [ "$(echo "$before" | wc -l)" -eq 3 ] || fail "not three pid files"
 "$BUILD/scoutkv" stats --nodes "$nodes" >"$dir/stats.txt" 2>&1 || fail "the line does not work in scoutkv"

@@ -51,7 +51,7 @@ case $? in
     ;;
 *) fail "up failed" ;;
 esac
-grep -q '^--nodes 10.97.0.11:7071,10.97.0.12:7071$' "$dir/up.txt" || fail "up does not print a --nodes line of two"
+grep -q '^--nodes n1@10.97.0.11:7071,n2@10.97.0.12:7071$' "$dir/up.txt" || fail "up does not print a --nodes line of two"
 [ "$(ls /sys/class/net)" = "$interfaces" ] || fail "this machine's own interfaces have changed"
 netns status >"$dir/status.txt" 2>&1 || fail "status failed though all is well"
 answers h1 && answers h2 || fail "the nodes do not answer"
