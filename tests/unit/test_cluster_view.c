@@ -48,9 +48,12 @@ static void what_is_written_reads_the_same(void **state)
     for (size_t i = 0; i < v.n; i++) {
         struct cluster_node *n = &v.node[i];
         memset(n->id, 'x', 60);
-        snprintf(n->id + 60, 4, "%zu", i);
+        n->id[60] = (char)('a' + i / 10);
+        n->id[61] = (char)('0' + i % 10);
         memset(n->address, 'h', 255);
-        snprintf(n->address + 255, 9, ":%zu", 65000 + i);
+        memcpy(n->address + 255, ":650", 4);
+        n->address[259] = n->id[61];
+        n->address[260] = (char)('0' + i / 10);
         n->weight = i % 3 ? 1.0 / (double)(i + 1) : 1;
         n->draining = i % 5 == 0;
     }
