@@ -17,6 +17,7 @@ int cmd_bench_trace(int argc, char **argv);
 int cmd_stats(int argc, char **argv);
 int cmd_cluster(int argc, char **argv);
 int cmd_cluster_status(int argc, char **argv);
+int cmd_cluster_watch(int argc, char **argv);
 int cmd_cluster_add(int argc, char **argv);
 int cmd_cluster_drain(int argc, char **argv);
 int cmd_cluster_remove(int argc, char **argv);

@@ -36,6 +36,8 @@ struct cluster_moved {
 };
 int cluster_rebalance(const struct cluster_args *, struct cluster_moved *done, struct rebalance_report *left,
                       struct skv_error *);
+/* Gives the nodes a view without args->node, whatever it holds; see absences_judge for when. */
+int cluster_take_out(const struct cluster_args *, struct skv_error *);
 /* Says on stdout what was moved, and what is left to be done. */
 void cluster_print_moved(const struct cluster_moved *, const struct rebalance_report *left,
                          uint32_t replicas);

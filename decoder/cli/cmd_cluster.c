@@ -48,6 +48,7 @@ static const struct cli_command commands[] = {
     {"drain", cmd_cluster_drain, "take all blocks off a node"},
     {"remove", cmd_cluster_remove, "take a node out: one that was drained, or is dead"},
     {"rebalance", cmd_rebalance, "bring every block to where it belongs"},
+    {"watch", cmd_cluster_watch, "do that again and again, and take out nodes that stay away"},
     {0},
 };
 

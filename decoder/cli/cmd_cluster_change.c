@@ -160,6 +160,11 @@ static int change_view(const struct cluster_args *a, enum change what, struct sk
     return rc;
 }
 
+int cluster_take_out(const struct cluster_args *a, struct skv_error *err)
+{
+    return change_view(a, REMOVE, err);
+}
+
 static int change(const struct cluster_args *a, enum change what, struct skv_error *err)
 {
     struct cluster_moved done;

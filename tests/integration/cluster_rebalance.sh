@@ -2,26 +2,7 @@
 # `scoutkv cluster status|rebalance` on real nodes: copies that were lost are made again, a third node gets its
 # share, and what does not belong is dropped; status --scan says so before and after.
 . tests/integration/cli_common
-
-start_node() { # NAME ADDRESS
-    "$BUILD/scoutkv-memnode" --listen "$2" --id "$1" --ram 128MiB --log-level warn >"$dir/$1" 2>&1 &
-    pids="$pids $!"
-    eval "pid_$1=$!"
-    for _ in $(seq 100); do
-        grep -qs listening "$dir/$1" && break
-        sleep 0.1
-    done
-    address=$(sed -n 's/^listening on tcp:\/\///p' "$dir/$1")
-    [ -n "$address" ] || fail "$1 did not start: $(cat "$dir/$1")"
-}
-scan() { # STATUS NODES FIELD=VALUE…
-    want=$1 list=$2
-    shift 2
-    ends "$want" cluster status --nodes "$list" --replicas 2 --scan --json --timeout-ms 1000
-    for pair in "$@"; do
-        grep -q "\"${pair%=*}\": ${pair#*=},\?\$" "$dir/out" || fail "scan: not $pair in $(cat "$dir/out")"
-    done
-}
+. tests/integration/cluster_common
 
 start_node n1 127.0.0.1:0
 a1=$address

@@ -1,0 +1,114 @@
+/* Who is taken out of a cluster, and who is not. */
+#include "decoder/cli/cluster_absence.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <cmocka.h>
+
+enum { AFTER = 600, R = 2 };
+
+/* A look at n nodes; bit i of here: node ni is there. */
+static void look(struct absences *a, unsigned n, unsigned here, uint64_t now)
+{
+    absences_begin(a);
+    for (unsigned i = 0; i < n; i++) {
+        char id[8];
+        snprintf(id, sizeof id, "n%u", i);
+        absences_note(a, id, here >> i & 1, false, now);
+    }
+    absences_end(a);
+}
+
+static void one_that_stays_away_is_taken_out(void **state)
+{
+    (void)state;
+    struct absences a = {0};
+    const char *id;
+    look(&a, 4, 0xf, 100);
+    assert_int_equal(absences_judge(&a, R, AFTER, 100, &id), ABSENCE_NONE);
+    look(&a, 4, 0xd, 200);
+    look(&a, 4, 0xd, 700); /* it counts from when it was first missed */
+    assert_int_equal(absences_judge(&a, R, AFTER, 200 + AFTER - 1, &id), ABSENCE_WAIT);
+    assert_int_equal(absences_judge(&a, R, AFTER, 200 + AFTER, &id), ABSENCE_REMOVE);
+    assert_string_equal(id, "n1");
+}
+
+static void one_that_comes_back_keeps_its_place(void **state)
+{
+    (void)state;
+    struct absences a = {0};
+    const char *id;
+    look(&a, 4, 0xe, 100);
+    look(&a, 4, 0xf, 500);
+    look(&a, 4, 0xe, 650);
+    assert_int_equal(absences_judge(&a, R, AFTER, 800, &id), ABSENCE_WAIT);
+    assert_int_equal(absences_judge(&a, R, AFTER, 650 + AFTER, &id), ABSENCE_REMOVE);
+}
+
+static void never_while_as_many_are_away_as_there_are_replicas(void **state)
+{
+    (void)state;
+    struct absences a = {0};
+    const char *id;
+    look(&a, 5, 0x1c, 100); /* two of five, with two copies: some blocks may be on these two only */
+    assert_int_equal(absences_judge(&a, R, AFTER, 100000, &id), ABSENCE_TOO_MANY);
+    assert_int_equal(absences_judge(&a, 3, AFTER, 100000, &id), ABSENCE_REMOVE);
+    look(&a, 5, 0x1e, 100001); /* one is back: the other has been away for long */
+    assert_int_equal(absences_judge(&a, R, AFTER, 100001, &id), ABSENCE_REMOVE);
+    assert_string_equal(id, "n0");
+    struct absences single = {0};
+    look(&single, 3, 0x6, 100); /* without copies, nobody is ever taken out */
+    assert_int_equal(absences_judge(&single, 1, AFTER, 100000, &id), ABSENCE_TOO_MANY);
+}
+
+static void never_below_the_replicas(void **state)
+{
+    (void)state;
+    struct absences a = {0};
+    const char *id;
+    look(&a, 2, 0x1, 100);
+    assert_int_equal(absences_judge(&a, R, AFTER, 100000, &id), ABSENCE_TOO_FEW);
+    absences_begin(&a); /* and one that is being drained is none to stay */
+    absences_note(&a, "n0", true, false, 100);
+    absences_note(&a, "n1", false, false, 100);
+    absences_note(&a, "n2", true, true, 100);
+    absences_end(&a);
+    assert_int_equal(absences_judge(&a, R, AFTER, 100000, &id), ABSENCE_TOO_FEW);
+}
+
+static void members_come_and_go(void **state)
+{
+    (void)state;
+    struct absences a = {0};
+    const char *id;
+    look(&a, 4, 0x7, 100);
+    look(&a, 3, 0x7, 200); /* n3 was taken out by somebody */
+    assert_int_equal(a.n, 3);
+    assert_int_equal(absences_judge(&a, R, AFTER, 100000, &id), ABSENCE_NONE);
+    absences_begin(&a);
+    assert_int_equal(absences_note(&a, "n9", false, false, 300), -1);
+    assert_int_equal(absences_note(&a, "n9", false, false, 301), 0);
+    assert_int_equal(absences_note(&a, "n9", true, false, 302), 1);
+    absences_end(&a);
+    assert_int_equal(a.n, 1);
+    for (unsigned i = 0; i < 200; i++) { /* no more than a cluster may have */
+        char name[8];
+        snprintf(name, sizeof name, "x%u", i);
+        absences_note(&a, name, false, false, 400);
+    }
+    assert_int_equal(a.n, CLUSTER_MAX_NODES);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(one_that_stays_away_is_taken_out),
+        cmocka_unit_test(one_that_comes_back_keeps_its_place),
+        cmocka_unit_test(never_while_as_many_are_away_as_there_are_replicas),
+        cmocka_unit_test(never_below_the_replicas),
+        cmocka_unit_test(members_come_and_go),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
