@@ -11,18 +11,39 @@ enum { SLICE_MS = 20 }; /* as in tier.c */
 
 /* ---- life ---- */
 
+static void lane_close(struct conn *conn)
+{
+    if (conn->open)
+        net_reset(conn);
+    conn->open = false;
+}
+
+/* As tier.c: a lane is closed when the core says so, and opened to where its node is now. */
+static struct conn *lane_check(struct sim_client *c, unsigned lane)
+{
+    struct cluster *k = c->k;
+    struct conn *conn = net_conn(k, c->number, lane);
+    if (client_take_reset(c->core, lane))
+        lane_close(conn);
+    int node = client_node_of(c, lane / (1 + k->plan.lanes));
+    if (conn->open || node < 0)
+        return conn;
+    conn->node = (unsigned)node;
+    conn->open = true;
+    say(k, "%s.%u takes a new connection to n%u", c->name, lane % (1 + k->plan.lanes), conn->node + 1);
+    net_reset(conn);
+    return conn;
+}
+
 void client_start(struct sim_client *c)
 {
     struct cluster *k = c->k;
     const struct plan *p = &k->plan;
-    for (unsigned i = 0; i < p->n_nodes; i++) {
-        c->addrs[i] = (struct cluster_node){.weight = 1};
-        if (p->ids) /* it may then begin while some are away */
-            snprintf(c->addrs[i].id, sizeof c->addrs[i].id, "n%u", i + 1);
-        snprintf(c->addrs[i].address, sizeof c->addrs[i].address, "host%u:7401", i + 1);
-    }
-    struct client_opts o = {.nodes = c->addrs,
-                            .n_nodes = p->n_nodes,
+    static struct cluster_view v;
+    views_of_client(c, &v);
+    struct client_opts o = {.nodes = v.node,
+                            .n_nodes = v.n,
+                            .epoch = v.epoch,
                             .cluster = "default",
                             .name = c->name,
                             .replicas = p->replicas,
@@ -33,13 +54,13 @@ void client_start(struct sim_client *c)
     c->life++;
     say(k, "%s starts, process %u", c->name, c->life);
     c->core = client_new(&o, clock_at(&c->clock, k->now));
-    c->ready = c->stalled = false;
+    c->ready = c->stalled = c->giving = false;
     c->putting = 0;
     c->wake = k->now;
     c->start_at = c->resume_at = UINT64_MAX;
     c->next_op = k->calm ? UINT64_MAX : k->now;
     for (unsigned i = 0; i < client_n_lanes(c->core); i++)
-        net_reset(net_conn(k, c->number, i));
+        lane_check(c, i);
     net_release(k);
 }
 
@@ -52,8 +73,22 @@ void client_end(struct sim_client *c)
     c->core = NULL;
     c->stalled = false;
     c->resume_at = UINT64_MAX;
-    for (unsigned i = 0; i < k->plan.n_nodes * (1 + k->plan.lanes); i++)
-        net_reset(net_conn(k, c->number, i));
+    for (unsigned i = 0; i < MAX_SLOTS * (1 + k->plan.lanes); i++)
+        lane_close(net_conn(k, c->number, i));
+}
+
+int client_node_of(const struct sim_client *c, unsigned number)
+{
+    const char *address = number < PLACEMENT_MAX_NODES ? client_node_address(c->core, number) : NULL;
+    return address ? address[strlen("host")] - '1' : -1;
+}
+
+bool client_knows(const struct sim_client *c, unsigned node)
+{
+    for (unsigned i = 0; i < MAX_SLOTS; i++)
+        if (client_node_of(c, i) == (int)node)
+            return true;
+    return false;
 }
 
 /* ---- messages ---- */
@@ -146,12 +181,8 @@ static void send_all(struct sim_client *c)
     struct outgoing out;
     uint64_t local = clock_at(&c->clock, k->now);
     for (unsigned i = 0; i < client_n_lanes(c->core); i++) {
-        struct conn *conn = net_conn(k, c->number, i);
-        if (client_take_reset(c->core, i)) {
-            say(k, "%s.%u takes a new connection to n%u", c->name, i % (1 + k->plan.lanes), conn->node + 1);
-            net_reset(conn);
-        }
-        while (net_takes(conn) && client_next(c->core, i, local, &out)) {
+        struct conn *conn = lane_check(c, i);
+        while (conn->open && net_takes(conn) && client_next(c->core, i, local, &out)) {
             if (out.payload.len)
                 note_put(c, conn, out.header);
             net_send(conn, TO_NODE, out.header, &out.payload);
@@ -199,6 +230,8 @@ void client_wake(struct sim_client *c)
             op_any(c);
         c->next_op = k->now + random_below(&k->rng, 2 * k->plan.op_every);
     }
+    if (c->ready && c->number == 0 && k->now >= k->next_view)
+        views_change(c);
     send_all(c);
 }
 

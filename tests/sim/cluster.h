@@ -18,9 +18,12 @@ enum {
     MAX_CLIENTS = 3,
     MAX_LANES = 3, /* of a client to a node */
     MAX_KEYS = 40,
-    MAX_VERSIONS = 3, /* of a block's bytes */
-    MAX_OWNERS = 3,   /* of leases */
-    SENT_PUTS = 256,  /* per client; more are never unanswered */
+    MAX_VERSIONS = 3,          /* of a block's bytes */
+    MAX_OWNERS = 3,            /* of leases */
+    MAX_SLOTS = 2 * MAX_NODES, /* node numbers of a client: those of leavers are given anew */
+    MAX_VIEWS = 24,
+    STALE_WRITES = 16, /* per lane, remembered */
+    SENT_PUTS = 256,   /* per client; more are never unanswered */
 };
 
 enum way { TO_NODE, TO_CLIENT };
@@ -59,6 +62,9 @@ struct plan {
     bool tight;                      /* not all blocks have room */
     int victim;                      /* the only node that anything happens to; -1: all of them */
     bool ids;                        /* clients know them */
+    unsigned views, first_members;   /* the first epoch; 0: all nodes are members all the while */
+    unsigned impostors;              /* % of starts of a node: another answers at its address first */
+    uint64_t view_every;
     unsigned durable_percent, max_open;
     uint64_t ram, put_credit, get_window;
     uint64_t duration, timeout, heartbeat, latency, jitter, fault_every, op_every;
@@ -103,11 +109,17 @@ struct flight {
     uint64_t time, serial;
     struct conn *conn;
     enum way way;
-    unsigned generation, socket;
+    unsigned generation, socket, node;
     unsigned life, dir; /* of the node that sent it, */
     uint64_t event;     /* then */
     struct buf *header;
     struct view payload;
+};
+
+/* A write by an older view than the node knew when it came. */
+struct stale_write {
+    uint64_t id, epoch, known;
+    unsigned generation;
 };
 
 /* A lane. Its socket is the client's; connections under it come and go. */
@@ -119,7 +131,10 @@ struct conn {
     uint64_t last_time[2];
     unsigned in_flight[2];
     struct flight *held[2], **held_end[2];
+    bool open;   /* to `node`; else to nowhere */
     bool broken; /* unnoticed by the client as yet */
+    struct stale_write stale[STALE_WRITES];
+    unsigned n_stale;
 };
 
 /* ---- the ends ---- */
@@ -133,6 +148,9 @@ struct sim_node {
     struct sim_clock clock;
     unsigned life, dir; /* processes and directories so far */
     bool frozen;
+    bool impostor;     /* another node at its address, under its own id */
+    struct sim *aside; /* its disk, meanwhile */
+    uint64_t leave_at;
     uint64_t wake, tick;              /* of the living; true time */
     uint64_t thaw_at, start_at, slow; /* UINT64_MAX: never; slow: latency until slow_until */
     uint64_t slow_until;
@@ -162,13 +180,12 @@ struct sim_client {
     struct client *core; /* NULL: dead */
     struct sim_clock clock;
     unsigned life;
-    bool ready, stalled;
+    bool ready, stalled, giving; /* giving: a view */
     uint64_t wake, next_op, start_at, resume_at, stalled_since;
     uint64_t stalled_for; /* of all stalls that ended; local */
     struct op *ops;
     unsigned n_ops;
     uint64_t putting; /* keys of which a PUT is open */
-    struct cluster_node addrs[MAX_NODES];
     struct sent_put sent[SENT_PUTS];
     unsigned n_sent;
     struct put_ack ack[MAX_KEYS][MAX_NODES][MAX_VERSIONS]; /* by the version that was put */
@@ -184,7 +201,13 @@ struct cluster {
     bool cut[MAX_CLIENTS][MAX_NODES][2];
     struct sim_node nodes[MAX_NODES];
     struct sim_client clients[MAX_CLIENTS];
-    struct conn conns[MAX_CLIENTS][MAX_NODES * MAX_LANES];
+    struct conn conns[MAX_CLIENTS][MAX_SLOTS * MAX_LANES];
+    struct sim_view {
+        uint64_t epoch;
+        enum member { ABSENT, MEMBER, DRAINING } state[MAX_NODES];
+    } views[MAX_VIEWS]; /* so far */
+    unsigned n_views;
+    uint64_t next_view;
     struct sim_key keys[MAX_KEYS];
     struct flight **heap;
     size_t n_heap, cap_heap;
@@ -241,6 +264,27 @@ void client_wake(struct sim_client *);
 void client_message(struct sim_client *, struct flight *);
 /* No op is open. */
 bool clients_idle(const struct cluster *);
+
+/* The node that has this number with the client; -1: none. */
+int client_node_of(const struct sim_client *, unsigned number);
+/* It is a member, as far as the client knows. */
+bool client_knows(const struct sim_client *, unsigned node);
+
+/* ---- views.c ---- */
+
+void views_begin(struct cluster *);
+uint64_t views_epoch(const struct cluster *); /* the newest; 0: views are not used */
+bool views_member(const struct cluster *, unsigned node);
+/* What a client begins with: the newest, an older one or a list of seeds. */
+void views_of_client(struct sim_client *, struct cluster_view *);
+/* The client knows no node that is still a member. */
+bool views_lost(const struct sim_client *);
+/* The operator's turn. */
+void views_change(struct sim_client *);
+void views_calm(struct cluster *);
+/* A request reaches a node that knows this epoch; something is answered. */
+void views_note_request(struct conn *, unsigned generation, const Scoutkv__Header *, uint64_t epoch);
+void views_check_answer(struct conn *, bool impostor, const struct buf *header);
 
 /* ---- ops.c ---- */
 

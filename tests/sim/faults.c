@@ -30,7 +30,7 @@ static bool end_node(struct cluster *k, enum fault f)
     if (!n->core)
         return false;
     if (f == FAULT_DISK_DIES) {
-        if (!n->sim)
+        if (!n->sim || n->impostor)
             return false;
         say(k, "✗ %s will die soon, in the middle of its disk's work", n->id);
         sim_power_loss_after(n->sim, random_below(&k->rng, 30));
@@ -180,6 +180,8 @@ void faults_cease(struct cluster *k)
     for (unsigned i = 0; i < k->plan.n_nodes; i++) {
         struct sim_node *n = &k->nodes[i];
         n->slow_until = 0;
+        if (n->impostor)
+            node_end(n, END_KILL);
         if (n->sim) {
             sim_set_faults(n->sim, &none);
             sim_set_pace(n->sim, 100);
@@ -200,8 +202,9 @@ void faults_cease(struct cluster *k)
             c->resume_at = k->now;
     }
     for (unsigned c = 0; c < k->plan.n_clients; c++)
-        for (unsigned i = 0; i < k->plan.n_nodes * (1 + k->plan.lanes); i++)
+        for (unsigned i = 0; i < MAX_SLOTS * (1 + k->plan.lanes); i++)
             if (net_conn(k, c, i)->broken) /* what nobody noticed is noticed now */
                 net_break(net_conn(k, c, i), false, k->plan.latency);
+    views_calm(k);
     net_release(k);
 }

@@ -151,6 +151,7 @@ static void begin(struct cluster *k)
     model_make(k);
     net_open(k);
     memset(k->heal_at, 0xff, sizeof k->heal_at);
+    views_begin(k);
     for (unsigned i = 0; i < k->plan.n_nodes; i++) {
         struct sim_node *n = &k->nodes[i];
         *n = (struct sim_node){.k = k, .number = i, .clock = a_clock(&k->rng)};
@@ -190,14 +191,17 @@ static const char *busy(struct cluster *k, const char **who)
         *who = k->nodes[i].id;
         what = !k->nodes[i].core || k->nodes[i].frozen ? "it does not run"
                : look_starting(k->nodes[i].core)       ? "it reads its disk"
-                                                       : look_node_busy(k->nodes[i].core);
+               : views_member(k, i) && look_epoch(k->nodes[i].core) != views_epoch(k)
+                   ? "it does not know the newest view"
+                   : look_node_busy(k->nodes[i].core);
     }
     for (unsigned i = 0; i < k->plan.n_clients && !what; i++) {
         struct sim_client *c = &k->clients[i];
         *who = c->name;
-        what = !c->core || !c->ready || c->stalled ? "it is not ready"
-               : c->n_ops                          ? "a request has not ended"
-                                                   : look_client_busy(c->core);
+        what = !c->core || !c->ready || c->stalled       ? "it is not ready"
+               : client_epoch(c->core) != views_epoch(k) ? "it does not know the newest view"
+               : c->n_ops                                ? "a request has not ended"
+                                                         : look_client_busy(c->core);
     }
     return what;
 }

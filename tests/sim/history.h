@@ -21,6 +21,9 @@
     X(breaks, "connections")                                                        \
     X(stalls, "clients that looked at nothing for a while")                         \
     X(crashes, "clients")                                                           \
+    X(views, "nodes added, drained and removed")                                    \
+    X(stale, "writes by an older view than the node's")                             \
+    X(impostors, "other nodes at a node's address")                                 \
     X(slow, "links made slow for a while")                                          \
     X(drops, "messages")                                                            \
     X(duplicates, "messages")                                                       \

@@ -16,6 +16,7 @@ const uint64_t *look_block(struct node *, const struct block_key *);
 uint64_t look_leases(struct node *);
 uint64_t look_refused(struct node *); /* requests, since it began */
 uint64_t look_evicted(struct node *); /* blocks, from its disks */
+uint64_t look_epoch(struct node *);   /* of the view that it knows */
 bool look_starting(struct node *);
 /* What is still on its way inside, as a sentence; NULL: nothing is. */
 const char *look_node_busy(struct node *);

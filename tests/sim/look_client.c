@@ -6,6 +6,8 @@ const char *look_client_busy(struct client *c)
 {
     for (unsigned i = 0; i < c->n_lanes; i++) {
         const struct lane *l = &c->lanes[i];
+        if (!c->nodes[l->node].member)
+            continue;
         if (!c->nodes[l->node].up || !l->greeted)
             return "a node is not up";
         if (l->asked || l->gets)

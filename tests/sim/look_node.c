@@ -28,6 +28,11 @@ uint64_t look_evicted(struct node *n)
     return s.evicted_disk;
 }
 
+uint64_t look_epoch(struct node *n)
+{
+    return n->epoch;
+}
+
 bool look_starting(struct node *n)
 {
     return node_starting(n);

@@ -104,6 +104,8 @@ static void promise_of(struct sim_client *c, struct sim_key *key, int put, int v
              key->number, version, node + 1, a->event < began ? "" : " as durable");
         return;
     }
+    if (!views_member(k, node)) /* removed meanwhile */
+        return;
     if (a->version != version) {
         LOST(k, "%s is told that n%u holds k%u.v%d, but n%u has acknowledged v%d", c->name, node + 1,
              key->number, version, node + 1, a->version);
@@ -128,10 +130,15 @@ void promise_made(struct sim_client *c, struct sim_key *key, int put, int versio
                   bool durable, uint64_t began)
 {
     struct cluster *k = c->k;
-    if (!holders || holders >> k->plan.n_nodes)
-        BROKEN(k, "%s put k%u, and its holders are %" PRIx64, c->name, key->number, holders);
-    for (unsigned i = 0; i < k->plan.n_nodes; i++)
-        if (holders >> i & 1)
-            promise_of(c, key, put, version, i, durable, began);
+    if (!holders)
+        BROKEN(k, "%s put k%u, and it has no holders", c->name, key->number);
+    for (unsigned i = 0; i < 64; i++) {
+        int node = holders >> i & 1 ? client_node_of(c, i) : -1;
+        if (node >= 0)
+            promise_of(c, key, put, version, (unsigned)node, durable, began);
+        else if (holders >> i & 1)
+            BROKEN(k, "%s put k%u, and its holders are %" PRIx64 ", where %u is no node", c->name,
+                   key->number, holders, i);
+    }
     key->known = version;
 }

@@ -16,7 +16,7 @@
 void net_open(struct cluster *k)
 {
     for (unsigned c = 0; c < k->plan.n_clients; c++)
-        for (unsigned i = 0; i < k->plan.n_nodes * (1 + k->plan.lanes); i++) {
+        for (unsigned i = 0; i < MAX_SLOTS * (1 + k->plan.lanes); i++) {
             struct conn *conn = &k->conns[c][i];
             *conn = (struct conn){.k = k, .client = c, .node = i / (1 + k->plan.lanes), .lane = i};
             conn->held_end[TO_NODE] = &conn->held[TO_NODE];
@@ -92,6 +92,7 @@ static struct flight *flight_new(struct conn *c, enum way way)
                          .way = way,
                          .generation = c->generation,
                          .socket = c->socket,
+                         .node = c->node,
                          .life = n->life,
                          .dir = n->dir,
                          .event = c->k->event};
@@ -183,6 +184,7 @@ int net_answer(void *node, const struct node_peer *p, struct buf *header, const 
         return random_percent(&k->rng, 50) ? -EHOSTUNREACH : 0;
     if (c->in_flight[TO_CLIENT] >= k->plan.hwm)
         return -EAGAIN;
+    views_check_answer(c, n->impostor, header);
     net_send(c, TO_CLIENT, header, payload);
     return 0;
 }
@@ -235,7 +237,7 @@ void net_close(struct cluster *k)
     while (k->n_heap)
         flight_free(heap_pop(k));
     for (unsigned c = 0; c < k->plan.n_clients; c++)
-        for (unsigned i = 0; i < k->plan.n_nodes * (1 + k->plan.lanes); i++)
+        for (unsigned i = 0; i < MAX_SLOTS * (1 + k->plan.lanes); i++)
             for (int way = 0; way < 2; way++)
                 drop_held(&k->conns[c][i], way);
     free(k->heap);
@@ -255,7 +257,7 @@ static bool blocked(const struct conn *c, enum way way)
 static bool obsolete(const struct flight *f)
 {
     const struct conn *c = f->conn;
-    if (f->way == TO_CLIENT && f->socket != c->socket)
+    if (f->node != c->node || (f->way == TO_CLIENT && f->socket != c->socket))
         return true;
     if (!f->header) /* news of a break */
         return false;
@@ -290,7 +292,7 @@ static void release(struct conn *c, enum way way)
 void net_release(struct cluster *k)
 {
     for (unsigned c = 0; c < k->plan.n_clients; c++)
-        for (unsigned i = 0; i < k->plan.n_nodes * (1 + k->plan.lanes); i++)
+        for (unsigned i = 0; i < MAX_SLOTS * (1 + k->plan.lanes); i++)
             for (int way = 0; way < 2; way++)
                 if (k->conns[c][i].held[way] && !blocked(&k->conns[c][i], way))
                     release(&k->conns[c][i], way);

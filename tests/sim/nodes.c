@@ -20,6 +20,27 @@ static void incarnation(const struct sim_node *n, uint8_t out[16])
     memcpy(out + 8, &b, 8);
 }
 
+/* Somebody took its address: for a while another node answers there. */
+static void impostor_begin(struct sim_node *n)
+{
+    struct cluster *k = n->k;
+    n->impostor = !k->calm && n->life > 1 && random_percent(&k->rng, k->plan.impostors);
+    if (!n->impostor)
+        return;
+    n->leave_at = k->now + random_below(&k->rng, 2 * k->plan.timeout);
+    n->aside = n->sim;
+    n->sim = NULL;
+    k->counts->impostors++;
+    k->counts->faults++;
+}
+
+static void impostor_end(struct sim_node *n)
+{
+    n->impostor = false;
+    n->sim = n->aside;
+    n->aside = NULL;
+}
+
 void node_start(struct sim_node *n)
 {
     struct cluster *k = n->k;
@@ -30,13 +51,14 @@ void node_start(struct sim_node *n)
     n->life++;
     n->clock.offset = random_below(&k->rng, UINT64_C(1) << 50); /* as after a boot */
     incarnation(n, identity);
-    if (p->disk[n->number] && !n->sim) {
+    impostor_begin(n);
+    if (p->disk[n->number] && !n->sim && !n->impostor) {
         n->dir++;
         n->disk_faults = 0;
         memset(n->may_lease, 0, sizeof n->may_lease);
         n->sim = sim_new(random_next(&k->rng));
     }
-    struct node_opts o = {.id = n->id,
+    struct node_opts o = {.id = n->impostor ? "other" : n->id,
                           .ram = p->ram,
                           .put_credit = p->put_credit,
                           .incarnation = identity,
@@ -56,11 +78,14 @@ void node_start(struct sim_node *n)
     }
     if (n->sim && !k->calm)
         sim_set_faults(n->sim, &p->disk_faults);
-    say(k, "%s starts, process %u%s", n->id, n->life, n->sim ? "" : ", RAM only");
+    say(k, "%s starts, process %u%s", n->id, n->life,
+        n->impostor ? ": another node at its address"
+        : n->sim    ? ""
+                    : ", RAM only");
     n->frozen = false;
     n->evicted = 0;
     memset(n->lease, 0, sizeof n->lease);
-    if (!n->sim)
+    if (!n->sim && !n->impostor)
         memset(n->may_lease, 0, sizeof n->may_lease);
     n->start_at = n->thaw_at = UINT64_MAX;
     n->wake = k->now;
@@ -82,8 +107,10 @@ static void break_all(struct sim_node *n, bool silent)
 {
     struct cluster *k = n->k;
     for (unsigned c = 0; c < k->plan.n_clients; c++)
-        for (unsigned i = 0; i <= k->plan.lanes; i++) {
-            struct conn *conn = net_conn(k, c, n->number * (1 + k->plan.lanes) + i);
+        for (unsigned i = 0; i < MAX_SLOTS * (1 + k->plan.lanes); i++) {
+            struct conn *conn = net_conn(k, c, i);
+            if (!conn->open || conn->node != n->number)
+                continue;
             bool unnoticed = silent || (!k->calm && random_percent(&k->rng, k->plan.unnoticed));
             net_break(conn, !silent || random_percent(&k->rng, 50),
                       unnoticed ? UINT64_MAX : k->plan.latency + random_below(&k->rng, k->plan.jitter + 1));
@@ -120,6 +147,8 @@ void node_end(struct sim_node *n, enum end how)
         count_disk_faults(n);
         sim_io(n->sim)->ops->close(sim_io(n->sim));
     }
+    if (n->impostor)
+        impostor_end(n);
     break_all(n, how == END_POWER);
 }
 
@@ -239,6 +268,11 @@ void node_wake(struct sim_node *n)
         node_end(n, END_POWER);
         return;
     }
+    if (n->impostor && k->now >= n->leave_at) {
+        node_end(n, END_KILL);
+        n->start_at = k->now + NS_PER_MS;
+        return;
+    }
     if (k->now >= n->tick)
         tick(n, local);
     bool soon = work == NODE_BUSY || (n->sim && sim_in_flight(n->sim)); /* its disk has no fd to poll */
@@ -277,6 +311,7 @@ void node_message(struct sim_node *n, struct flight *f)
     }
     Scoutkv__Header *h = m.header; /* the node may take it, and free it */
     int kind = (int)h->body_case;
+    views_note_request(f->conn, f->generation, h, look_epoch(n->core));
     node_receive(n->core, &peer, &m, local);
     bool done = look_refused(n->core) == refused;
     if (kind == SCOUTKV__HEADER__BODY_DROP)

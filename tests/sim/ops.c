@@ -206,7 +206,7 @@ static bool was_held(const struct op *o, unsigned i, int but, unsigned *node)
     struct cluster *k = o->client->k;
     for (unsigned n = 0; n < k->plan.n_nodes; n++) {
         const struct promise *then = &o->held[i][n], *now = &o->key[i]->promise[n];
-        if ((int)n == but || then->version < 0 || now->since != then->since ||
+        if ((int)n == but || !client_knows(o->client, n) || then->version < 0 || now->since != then->since ||
             !promise_holds(k, o->key[i], n))
             continue;
         *node = n;
@@ -425,7 +425,7 @@ static void call_send(struct op *o, Scoutkv__Header__BodyCase kind, Scoutkv__Hea
         h.unpin = &unpin;
     struct skv_error err;
     k->counts->calls++;
-    int rc = client_call(c->core, o->node, false, &h, (struct view){0}, expect, on_reply, o,
+    int rc = client_call(c->core, o->slot, false, &h, (struct view){0}, expect, on_reply, o,
                          clock_at(&c->clock, k->now), &err);
     if (rc) {
         o->done = true;
@@ -452,7 +452,8 @@ static void call(struct sim_client *c)
     for (; n >= kinds[i].of_100; i++)
         n -= kinds[i].of_100;
     struct op *o = op_new(c, kinds[i].kind);
-    o->node = (unsigned)random_below(&k->rng, k->plan.n_nodes);
+    o->slot = client_node_at(c->core, (unsigned)random_below(&k->rng, client_n_nodes(c->core)));
+    o->node = (unsigned)client_node_of(c, o->slot);
     o->owner = (unsigned)random_below(&k->rng, MAX_OWNERS);
     any_keys(o, o->kind == OP_DROP ? 2 : OP_KEYS);
     if (o->kind == OP_UNPIN && random_percent(&k->rng, 30))

@@ -30,7 +30,7 @@ struct op {
     uint64_t give_up; /* it is freed then, done or not; true time */
     int first_failure;
     /* calls */
-    unsigned node, owner;
+    unsigned node, slot, owner; /* slot: its number with the client */
 };
 
 #endif

@@ -115,6 +115,21 @@ static void plan_victim(struct plan *p, uint64_t *rng)
     p->durable_percent = p->disk[0] ? p->durable_percent : 0;
 }
 
+/* Nodes come and go; now and then another one answers at a node's address. */
+static void plan_views(struct plan *p, uint64_t *rng)
+{
+    if (p->victim >= 0)
+        return;
+    if (random_percent(rng, 45)) {
+        unsigned least = p->replicas > 2 ? p->replicas : 2;
+        p->views = 1 + (unsigned)random_below(rng, 3);
+        p->first_members = (unsigned)random_between(rng, least, p->n_nodes);
+        p->view_every = p->duration / random_between(rng, 2, 15);
+    }
+    if (p->ids && random_percent(rng, 25))
+        p->impostors = (unsigned)ONE_OF(rng, 10, 50);
+}
+
 void plan_make(struct plan *p, uint64_t *rng)
 {
     *p = (struct plan){.victim = -1};
@@ -131,4 +146,5 @@ void plan_make(struct plan *p, uint64_t *rng)
     p->duration = random_between(rng, 1, 8) * (NS_PER_S + p->timeout / 4);
     p->max_open = (unsigned)random_between(rng, 1, 8);
     p->op_every = p->duration / random_between(rng, 15, 100);
+    plan_views(p, rng);
 }
