@@ -10,7 +10,7 @@ void absences_begin(struct absences *a)
         a->node[i].met = false;
 }
 
-int absences_note(struct absences *a, const char *id, bool here, bool draining, uint64_t now_ns)
+int absences_note(struct absences *a, const char *id, uint64_t incarnation, bool draining, uint64_t now_ns)
 {
     assert(now_ns > 0);
     size_t i = 0;
@@ -24,14 +24,18 @@ int absences_note(struct absences *a, const char *id, bool here, bool draining, 
         *n = (struct absence){0};
         snprintf(n->id, sizeof n->id, "%s", id);
     }
-    bool was_here = n->since_ns == 0;
+    bool here = incarnation != 0, was_here = n->since_ns == 0;
+    bool other = n->incarnation ? n->incarnation != incarnation : !was_here;
     n->met = true;
     n->draining = draining;
-    if (here)
-        n->since_ns = 0;
-    else if (was_here)
-        n->since_ns = now_ns;
-    return here == was_here ? 0 : here ? 1 : -1;
+    if (!here) {
+        n->since_ns = was_here ? now_ns : n->since_ns;
+        return was_here ? -1 : 0;
+    }
+    n->since_ns = 0;
+    n->incarnation = incarnation;
+    n->owed |= other;
+    return other ? 2 : was_here ? 0 : 1;
 }
 
 void absences_end(struct absences *a)
@@ -39,8 +43,25 @@ void absences_end(struct absences *a)
     for (size_t i = 0; i < a->n;)
         if (a->node[i].met)
             i++;
-        else
+        else {
+            a->gone++;
             a->node[i] = a->node[--a->n];
+        }
+}
+
+void absences_whole(struct absences *a)
+{
+    a->gone = 0;
+    for (size_t i = 0; i < a->n; i++)
+        a->node[i].owed = false;
+}
+
+size_t absences_owing(const struct absences *a)
+{
+    size_t owing = a->gone;
+    for (size_t i = 0; i < a->n; i++)
+        owing += a->node[i].owed && !a->node[i].since_ns;
+    return owing;
 }
 
 enum absence_verdict absences_judge(const struct absences *a, uint32_t replicas, uint64_t rebuild_after_ns,
@@ -58,7 +79,7 @@ enum absence_verdict absences_judge(const struct absences *a, uint32_t replicas,
     *id = longest ? longest->id : NULL;
     if (!longest)
         return ABSENCE_NONE;
-    if (away >= replicas)
+    if (away + absences_owing(a) >= replicas)
         return ABSENCE_TOO_MANY;
     if (now_ns - longest->since_ns < rebuild_after_ns)
         return ABSENCE_WAIT;

@@ -11,21 +11,30 @@ struct absences { /* all zero: nobody was looked for yet */
         char id[64];
         uint64_t since_ns; /* when it was first missed; 0: it is here */
         bool draining, met;
+        bool owed;            /* it is back, perhaps without its blocks */
+        uint64_t incarnation; /* as it was here last; 0: it never was */
     } node[CLUSTER_MAX_NODES];
+    size_t gone; /* former members whose copies are perhaps not made again yet */
 };
 
 /* A look at the cluster: absences_begin, absences_note for each member, absences_end, which forgets those
- * that are no members any more. The note tells whether the node has just gone (-1), come back (1), or
- * neither. */
+ * that are no members any more, but not that they may have had blocks. incarnation: 0 if the node is away;
+ * another one than before: it lost its blocks. The note tells whether the node has just gone (-1), come back
+ * (1), come back and perhaps lost its blocks, missed before or not (2), or none of these (0). */
 void absences_begin(struct absences *);
-int absences_note(struct absences *, const char *id, bool here, bool draining, uint64_t now_ns);
+int absences_note(struct absences *, const char *id, uint64_t incarnation, bool draining, uint64_t now_ns);
 void absences_end(struct absences *);
+/* All blocks were brought to their places, with every member there. */
+void absences_whole(struct absences *);
+/* Members and former ones that are not away, and whose copies are perhaps not made again yet. To begin with
+ * there are none: whoever looks first has to believe that all copies are there. */
+size_t absences_owing(const struct absences *);
 
 enum absence_verdict {
     ABSENCE_NONE,
     ABSENCE_WAIT,     /* some are away, and may be back in time */
-    ABSENCE_TOO_MANY, /* as many as there are replicas: what only they hold can't be told, so none is taken
-                         out */
+    ABSENCE_TOO_MANY, /* as many as there are replicas are away or owing: what only one of those away holds
+                         can't be told, so none is taken out */
     ABSENCE_TOO_FEW,  /* one is away for too long, but without it there are fewer nodes than replicas */
     ABSENCE_REMOVE,   /* *id is to be taken out: its copies are made again elsewhere */
 };

@@ -173,6 +173,7 @@ int cluster_rebalance(const struct cluster_args *a, struct cluster_moved *done, 
         done->copied += pass.copied;
         done->copied_bytes += pass.copied_bytes;
         done->dropped += pass.dropped;
+        done->whole |= rc == 0 && !pass.view_changed && !pass.absent && !pass.failed;
         *left = pass;
         if (rc || (!pass.view_changed && (!out_of_place(&pass) || pass.copied + pass.dropped == 0)))
             break;

@@ -33,6 +33,7 @@ int cluster_pass(const struct cluster_args *, bool dry, struct rebalance_report 
 struct cluster_moved {
     uint64_t copied, copied_bytes, dropped, objects;
     double seconds;
+    bool whole; /* a pass met the blocks of all nodes, and made every copy that lacked */
 };
 int cluster_rebalance(const struct cluster_args *, struct cluster_moved *done, struct rebalance_report *left,
                       struct skv_error *);

@@ -35,6 +35,7 @@ struct watch {
     struct absences absences;
     enum absence_verdict said; /* not again at each look */
     uint64_t rebalance_at;
+    struct cluster_view view;
 };
 
 static int parse_time(const char *name, const char *text, uint64_t *ns, struct skv_error *err)
@@ -62,6 +63,8 @@ static void rebalance(struct watch *w)
         log_write(&w->log, LOG_LEVEL_WARN, "copies could not be looked after: %s", err.text);
         return;
     }
+    if (done.whole)
+        absences_whole(&w->absences);
     if (done.copied || done.dropped)
         log_write(&w->log, LOG_LEVEL_INFO,
                   "%" PRIu64 " copies made (%s), %" PRIu64 " dropped where they don't belong", done.copied,
@@ -78,18 +81,29 @@ static void rebalance(struct watch *w)
 static void take_out(struct watch *w, const char *id)
 {
     struct cluster_args a = w->args->cluster;
+    const struct cluster_node *n = cluster_view_find(&w->view, id);
     struct skv_error err = {0};
     char took[32];
     log_write(
         &w->log, LOG_LEVEL_WARN,
         "%s is away for more than %s: it is taken out, and what it held is copied to others. When it is "
-        "back: scoutkv cluster add --node %s@HOST:PORT",
-        id, duration_format(took, sizeof took, (double)w->args->rebuild_after_ns * 1e-9), id);
+        "back: scoutkv cluster add --node %s@%s*%g",
+        id, duration_format(took, sizeof took, (double)w->args->rebuild_after_ns * 1e-9), id,
+        n ? n->address : "HOST:PORT", n ? n->weight : 1.0);
     a.node = id;
     if (cluster_take_out(&a, &err))
         log_write(&w->log, LOG_LEVEL_WARN, "%s could not be taken out: %s", id, err.text);
     else
         w->rebalance_at = 0;
+}
+
+static void follow_view(struct watch *w, struct tier *t)
+{
+    uint64_t before = w->view.epoch;
+    tier_view(t, &w->view);
+    if (w->view.epoch != before)
+        log_write(&w->log, LOG_LEVEL_INFO, "the cluster has %zu nodes now (epoch %" PRIu64 ")", w->view.n,
+                  w->view.epoch);
 }
 
 /* Looks at who is there. */
@@ -104,30 +118,34 @@ static void look(struct watch *w, struct tier *t)
     }
     absences_begin(&w->absences);
     for (size_t i = 0; i < n; i++) {
-        int changed =
-            absences_note(&w->absences, nodes[i].id, nodes[i].counter != NULL, nodes[i].draining, clock_ns());
+        int changed = absences_note(&w->absences, nodes[i].id, nodes[i].counter ? nodes[i].incarnation : 0,
+                                    nodes[i].draining, clock_ns());
         if (changed < 0)
             log_write(&w->log, LOG_LEVEL_WARN, "%s is away: %s", nodes[i].id, nodes[i].why.text);
         if (changed > 0) {
-            log_write(&w->log, LOG_LEVEL_INFO, "%s is back", nodes[i].id);
-            w->rebalance_at = 0; /* perhaps without its blocks */
+            log_write(&w->log, LOG_LEVEL_INFO, "%s is back%s", nodes[i].id,
+                      changed > 1 ? ", perhaps without its blocks" : "");
+            w->rebalance_at = 0;
         }
     }
     absences_end(&w->absences);
     tier_nodes_free(nodes, n);
+    follow_view(w, t);
 }
 
 static void act(struct watch *w)
 {
     const char *id;
+    size_t owing = absences_owing(&w->absences);
     enum absence_verdict verdict =
         absences_judge(&w->absences, w->args->cluster.replicas, w->args->rebuild_after_ns, clock_ns(), &id);
     if (verdict == ABSENCE_TOO_MANY && w->said != verdict)
         log_write(
             &w->log, LOG_LEVEL_ERROR,
-            "as many nodes are away as there are replicas (%u): data may be lost, and none is taken out; "
+            "as many nodes are away as there are replicas (%u)%s: data may be lost, and none is taken out; "
             "bring them back, or decide with scoutkv cluster remove --force",
-            w->args->cluster.replicas);
+            w->args->cluster.replicas,
+            owing ? ", those counted whose copies are not all made again yet" : "");
     if (verdict == ABSENCE_TOO_FEW && w->said != verdict)
         log_write(&w->log, LOG_LEVEL_ERROR,
                   "%s is away for too long, but too few nodes are left for %u copies: add one", id,
@@ -135,8 +153,8 @@ static void act(struct watch *w)
     w->said = verdict;
     if (verdict == ABSENCE_REMOVE)
         take_out(w, id);
-    else if (verdict == ABSENCE_NONE && clock_ns() >= w->rebalance_at)
-        rebalance(w);
+    else if ((verdict == ABSENCE_NONE || owing) && clock_ns() >= w->rebalance_at)
+        rebalance(w); /* what is owed doesn't wait for who is away */
 }
 
 static int watch(const struct watch_args *a, struct skv_error *err)
@@ -146,6 +164,7 @@ static int watch(const struct watch_args *a, struct skv_error *err)
     int rc = cluster_open(&a->cluster, a->cluster.ns, &t, err);
     if (rc)
         return rc;
+    tier_view(t, &w.view);
     log_write(&w.log, LOG_LEVEL_INFO, "looking after %u nodes, %u copies of each block", tier_n_nodes(t),
               a->cluster.replicas);
     while (!interrupted()) {
@@ -173,7 +192,8 @@ int cmd_cluster_watch(int argc, char **argv)
         "a\n"
         "node that is away for too long is taken out, so that what it held has R copies again. A node that\n"
         "comes back in time keeps its place. It never takes out a node while as many are away as there are\n"
-        "replicas. Everything that happens is a line on standard error. One of these for each cluster.",
+        "replicas; those count too whose copies are not all made again yet. Everything that happens is a "
+        "line on standard error. One of these for each cluster.",
         "  scoutkv cluster watch --nodes n1@10.0.0.1:7401,n2@10.0.0.2:7401,n3@10.0.0.3:7401 --replicas 2 "
         "--rate "
         "100M",

@@ -377,6 +377,7 @@ static void node_ask(struct tier *t, struct node_read *r, unsigned number)
     n->weight = as->weight;
     n->draining = as->draining;
     n->up = client_node_up(c, number);
+    n->incarnation = client_node_incarnation(c, number);
     n->suspect = n->up && client_node_suspect(c, number);
     r->asked = clock_ns();
     if (client_call(c, number, false, &h, (struct view){0}, SCOUTKV__HEADER__BODY_STATS_ACK, node_answered, r,

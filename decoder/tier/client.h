@@ -102,6 +102,9 @@ void client_view(const struct client *, struct cluster_view *out); /* once ready
 int client_set_view(struct client *, const struct cluster_view *, uint64_t now, struct skv_error *);
 /* The epoch that a node named last. */
 uint64_t client_node_epoch(const struct client *, unsigned node);
+/* Of its store, as it said when it was greeted last: another one came back without its blocks. 0: never
+ * greeted. */
+uint64_t client_node_incarnation(const struct client *, unsigned node);
 
 struct client_totals {
     struct tier_totals tier;

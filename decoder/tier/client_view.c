@@ -132,6 +132,13 @@ uint64_t client_node_epoch(const struct client *c, unsigned node)
     return c->nodes[node].epoch;
 }
 
+uint64_t client_node_incarnation(const struct client *c, unsigned node)
+{
+    uint64_t first; /* 8 of 16 random bytes do */
+    memcpy(&first, c->nodes[node].incarnation, sizeof first);
+    return first;
+}
+
 const char *client_node_address(const struct client *c, unsigned node)
 {
     return c->nodes[node].member ? c->nodes[node].addr.address : NULL;

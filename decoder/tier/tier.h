@@ -170,6 +170,7 @@ struct tier_node {
     char id[64], address[264];
     double weight;
     bool draining, up, suspect;   /* suspect: up, but silent */
+    uint64_t incarnation;         /* changes when it comes back without its blocks; 0: it never answered */
     uint64_t epoch;               /* of the cluster's view that it knows */
     uint64_t answer_ns;           /* how long it took to answer for this */
     struct tier_counter *counter; /* [n_counters]; none if it is not up */

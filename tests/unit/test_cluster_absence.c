@@ -16,7 +16,7 @@ static void look(struct absences *a, unsigned n, unsigned here, uint64_t now)
     for (unsigned i = 0; i < n; i++) {
         char id[8];
         snprintf(id, sizeof id, "n%u", i);
-        absences_note(a, id, here >> i & 1, false, now);
+        absences_note(a, id, here >> i & 1 ? 100 + i : 0, false, now);
     }
     absences_end(a);
 }
@@ -52,15 +52,60 @@ static void never_while_as_many_are_away_as_there_are_replicas(void **state)
     (void)state;
     struct absences a = {0};
     const char *id;
+    look(&a, 5, 0x1f, 50);
     look(&a, 5, 0x1c, 100); /* two of five, with two copies: some blocks may be on these two only */
     assert_int_equal(absences_judge(&a, R, AFTER, 100000, &id), ABSENCE_TOO_MANY);
     assert_int_equal(absences_judge(&a, 3, AFTER, 100000, &id), ABSENCE_REMOVE);
-    look(&a, 5, 0x1e, 100001); /* one is back: the other has been away for long */
+    look(&a, 5, 0x1e, 100001); /* one is back with its blocks: the other has been away for long */
     assert_int_equal(absences_judge(&a, R, AFTER, 100001, &id), ABSENCE_REMOVE);
     assert_string_equal(id, "n0");
     struct absences single = {0};
     look(&single, 3, 0x6, 100); /* without copies, nobody is ever taken out */
     assert_int_equal(absences_judge(&single, 1, AFTER, 100000, &id), ABSENCE_TOO_MANY);
+}
+
+/* A node that was taken out, or came back empty, counts until its copies are made again: blocks that it
+ * shared with the one away may be on that one only. */
+static void never_before_the_copies_are_made_again(void **state)
+{
+    (void)state;
+    struct absences a = {0};
+    const char *id;
+    look(&a, 4, 0x7, 100);
+    assert_int_equal(absences_judge(&a, R, AFTER, 100 + AFTER, &id), ABSENCE_REMOVE);
+    look(&a, 3, 0x7, 800); /* n3 was taken out */
+    assert_int_equal(absences_owing(&a), 1);
+    assert_int_equal(absences_judge(&a, R, AFTER, 800, &id), ABSENCE_NONE);
+    look(&a, 3, 0x3, 801);
+    assert_int_equal(absences_judge(&a, R, AFTER, 801, &id), ABSENCE_TOO_MANY);
+    assert_int_equal(absences_judge(&a, R, AFTER, 100000, &id), ABSENCE_TOO_MANY);
+    look(&a, 3, 0x7, 100001);
+    absences_whole(&a);
+    assert_int_equal(absences_owing(&a), 0);
+    look(&a, 3, 0x3, 100002);
+    assert_int_equal(absences_judge(&a, R, AFTER, 100001 + AFTER, &id), ABSENCE_WAIT);
+
+    struct absences b = {0}; /* n0 came back empty, and nobody saw that it was away */
+    look(&b, 4, 0xf, 100);
+    assert_int_equal(absences_owing(&b), 0);
+    absences_begin(&b);
+    assert_int_equal(absences_note(&b, "n0", 999, false, 200), 2);
+    assert_int_equal(absences_note(&b, "n1", 0, false, 200), -1);
+    assert_int_equal(absences_note(&b, "n2", 102, false, 200), 0);
+    assert_int_equal(absences_note(&b, "n3", 103, false, 200), 0);
+    absences_end(&b);
+    assert_int_equal(absences_owing(&b), 1);
+    assert_int_equal(absences_judge(&b, R, AFTER, 100000, &id), ABSENCE_TOO_MANY);
+    assert_int_equal(absences_judge(&b, 3, AFTER, 100000, &id), ABSENCE_REMOVE);
+
+    absences_begin(&b); /* it dies again while the other is back: that is one, not two */
+    absences_note(&b, "n0", 0, false, 300);
+    for (unsigned i = 1; i < 4; i++)
+        absences_note(&b, (const char *[]){"n1", "n2", "n3"}[i - 1], 100 + i, false, 300);
+    absences_end(&b);
+    assert_int_equal(absences_owing(&b), 0);
+    assert_int_equal(absences_judge(&b, R, AFTER, 300 + AFTER, &id), ABSENCE_REMOVE);
+    assert_string_equal(id, "n0");
 }
 
 static void never_below_the_replicas(void **state)
@@ -71,9 +116,9 @@ static void never_below_the_replicas(void **state)
     look(&a, 2, 0x1, 100);
     assert_int_equal(absences_judge(&a, R, AFTER, 100000, &id), ABSENCE_TOO_FEW);
     absences_begin(&a); /* and one that is being drained is none to stay */
-    absences_note(&a, "n0", true, false, 100);
-    absences_note(&a, "n1", false, false, 100);
-    absences_note(&a, "n2", true, true, 100);
+    absences_note(&a, "n0", 100, false, 100);
+    absences_note(&a, "n1", 0, false, 100);
+    absences_note(&a, "n2", 102, true, 100);
     absences_end(&a);
     assert_int_equal(absences_judge(&a, R, AFTER, 100000, &id), ABSENCE_TOO_FEW);
 }
@@ -88,15 +133,17 @@ static void members_come_and_go(void **state)
     assert_int_equal(a.n, 3);
     assert_int_equal(absences_judge(&a, R, AFTER, 100000, &id), ABSENCE_NONE);
     absences_begin(&a);
-    assert_int_equal(absences_note(&a, "n9", false, false, 300), -1);
-    assert_int_equal(absences_note(&a, "n9", false, false, 301), 0);
-    assert_int_equal(absences_note(&a, "n9", true, false, 302), 1);
+    assert_int_equal(absences_note(&a, "n9", 0, false, 300), -1);
+    assert_int_equal(absences_note(&a, "n9", 0, false, 301), 0);
+    assert_int_equal(absences_note(&a, "n9", 1, false, 302), 2); /* with what, nobody knows */
+    assert_int_equal(absences_note(&a, "n9", 0, false, 303), -1);
+    assert_int_equal(absences_note(&a, "n9", 1, false, 304), 1);
     absences_end(&a);
     assert_int_equal(a.n, 1);
     for (unsigned i = 0; i < 200; i++) { /* no more than a cluster may have */
         char name[8];
         snprintf(name, sizeof name, "x%u", i);
-        absences_note(&a, name, false, false, 400);
+        absences_note(&a, name, 0, false, 400);
     }
     assert_int_equal(a.n, CLUSTER_MAX_NODES);
 }
@@ -107,6 +154,7 @@ int main(void)
         cmocka_unit_test(one_that_stays_away_is_taken_out),
         cmocka_unit_test(one_that_comes_back_keeps_its_place),
         cmocka_unit_test(never_while_as_many_are_away_as_there_are_replicas),
+        cmocka_unit_test(never_before_the_copies_are_made_again),
         cmocka_unit_test(never_below_the_replicas),
         cmocka_unit_test(members_come_and_go),
     };
