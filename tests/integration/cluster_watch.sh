@@ -69,6 +69,7 @@ pids="$pids $watcher"
 watch_says 'looking after 4 nodes'
 kill_node n3
 watch_says 'n3 is away for more than 2'
+trap 'kill -CONT "$pid_n4" 2>/dev/null; finish' EXIT # a stopped process does not end
 kill -STOP "$pid_n4"
 watch_says 'data may be lost'
 sleep 5
