@@ -71,7 +71,9 @@ blocks_there() {
 }
 await "no blocks came" blocks_there
 start_node n4
-ends 0 cluster rebalance --nodes "$cluster" --replicas 2 --passes 1 || fail "rebalance"
+rc=0 # 1: the run wrote a block meanwhile that has not all of its copies yet
+"$scoutkv" cluster rebalance --nodes "$cluster" --replicas 2 --passes 1 >"$dir/out" 2>"$dir/err" || rc=$?
+[ "$rc" -le 1 ] || fail "rebalance ended with status $rc: $(cat "$dir/out" "$dir/err")"
 goes_on "n4 had its share"
 kill -KILL "$(cat "$dir/etcd/pid")"
 await "n1 did not notice" grep -q 'not in etcd any more.*serving on' "$dir/n1.log"

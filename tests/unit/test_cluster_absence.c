@@ -14,7 +14,7 @@ static void look(struct absences *a, unsigned n, unsigned here, uint64_t now)
 {
     absences_begin(a);
     for (unsigned i = 0; i < n; i++) {
-        char id[8];
+        char id[16];
         snprintf(id, sizeof id, "n%u", i);
         absences_note(a, id, here >> i & 1 ? 100 + i : 0, false, now);
     }
