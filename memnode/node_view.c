@@ -114,7 +114,9 @@ static struct cluster_view *view_parse(struct call *c)
         call_refuse(c, REASON(FULL), 0, "node '%s' is out of memory", c->node->id);
         return NULL;
     }
-    int rc = cluster_view_parse((const char *)payload->data, payload->len, v, &err);
+    int rc = view_checksum(payload->data, payload->len) == c->message->header->view_put->checksum
+                 ? cluster_view_parse((const char *)payload->data, payload->len, v, &err)
+                 : skv_fail(&err, -EBADMSG, "the view's text does not match its checksum");
     if (rc == 0 && (v->epoch != epoch || epoch == 0))
         rc = skv_fail(&err, -EINVAL,
                       "a view for nodes has an epoch of at least 1, the same in its text (%" PRIu64
@@ -176,5 +178,6 @@ void op_view_get(struct call *c)
     h.body_case = SCOUTKV__HEADER__BODY_VIEW;
     h.view = &view;
     struct view payload = n->view ? (struct view){n->view->data, n->view->len, n->view} : (struct view){0};
+    view.checksum = n->view ? view_checksum(payload.data, payload.len) : 0;
     call_answer(c, &h, &payload);
 }

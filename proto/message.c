@@ -89,3 +89,8 @@ uint64_t object_checksum(Scoutkv__ObjectKind kind, const char *name, const void 
 {
     return XXH3_64bits_withSeed(bytes, len, XXH3_64bits_withSeed(name, strlen(name), (uint64_t)kind));
 }
+
+uint64_t view_checksum(const void *text, size_t len)
+{
+    return XXH3_64bits(text, len);
+}

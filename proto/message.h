@@ -42,6 +42,8 @@ struct buf *header_pack(const Scoutkv__Header *);
 bool key_from_wire(const Scoutkv__Key *, uint64_t ns, struct block_key *out);
 bool layout_from_wire(const Scoutkv__Layout *, struct block_layout *out);
 
+/* The checksum of ViewPut and View: XXH3 of the text. One wrong digit in it would be another cluster. */
+uint64_t view_checksum(const void *text, size_t len);
 /* The checksum of ObjectPut and Object: XXH3 of the bytes, seeded with kind and name. */
 uint64_t object_checksum(Scoutkv__ObjectKind kind, const char *name, const void *bytes, size_t len);
 

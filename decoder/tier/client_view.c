@@ -227,6 +227,7 @@ int client_give_view(struct client *c, unsigned node, const struct cluster_view 
         return skv_fail(err, -ENOMEM, "out of memory");
     Scoutkv__ViewPut put = SCOUTKV__VIEW_PUT__INIT;
     put.epoch = v->epoch;
+    put.checksum = view_checksum(text->data, text->len);
     Scoutkv__Header h = SCOUTKV__HEADER__INIT;
     h.body_case = SCOUTKV__HEADER__BODY_VIEW_PUT;
     h.view_put = &put;
@@ -265,7 +266,9 @@ static void on_view(void *arg, int rc, const struct message *m, const struct skv
         return;
     }
     struct skv_error why;
-    rc = cluster_view_parse((const char *)m->payload.data, m->payload.len, v, &why);
+    rc = view_checksum(m->payload.data, m->payload.len) == m->header->view->checksum
+             ? cluster_view_parse((const char *)m->payload.data, m->payload.len, v, &why)
+             : skv_fail(&why, -EBADMSG, "its text does not match its checksum");
     if (rc == 0 && v->epoch != m->header->view->epoch)
         rc = skv_fail(&why, -EINVAL, "its text has another epoch");
     if (rc == 0)

@@ -8,6 +8,7 @@
 static const Scoutkv__Header *view_put(struct harness *h, uint64_t epoch, const char *text)
 {
     Scoutkv__ViewPut put = SCOUTKV__VIEW_PUT__INIT;
+    put.checksum = view_checksum(text, strlen(text));
     put.epoch = epoch;
     H_HEADER(header, VIEW_PUT, view_put, &put);
     struct buf *payload = buf_copy(text, strlen(text));

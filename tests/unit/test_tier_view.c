@@ -212,12 +212,13 @@ static void teach(struct work *k, unsigned node, uint64_t epoch, const char *nod
     Scoutkv__Header h[2] = {SCOUTKV__HEADER__INIT, SCOUTKV__HEADER__INIT};
     hello.version_min = hello.version_max = h[0].version = h[1].version = PROTO_VERSION_MAX;
     hello.cluster = (char *)(uintptr_t) "default";
-    put_view.epoch = epoch;
     h[0].body_case = SCOUTKV__HEADER__BODY_HELLO;
     h[0].hello = &hello;
     h[1].body_case = SCOUTKV__HEADER__BODY_VIEW_PUT;
     h[1].view_put = &put_view;
     struct buf *text = cluster_view_format(&v);
+    put_view.epoch = epoch;
+    put_view.checksum = view_checksum(text->data, text->len);
     bool mute = n->mute;
     n->mute = true; /* this one's answers are not looked at */
     for (int i = 0; i < 2; i++) {
