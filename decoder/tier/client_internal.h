@@ -113,6 +113,7 @@ struct client_node {
     bool member;
     uint64_t epoch; /* of its view, as it said last */
     uint64_t given; /* epoch of the view that it was last given, since it came up */
+    uint64_t give_again;
     struct view_call view;
     struct cluster_node addr;
     char id[NODE_ID_MAX + 1]; /* empty until its first HELLO */

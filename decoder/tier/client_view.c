@@ -296,6 +296,7 @@ static void view_give(struct client *c, struct client_node *n, uint64_t now)
         return;
     client_view(c, v);
     n->given = c->epoch;
+    n->give_again = now + c->opts.heartbeat_ns; /* if it could not read it */
     n->view.open = client_give_view(c, n->view.node, v, on_given, &n->view, now, NULL) == 0;
     free(v);
 }
@@ -309,7 +310,7 @@ void view_tick(struct client *c, uint64_t now)
             continue;
         if (n->epoch > c->epoch && (!newest || n->epoch > newest->epoch))
             newest = n;
-        else if (n->epoch < c->epoch && n->given != c->epoch && !n->view.open)
+        else if (n->epoch < c->epoch && (n->given != c->epoch || now >= n->give_again) && !n->view.open)
             view_give(c, n, now);
     }
     if (newest && !newest->view.open)

@@ -5,16 +5,22 @@
 #include "memnode/store/store.h"
 #include "tests/store/sim_disk.h"
 
-static const Scoutkv__Header *view_put(struct harness *h, uint64_t epoch, const char *text)
+static const Scoutkv__Header *view_put_damaged(struct harness *h, uint64_t epoch, const char *text,
+                                               uint64_t damage)
 {
     Scoutkv__ViewPut put = SCOUTKV__VIEW_PUT__INIT;
-    put.checksum = view_checksum(text, strlen(text));
+    put.checksum = view_checksum(text, strlen(text)) ^ damage;
     put.epoch = epoch;
     H_HEADER(header, VIEW_PUT, view_put, &put);
     struct buf *payload = buf_copy(text, strlen(text));
     const Scoutkv__Header *a = h_ask(h, H_READ, &header, payload);
     buf_unref(payload);
     return a;
+}
+
+static const Scoutkv__Header *view_put(struct harness *h, uint64_t epoch, const char *text)
+{
+    return view_put_damaged(h, epoch, text, 0);
 }
 
 /* What the node says, as the epoch of its view; the text must be that of `want` (NULL: none). */
@@ -64,6 +70,7 @@ static void what_is_no_view_changes_nothing(void **state)
     (void)state;
     struct harness *h = h_ready(0);
     done_is(view_put(h, 2, "epoch 2\nn1@h:1\n"), 0);
+    refused(view_put_damaged(h, 3, "epoch 3\nn1@h:1\n", 1), REASON(MALFORMED), "checksum");
     refused(view_put(h, 3, "epoch 3\nn1\n"), REASON(MALFORMED), "line 2");
     refused(view_put(h, 3, "epoch 4\nn1@h:1\n"), REASON(MALFORMED), "(4)");
     refused(view_put(h, 0, "n1@h:1\n"), REASON(MALFORMED), "at least 1");
