@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 #include <zmq.h>
 
 enum {
@@ -125,6 +126,41 @@ static int monitor_start(void *ctx, struct zmqx_socket *s)
     return zmq_connect(s->monitor, name);
 }
 
+/* The ports that the kernel gives to outgoing connections begin here. */
+static unsigned first_outgoing_port(void)
+{
+    unsigned from = 32768;
+    FILE *f = fopen("/proc/sys/net/ipv4/ip_local_port_range", "r");
+    if (f && fscanf(f, "%u", &from) != 1)
+        from = 32768;
+    if (f)
+        fclose(f);
+    return from;
+}
+
+/* Binds; port 0 is any free one. The kernel would pick it among those of outgoing connections, and while a
+ * program that restarts is away, one of those may take it: even the one by which a client tries to reach it.
+ */
+static int bind_socket(void *zmq, const char *endpoint)
+{
+    enum { LOWEST = 10000, TRIES = 64 };
+    size_t n = strlen(endpoint);
+    unsigned end = first_outgoing_port(), lot;
+    char at[ZMQX_ENDPOINT];
+    if (n < 2 || n - 1 >= sizeof at - 6 || strcmp(endpoint + n - 2, ":0") || end <= LOWEST + TRIES)
+        return zmq_bind(zmq, endpoint);
+    for (int i = 0; i < TRIES; i++) {
+        if (getrandom(&lot, sizeof lot, 0) != sizeof lot)
+            break;
+        snprintf(at, sizeof at, "%.*s%u", (int)(n - 1), endpoint, LOWEST + lot % (end - LOWEST));
+        if (zmq_bind(zmq, at) == 0)
+            return 0;
+        if (errno != EADDRINUSE)
+            return -1;
+    }
+    return zmq_bind(zmq, endpoint);
+}
+
 static int open_socket(void *ctx, bool router, const char *endpoint, size_t max_frame,
                        struct zmqx_socket **out, struct skv_error *err)
 {
@@ -145,7 +181,7 @@ static int open_socket(void *ctx, bool router, const char *endpoint, size_t max_
         snprintf(address, sizeof address, "tcp://127.0.0.1:%s", endpoint + sizeof localhost - 1);
         endpoint = address;
     }
-    if (router ? zmq_bind(s->zmq, endpoint) : zmq_connect(s->zmq, endpoint)) {
+    if (router ? bind_socket(s->zmq, endpoint) : zmq_connect(s->zmq, endpoint)) {
         int e = errno;
         const char *hint = e == EADDRINUSE ? "another program listens there; choose another port"
                            : e == EADDRNOTAVAIL || e == ENODEV
