@@ -90,10 +90,20 @@ enum skv_policy {
     SKV_CASCADE,   /* the scout: pages of the largest estimated attention mass */
     SKV_DENSE,     /* every page */
     SKV_WINDOW,    /* nothing besides window and protected */
-    SKV_NORM_ONLY, /* pages that hold the largest key norms, whatever the query: a control */
+    SKV_NORM_ONLY, /* these and all others: see skv_policy_describe, or `scoutkv policies` */
+    SKV_ORACLE,
+    SKV_RANDOM,
+    SKV_SINKS,
+    SKV_STRIDED,
+    SKV_BIGBIRD,
+    SKV_BLOCK_SPARSE,
+    SKV_HEAVY_HITTER,
+    SKV_TOVA,
+    SKV_SALIENCE,
+    SKV_QUEST,
+    SKV_POLICIES
 };
-SKV_API const char *skv_policy_name(enum skv_policy);
-SKV_API int skv_policy_parse(const char *name, enum skv_policy *out, struct skv_error *err);
+enum { SKV_POLICY_OPTS = 4, SKV_POLICY_TEXT = 160 };
 
 struct skv_select {
     enum skv_policy policy;
@@ -101,7 +111,29 @@ struct skv_select {
     uint32_t unit;   /* tokens selected together: 16, 32 or 64 */
     float mass; /* stop early once the selected are estimated to hold this share of what is far; 0: use the
                    budget */
+    float opt[SKV_POLICY_OPTS]; /* the policy's own options, in the order of skv_policy_describe; */
+    uint32_t given;             /* bit i: opt[i] is given, else it has its default */
 };
+
+struct skv_policy_opt {
+    const char *name, *about;
+    float value, min, max; /* value: if not given */
+};
+struct skv_policy_info {
+    const char *name, *about, *source; /* source: the paper that it is from */
+    struct skv_policy_opt opts[SKV_POLICY_OPTS];
+    unsigned n_opts;
+};
+/* 0, or -ENOENT: there are SKV_POLICIES. */
+SKV_API int skv_policy_describe(enum skv_policy, struct skv_policy_info *out);
+SKV_API const char *skv_policy_name(enum skv_policy);
+/* Reads "NAME" or "NAME:option=value:…" into policy, opt and given of *out; the rest stays. */
+SKV_API int skv_policy_parse(const char *spec, struct skv_select *out, struct skv_error *err);
+/* The text that skv_policy_parse would read. */
+SKV_API void skv_policy_format(const struct skv_select *, char out[SKV_POLICY_TEXT]);
+
+/* Whether the policy, with these options, goes by what pages received (skv_context_opts.history). */
+SKV_API bool skv_policy_history(const struct skv_select *);
 
 /* When no node gives a page that a pass chose: every one was asked and none has it (-ENODATA), no copy passes
  * its checksum (-EBADMSG), or its nodes did not answer by the request's deadline (-EHOSTUNREACH). */
@@ -128,7 +160,10 @@ struct skv_context_opts {
     uint64_t cache_bytes; /* of fetched pages */
     enum skv_dtype dtype; /* of K and V at rest */
     enum skv_on_loss on_loss;
-    bool durable;        /* sealed blocks are acknowledged from disk */
+    bool durable; /* sealed blocks are acknowledged from disk */
+    bool history; /* note the attention mass that pages receive, in prefill too, for policies that go by it; a
+                   * decode policy that does turns it on. Of tokens found by skv_context_open_prefix it is not
+                   * known */
     const uint8_t *salt; /* 32 bytes that make keys unguessable, or NULL */
     const char *recipe; /* what else changes the bits of K and V (prefill chunk, RoPE overrides …), or NULL */
 };

@@ -53,8 +53,10 @@ static uint64_t age_ms(const struct skv_saved *m, uint64_t now)
 
 static json_t *select_json(const struct skv_select *s)
 {
-    return json_pack("{s:s, s:I, s:I, s:f}", "policy", skv_policy_name(s->policy), "budget",
-                     (json_int_t)s->budget, "select", (json_int_t)s->unit, "mass", (double)s->mass);
+    char policy[SKV_POLICY_TEXT];
+    skv_policy_format(s, policy);
+    return json_pack("{s:s, s:I, s:I, s:f}", "policy", policy, "budget", (json_int_t)s->budget, "select",
+                     (json_int_t)s->unit, "mass", (double)s->mass);
 }
 
 static json_t *options_json(const struct skv_context_opts *o)
@@ -152,7 +154,9 @@ int context_list(skv_tier *t, bool json, struct skv_error *err)
 
 static void print_select(const char *what, const struct skv_select *s)
 {
-    printf("%-12s %s, budget %u, selection of %u", what, skv_policy_name(s->policy), s->budget, s->unit);
+    char policy[SKV_POLICY_TEXT];
+    skv_policy_format(s, policy);
+    printf("%-12s %s, budget %u, selection of %u", what, policy, s->budget, s->unit);
     if (s->mass > 0.0f)
         printf(", until %g of the mass", (double)s->mass);
     putchar('\n');

@@ -8,10 +8,11 @@
 
 #include <stdint.h>
 
-enum { EVAL_POLICIES = 4 };
+enum { EVAL_POLICIES = 24 };
 
 struct eval_row {
-    enum skv_policy policy;
+    struct skv_select select;
+    char policy[SKV_POLICY_TEXT];
     uint64_t asked, right;
     bool out_of_time; /* dense: as many questions as fit the time */
     struct meter meter;

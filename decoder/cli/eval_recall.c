@@ -76,14 +76,16 @@ struct eval {
 static int parse_policies(const char *list, struct eval_result *r, struct skv_error *err)
 {
     while (*list) {
-        char name[32];
+        char name[SKV_POLICY_TEXT];
         size_t len = strcspn(list, ",");
         snprintf(name, sizeof name, "%.*s", len < sizeof name ? (int)len : 0, list);
         if (r->n_rows == EVAL_POLICIES)
             return skv_fail(err, -EINVAL, "policies: at most %d", EVAL_POLICIES);
-        int rc = skv_policy_parse(name, &r->row[r->n_rows++].policy, err);
+        struct eval_row *row = &r->row[r->n_rows++];
+        int rc = skv_policy_parse(name, &row->select, err);
         if (rc)
             return rc;
+        skv_policy_format(&row->select, row->policy);
         list += len + (list[len] == ',');
     }
     return r->n_rows ? 0 : skv_fail(err, -EINVAL, "policies: the list is empty");
@@ -162,6 +164,8 @@ static int store_context(struct eval *e, struct skv_error *err)
     struct eval_result *r = &e->result;
     uint64_t kv_bytes = e->task.n * kv_bytes_per_token(&e->engine.model->params, kv);
     e->opts.decode.budget = (uint32_t)r->budget_tokens;
+    for (size_t i = 0; i < r->n_rows; i++)
+        e->opts.history |= skv_policy_history(&r->row[i].select);
     if (!kv->cache) /* during prefill too the decoder holds little */
         e->opts.cache_bytes = kv_bytes / 50 < MAX_CACHE ? kv_bytes / 50 : MAX_CACHE;
     int rc = engine_context(&e->engine, &e->opts, &e->base, &e->session, err);
@@ -232,8 +236,8 @@ static int tell(struct eval *e, const struct eval_row *row, const struct recall_
 {
     if (!e->answers)
         return 0;
-    int bad = fprintf(e->answers, "%s %s %s %s %.1f\n", skv_policy_name(row->policy), fact->name,
-                      fact->digits, a->n ? a->digits : "-", (double)e->longest_ns / 1e6) < 0;
+    int bad = fprintf(e->answers, "%s %s %s %s %.1f\n", row->policy, fact->name, fact->digits,
+                      a->n ? a->digits : "-", (double)e->longest_ns / 1e6) < 0;
     if (fflush(e->answers) || bad)
         return skv_fail(err, -EIO, "cannot write %s: %s", e->args->answers, strerror(errno));
     return 0;
@@ -241,10 +245,12 @@ static int tell(struct eval *e, const struct eval_row *row, const struct recall_
 
 static int ask(struct eval *e, struct eval_row *row, const struct recall_question *q, struct skv_error *err)
 {
-    struct skv_select select = e->opts.decode;
+    struct skv_select select = row->select;
     struct recall_answer a = {0};
     skv_context *fork;
-    select.policy = row->policy;
+    select.budget = e->opts.decode.budget;
+    select.unit = e->opts.decode.unit;
+    select.mass = e->opts.decode.mass;
     e->longest_ns = 0;
     int rc = skv_context_fork(e->base, &fork, err);
     if (rc)
@@ -264,14 +270,14 @@ static int ask(struct eval *e, struct eval_row *row, const struct recall_questio
 static int run_policy(struct eval *e, struct eval_row *row, struct skv_error *err)
 {
     struct progress bar;
-    const char *name = skv_policy_name(row->policy);
+    const char *name = row->policy;
     int rc = 0;
     progress_begin(&bar, name, "questions", e->task.n_questions);
     for (size_t i = 0; i < e->task.n_questions && !rc && !row->out_of_time; i++) {
         rc = ask(e, row, &e->task.questions[i], err);
         progress_update(&bar, i + 1);
-        row->out_of_time = row->policy == SKV_DENSE && progress_seconds(&bar) >= e->args->dense_seconds &&
-                           i + 1 < e->task.n_questions;
+        row->out_of_time = row->select.policy == SKV_DENSE &&
+                           progress_seconds(&bar) >= e->args->dense_seconds && i + 1 < e->task.n_questions;
     }
     if (!rc)
         fprintf(stderr, "%s%-10s %" PRIu64 " of %" PRIu64 " right in %.1f s\n", bar.on ? "\r\033[K" : "",

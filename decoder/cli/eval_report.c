@@ -17,7 +17,7 @@ static void print_row(const struct eval_result *r, const struct eval_row *row)
     char answers[32], fetched[32], held[32];
     const struct meter *m = &row->meter;
     snprintf(answers, sizeof answers, "%" PRIu64 "/%" PRIu64, row->right, row->asked);
-    printf("%-10s %9s %9.2f %8.2f %8.2f %8.2f %8.2f %12s %8.3f %12s\n", skv_policy_name(row->policy), answers,
+    printf("%-10s %9s %9.2f %8.2f %8.2f %8.2f %8.2f %12s %8.3f %12s\n", row->policy, answers,
            meter_mean_ms(m, METER_STEP), meter_mean_ms(m, METER_SCOUT), meter_mean_ms(m, METER_WAIT),
            meter_mean_ms(m, METER_ATTEND), meter_mean_ms(m, METER_REST),
            size_format(fetched, sizeof fetched, (uint64_t)meter_bytes_per_step(m)),
@@ -66,7 +66,7 @@ void eval_print(const struct eval_result *r)
         print_row(r, &r->row[i]);
     for (size_t i = 0; i < r->n_rows; i++)
         if (r->row[i].out_of_time)
-            printf("(%s: as many questions as fit the time)\n", skv_policy_name(r->row[i].policy));
+            printf("(%s: as many questions as fit the time)\n", r->row[i].policy);
     putchar('\n');
     on_loss_print(r->on_loss, &r->lost, stdout);
     print_memory(r);
@@ -103,7 +103,7 @@ int eval_write_json(const struct eval_result *r, const char *path, struct skv_er
                           (json_int_t)r->nodes_rss, "nodes", nodes_json(r));
     json_object_set_new(o, "tier", node_report_json(r->tier));
     for (size_t i = 0; o && i < r->n_rows; i++)
-        json_object_set_new(o, skv_policy_name(r->row[i].policy), row_json(r, &r->row[i]));
+        json_object_set_new(o, r->row[i].policy, row_json(r, &r->row[i]));
     json_object_set_new(o, "loss", on_loss_json(r->on_loss, &r->lost));
     if (!o)
         return skv_fail(err, -ENOMEM, "out of memory for the JSON output");

@@ -33,11 +33,11 @@ const struct opt kv_node_table[] = {
 };
 
 const struct opt kv_policy_table[] = {
-    {"policy", 0, OPT_CHOICE, AT(policy), NULL,
-     "what a decode step attends to besides window and protected tokens: the scout's choice, everything, "
-     "nothing, or "
-     "the largest keys (a control)",
-     .choices = "cascade|dense|window|norm-only"},
+    {"policy", 0, OPT_STRING, AT(policy), "NAME[:OPTION=VALUE…]",
+     "what a decode step attends to besides window and protected tokens: cascade (the scout's choice), dense "
+     "(everything) and many more, which `scoutkv policies` explains"},
+    {"alpha", 0, OPT_DOUBLE, AT(alpha), "A", "the same as --policy cascade:alpha=A", .max = 1},
+    {"beta", 0, OPT_DOUBLE, AT(beta), "B", "the same as --policy cascade:beta=B", .max = 4},
     {0},
 };
 
@@ -69,8 +69,8 @@ const struct opt kv_cache_table[] = {
     {"sinks", 0, OPT_U32, AT(sinks), "TOKENS", "first tokens, always attended", .max = 1 << 30},
     {"protect", 0, OPT_LIST, AT(protect), "A:B", "positions from A up to B, always attended"},
     {"cache", 0, OPT_SIZE, AT(cache), "SIZE", "fetched pages that are kept"},
-    {"prefill", 0, OPT_CHOICE, AT(prefill), NULL, "what the tokens of a prompt attend to: dense is exact",
-     .choices = "cascade|dense|window|norm-only"},
+    {"prefill", 0, OPT_STRING, AT(prefill), "NAME[:OPTION=VALUE…]",
+     "what the tokens of a prompt attend to: dense is exact"},
     {"prefill-budget", 0, OPT_U32, AT(prefill_budget), "TOKENS", "the budget of a prompt's chunk",
      .max = 1 << 30},
     {"chunk", 0, OPT_U32, AT(chunk), "TOKENS",
@@ -97,6 +97,8 @@ void kv_options_defaults(struct kv_options *o)
         .kv_type = d.dtype == SKV_F32 ? "f32" : "f16",
         .ack = d.durable ? "durable" : "ram",
         .on_loss = "fail",
+        .alpha = -1,
+        .beta = -1,
         .budget = d.decode.budget,
         .select = d.decode.unit,
         .mass = d.decode.mass,
@@ -156,6 +158,17 @@ enum skv_on_loss kv_on_loss(const struct kv_options *o)
     return strcmp(o->on_loss, "degrade") ? SKV_LOSS_FAIL : SKV_LOSS_DEGRADE;
 }
 
+int kv_policy(const struct kv_options *o, struct skv_select *out, struct skv_error *err)
+{
+    char spec[SKV_POLICY_TEXT];
+    int n = snprintf(spec, sizeof spec, "%.100s", o->policy);
+    if (o->alpha >= 0)
+        n += snprintf(spec + n, sizeof spec - (size_t)n, ":alpha=%g", o->alpha);
+    if (o->beta >= 0)
+        snprintf(spec + n, sizeof spec - (size_t)n, ":beta=%g", o->beta);
+    return skv_policy_parse(spec, out, err);
+}
+
 int kv_context_opts(const struct kv_options *o, struct kv_ranges *ranges, char recipe[32],
                     struct skv_context_opts *out, struct skv_error *err)
 {
@@ -171,9 +184,9 @@ int kv_context_opts(const struct kv_options *o, struct kv_ranges *ranges, char r
     if (rc)
         return rc;
     skv_context_defaults(out);
-    rc = skv_policy_parse(o->policy, &out->decode.policy, err);
+    rc = kv_policy(o, &out->decode, err);
     if (!rc)
-        rc = skv_policy_parse(o->prefill, &out->prefill.policy, err);
+        rc = skv_policy_parse(o->prefill, &out->prefill, err);
     if (rc)
         return rc;
     snprintf(recipe, 32, "chunk=%u", o->chunk);

@@ -16,6 +16,7 @@ struct kv_options {
     const char *policy, *prefill, *kv_type, *ack, *on_loss;
     uint32_t budget, select, window, seal_lag, sinks, prefill_budget, chunk;
     double mass;
+    double alpha, beta; /* below 0: not given */
     uint64_t cache;
     struct opt_list protect;
 };
@@ -36,6 +37,9 @@ int kv_ranges_add(struct kv_ranges *, uint64_t from, uint64_t to, struct skv_err
 
 /* -EINVAL (usage) says which of the options about nodes cannot be. Part of kv_context_opts. */
 int kv_node_check(const struct kv_options *, struct skv_error *);
+/* --policy, --alpha and --beta, into what decode steps select. Part of kv_context_opts. */
+int kv_policy(const struct kv_options *, struct skv_select *out, struct skv_error *);
+
 /* What the options mean for scoutkv.h. -EINVAL (usage) says which option cannot be. --protect ranges are
  * added to `ranges`, which the result points at; recipe (of the prefill chunk) is written into the caller's
  * buffer. */

@@ -9,6 +9,7 @@ static const struct cli_command commands[] = {
     {"tokenize", cmd_tokenize, "text to token ids"},
     {"logits", cmd_logits, "token ids to logits, for comparing engines"},
     {"make-model", cmd_make_model, "write a model: one that recalls facts, or a random one"},
+    {"policies", cmd_policies, "the ways of choosing what a step attends to, explained"},
     {"eval", cmd_eval, "measure answers, time and bytes of several policies over one stored context"},
     {"bench", cmd_bench, "where the time of a decode step goes, what a disk gives, what a trace hits"},
     {"context", cmd_context, "saved contexts: list, show, save, resume, fork, pin, unpin, rm"},

@@ -80,8 +80,10 @@ static int take_fixed(const struct skv_saved *m, const struct resume_typed *t, s
         return skv_fail(err, -EINVAL, "context \"%s\" was not saved by scoutkv run, but by another engine",
                         m->name);
     if (typed(t, "seal-lag") && kv->seal_lag == 0)
-        kv->seal_lag = o->window; /* what 0 means */
-    int rc = differs_text(m, t, "prefill", skv_policy_name(o->prefill.policy), &kv->prefill, err);
+        kv->seal_lag = o->window;         /* what 0 means */
+    static char prefill[SKV_POLICY_TEXT]; /* kv points there as long as the program runs */
+    skv_policy_format(&o->prefill, prefill);
+    int rc = differs_text(m, t, "prefill", prefill, &kv->prefill, err);
     if (rc == 0)
         rc = differs_text(m, t, "kv-type", o->dtype == SKV_F32 ? "f32" : "f16", &kv->kv_type, err);
     if (rc == 0)
@@ -107,8 +109,8 @@ int resume_options(const struct skv_saved *m, const struct resume_typed *t, stru
         return rc;
     *opts = m->opts;
     opts->on_loss = kv_on_loss(kv);
-    if (typed(t, "policy"))
-        rc = skv_policy_parse(kv->policy, &opts->decode.policy, err);
+    if (typed(t, "policy") || kv->alpha >= 0 || kv->beta >= 0)
+        rc = kv_policy(kv, &opts->decode, err);
     if (typed(t, "budget"))
         opts->decode.budget = kv->budget;
     if (typed(t, "mass"))

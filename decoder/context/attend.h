@@ -15,9 +15,12 @@ struct choice {
     float *lse, *share; /* rows */
 };
 /* Each KV head of a layer chooses for its own `rows` scaled queries together: q (n_kv_heads, rows, d_k), out
- * (n_kv_heads), to be freed also after a failure. 0 or -ENOMEM. Counts the representatives read. */
+ * (n_kv_heads), to be freed also after a failure. Counts the representatives read. */
 int choose_pages(struct skv_context *, unsigned layer, const struct skv_select *, unsigned rows,
-                 const float *q, struct choice *out);
+                 const float *q, uint64_t position, struct choice *out, struct skv_error *);
+/* Fetches every far page and computes its true log mass for each row: out[head] (rows, ld). */
+int true_masses(struct skv_context *, unsigned layer, unsigned rows, const float *q, size_t ld, float **out,
+                struct skv_error *);
 void choice_free(struct choice *);
 
 /* Wants for far[head][from … to) of each head that are neither cached nor pending, in block order; what is

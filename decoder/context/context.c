@@ -1,5 +1,6 @@
 /* context.c: a context's life: open, fork, append, put, truncate, close. */
 #include "decoder/context/internal.h"
+#include "decoder/scout/policy.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -27,9 +28,21 @@ static int check_select(const struct skv_select *s, const char *which, struct sk
                         s->unit);
     if (!(s->mass >= 0.0f && s->mass <= 1.0f))
         return skv_fail(err, -EINVAL, "%s: mass %g: a share from 0 to 1", which, (double)s->mass);
-    if ((unsigned)s->policy > SKV_NORM_ONLY)
-        return skv_fail(err, -EINVAL, "%s: policy number %d is unknown", which, (int)s->policy);
-    return 0;
+    struct skv_error why;
+    int rc = policy_check(s, &why);
+    return rc ? skv_fail(err, rc, "%s: %s", which, why.text) : 0;
+}
+
+void hash_policy_opts(struct identity *id, const struct skv_select *s)
+{
+    const struct policy *p = policy_get(s->policy);
+    float opt[SKV_POLICY_OPTS];
+    bool other = false;
+    policy_opts(s, opt);
+    for (unsigned i = 0; i < SKV_POLICY_OPTS; i++)
+        other |= opt[i] != p->opts[i].value;
+    if (other)
+        identity_add(id, opt, sizeof opt);
 }
 
 static void hash_select(struct identity *id, const struct skv_select *s)
@@ -40,6 +53,18 @@ static void hash_select(struct identity *id, const struct skv_select *s)
     identity_add_u64(id, s->policy == SKV_DENSE || s->policy == SKV_WINDOW ? 0 : s->budget);
     identity_add_u64(id, s->policy == SKV_DENSE || s->policy == SKV_WINDOW ? 0 : s->unit);
     identity_add_u64(id, mass);
+    hash_policy_opts(id, s);
+}
+
+/* What the policies need, and history where it is wanted. */
+static int set_needs(struct skv_context *c, struct skv_error *err)
+{
+    c->needs = policy_needs(&c->opts.decode) | policy_needs(&c->opts.prefill);
+    bool history =
+        c->opts.history || skv_policy_history(&c->opts.decode) || skv_policy_history(&c->opts.prefill);
+    if (history && !c->received && !(c->received = received_new(c->shape)))
+        return skv_fail(err, -ENOMEM, "out of memory");
+    return parts_require(c, err);
 }
 
 /* Everything that decides the bits of K and V besides the tokens (design: "recipe"). */
@@ -144,6 +169,9 @@ int context_new(struct skv_tier *t, struct shape *shape, const struct skv_contex
         rc = skv_fail(err, -ENOMEM, "out of memory");
         goto error;
     }
+    rc = set_needs(c, err);
+    if (rc)
+        goto error;
     *out = c;
     return 0;
 error:
@@ -195,6 +223,7 @@ void skv_context_close(skv_context *c)
     free(c->eligible);
     free(c->layer_put);
     free(c->lost.at);
+    received_free(c->received);
     shape_unref(c->shape);
     free(c);
 }
@@ -276,6 +305,8 @@ int skv_context_fork(skv_context *c, skv_context **out, struct skv_error *err)
     f->tier = c->tier;
     f->shape = shape_ref(c->shape);
     f->opts = c->opts;
+    f->needs = c->needs;
+    f->received = c->received ? received_copy(c->shape, c->received) : NULL;
     f->salted = c->salted;
     f->recipe = c->recipe ? strdup(c->recipe) : NULL;
     f->saved_as = c->saved_as ? strdup(c->saved_as) : NULL; /* it needs the leases as much */
@@ -288,9 +319,9 @@ int skv_context_fork(skv_context *c, skv_context **out, struct skv_error *err)
     f->spans = calloc(c->n_spans + 1, sizeof *f->spans);
     f->local = calloc(c->n_local + 1, sizeof *f->local);
     f->tags = c->tags ? malloc(1) : NULL; /* says that this context has tags */
-    if ((c->recipe && !f->recipe) || (c->saved_as && !f->saved_as) || !f->cache || !f->layer_put ||
-        !f->protect || !f->spans || !f->local || context_grow_tokens(f, c->len + 1) ||
-        passes_reserve(f, c->n_passes))
+    if ((c->received && !f->received) || (c->recipe && !f->recipe) || (c->saved_as && !f->saved_as) ||
+        !f->cache || !f->layer_put || !f->protect || !f->spans || !f->local ||
+        context_grow_tokens(f, c->len + 1) || passes_reserve(f, c->n_passes))
         goto no_memory;
     memcpy(f->protect, c->protect, c->n_protect * sizeof *f->protect);
     f->n_protect = c->n_protect;
@@ -338,7 +369,7 @@ int skv_context_configure(skv_context *c, const struct skv_select *decode, uint6
     c->cache = cache;
     c->opts.decode = *decode;
     c->opts.cache_bytes = bytes;
-    return 0;
+    return set_needs(c, err);
 }
 
 bool context_page_protected(const struct skv_context *c, uint64_t page)
@@ -446,6 +477,8 @@ int skv_append(skv_context *c, enum skv_mode mode, uint32_t n, const uint32_t *i
     if (tags)
         memcpy(c->tags + c->len * SKV_TAG, tags, (size_t)n * SKV_TAG);
     passes_add(c, mode, n);
+    if (c->received)
+        received_begin(c->received, c->len, mode == SKV_PREFILL);
     c->pass_from = c->len;
     c->pass_n = n;
     c->mode = mode;
@@ -639,6 +672,8 @@ int skv_truncate(skv_context *c, uint64_t n, struct skv_error *err)
     if (n_local < c->n_local)
         local_clear(c, n_local);
     passes_truncate(c, n);
+    if (c->received)
+        received_truncate(c->received, n);
     c->len = n;
     c->pass_from = n;
     c->pass_n = 0;
@@ -672,6 +707,11 @@ void skv_context_stats(const skv_context *c, struct skv_stats *out)
         n_pending++;
     out->window_bytes = (c->n_local + n_pending) * BLOCK_TOKENS * c->shape->token_bytes;
     out->representative_bytes = pages * c->shape->page_index_bytes + c->sealed * CHAIN_BYTES;
+    if (c->received)
+        out->representative_bytes += received_bytes(c->received);
+    for (unsigned i = 0; i < INDEX_PARTS; i++)
+        if (c->needs >> i & 1)
+            out->representative_bytes += c->n_spans * c->shape->part_bytes[i];
     out->cache_bytes = cache_bytes(c->cache);
     out->context_bytes = c->len * c->shape->token_bytes;
 }

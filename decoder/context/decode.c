@@ -5,8 +5,12 @@
  * in sections of SECTION pages a head: the next one is asked for before the last is merged, which bounds
  * memory and keeps the links busy when a policy reads everything.
  *
- * A page that is lost, where the context goes on without, has a partial with l = 0, which is left out. */
+ * A page that is lost, where the context goes on without, has a partial with l = 0, which is left out.
+ *
+ * Several queries choose and ask at once, unless the policy goes by what the ones before received: then each
+ * waits for its turn, and the result is that of single steps in either case. */
 #include "decoder/context/attend.h"
+#include "decoder/scout/policy.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -50,6 +54,7 @@ struct row {
     struct section sections[2];
     size_t started; /* sections asked for */
     struct section local;
+    float **far_mass; /* per head: log masses (choice, g) of far pages, for history; or NULL */
     struct gone gone;
     uint64_t first_local, n_local; /* pages */
     struct piece *pieces;
@@ -63,6 +68,7 @@ struct decode {
     size_t page_bytes, k_bytes;
     unsigned n_rows;
     struct row *rows;
+    bool in_turn;        /* a query chooses when the one before is done */
     uint64_t arrived_ns; /* computing what arrived */
 };
 
@@ -204,53 +210,49 @@ static int end_section(struct row *r, struct section *s, struct skv_error *err)
     return rc;
 }
 
-static int decode_choose(struct item *it, struct skv_error *err)
+/* ---- one query ---- */
+
+static int row_choose(struct row *r, struct skv_error *err)
 {
-    struct decode *d = (struct decode *)it;
-    for (unsigned i = 0; i < d->n_rows; i++) {
-        struct row *r = &d->rows[i];
-        int rc = choose_pages(it->c, it->layer, &it->c->opts.decode, d->g, r->q, r->choices);
-        if (rc)
-            return skv_fail(err, rc, "out of memory");
-        for (unsigned h = 0; h < d->y->n_kv_heads; h++) {
-            r->far_pages += r->choices[h].n;
-            if (r->choices[h].n > r->n_far)
-                r->n_far = r->choices[h].n;
-        }
+    struct decode *d = r->d;
+    struct skv_context *c = d->item.c;
+    int rc = choose_pages(c, d->item.layer, &c->opts.decode, d->g, r->q, r->t, r->choices, err);
+    for (unsigned h = 0; h < d->y->n_kv_heads && rc == 0; h++) {
+        r->far_pages += r->choices[h].n;
+        if (r->choices[h].n > r->n_far)
+            r->n_far = r->choices[h].n;
     }
+    if (rc || !c->received)
+        return rc;
+    r->far_mass = calloc(d->y->n_kv_heads, sizeof(float *));
+    for (unsigned h = 0; h < d->y->n_kv_heads; h++)
+        if (!r->far_mass || !(r->far_mass[h] = malloc((r->choices[h].n * d->g + 1) * sizeof(float))))
+            return skv_fail(err, -ENOMEM, "out of memory");
     return 0;
 }
 
-static int decode_start(struct item *it, struct skv_error *err)
+static int row_start(struct row *r, struct skv_error *err)
 {
-    struct decode *d = (struct decode *)it;
-    int rc = 0;
-    for (unsigned i = 0; i < d->n_rows && rc == 0; i++)
-        if (d->rows[i].n_far)
-            rc = start_section(&d->rows[i], err);
-    return rc;
+    return r->n_far ? start_section(r, err) : 0;
 }
 
-static int decode_local(struct item *it, struct skv_error *err)
+static int row_local(struct row *r, struct skv_error *err)
 {
-    struct decode *d = (struct decode *)it;
-    struct skv_context *c = it->c;
-    for (unsigned i = 0; i < d->n_rows; i++) {
-        struct row *r = &d->rows[i];
-        r->first_local = context_sealed_pages(c);
-        r->n_local = r->t / PAGE_TOKENS + 1 - r->first_local;
-        if (section_alloc(r, &r->local, r->n_local))
-            return skv_fail(err, -ENOMEM, "out of memory");
-        for (unsigned h = 0; h < d->y->n_kv_heads; h++)
-            for (uint64_t p = 0; p < r->n_local; p++) {
-                uint64_t page = r->first_local + p, visible = r->t + 1 - page * PAGE_TOKENS;
-                unsigned n = visible < PAGE_TOKENS ? (unsigned)visible : PAGE_TOKENS;
-                struct piece pc = piece_of(r, &r->local, h, p, context_held_page(c, it->layer, h, page), n);
-                if (add_piece(r, pc))
-                    return skv_fail(err, -ENOMEM, "out of memory");
-            }
-        compute_pieces(r);
-    }
+    struct decode *d = r->d;
+    struct skv_context *c = d->item.c;
+    r->first_local = context_sealed_pages(c);
+    r->n_local = r->t / PAGE_TOKENS + 1 - r->first_local;
+    if (section_alloc(r, &r->local, r->n_local))
+        return skv_fail(err, -ENOMEM, "out of memory");
+    for (unsigned h = 0; h < d->y->n_kv_heads; h++)
+        for (uint64_t p = 0; p < r->n_local; p++) {
+            uint64_t page = r->first_local + p, visible = r->t + 1 - page * PAGE_TOKENS;
+            unsigned n = visible < PAGE_TOKENS ? (unsigned)visible : PAGE_TOKENS;
+            const uint8_t *bytes = context_held_page(c, d->item.layer, h, page);
+            if (add_piece(r, piece_of(r, &r->local, h, p, bytes, n)))
+                return skv_fail(err, -ENOMEM, "out of memory");
+        }
+    compute_pieces(r);
     return 0;
 }
 
@@ -261,6 +263,45 @@ static void fold(const struct decode *d, const struct partials *p, size_t n, flo
     for (size_t i = 0; i < n; i++)
         if (p->l[i * d->g] != 0) /* a page has 1 at least: its largest key's */
             k->merge(d->g, d->y->d_v, M, L, O, p->m + i * d->g, p->l + i * d->g, p->o + i * d->g * d->y->d_v);
+}
+
+/* Log masses of pages [0, n) of a head's partials. */
+static void keep_masses(const struct decode *d, const struct partials *p, size_t n, float *out)
+{
+    for (size_t i = 0; i < n * d->g; i++)
+        out[i] = p->l[i] != 0 ? p->m[i] + logf(p->l[i]) : -INFINITY;
+}
+
+/* The share of the group's attention that a page got. */
+static float share_of(unsigned g, const float *mass, const float *M, const float *L)
+{
+    float sum = 0;
+    for (unsigned j = 0; j < g; j++)
+        sum += expf(mass[j] - M[j]) / L[j];
+    return sum;
+}
+
+static int note_received(struct row *r, const float *M, const float *L, struct skv_error *err)
+{
+    struct decode *d = r->d;
+    struct skv_context *c = d->item.c;
+    unsigned g = d->g, layer = d->item.layer;
+    float *local = malloc((r->n_local * g + 1) * sizeof *local);
+    if (!local || received_row(c->received, layer, r->t / PAGE_TOKENS + 1, policy_half_life(&c->opts.decode),
+                               1, r->q)) {
+        free(local);
+        return skv_fail(err, -ENOMEM, "out of memory");
+    }
+    for (unsigned h = 0; h < d->y->n_kv_heads; h++, M += g, L += g) {
+        for (size_t i = 0; i < r->choices[h].n; i++)
+            received_add(c->received, layer, h, r->choices[h].pages[i],
+                         share_of(g, r->far_mass[h] + i * g, M, L));
+        keep_masses(d, &r->local.heads[h], r->n_local, local);
+        for (size_t i = 0; i < r->n_local; i++)
+            received_add(c->received, layer, h, r->first_local + i, share_of(g, local + i * g, M, L));
+    }
+    free(local);
+    return 0;
 }
 
 /* The share of the true total that the estimate puts into pages not read, for each query head. */
@@ -319,7 +360,10 @@ static int finish_row(struct row *r, struct skv_error *err)
         t0 = clock_ns();
         for (unsigned h = 0; h < n_kv; h++) {
             size_t n = r->choices[h].n > s->from ? r->choices[h].n - s->from : 0;
-            fold(d, &s->heads[h], n < SECTION ? n : SECTION, M + h * g, L + h * g, O + (size_t)h * g * d_v);
+            n = n < SECTION ? n : SECTION;
+            fold(d, &s->heads[h], n, M + h * g, L + h * g, O + (size_t)h * g * d_v);
+            if (r->far_mass)
+                keep_masses(d, &s->heads[h], n, r->far_mass[h] + s->from * g);
         }
         st->attend_ns += clock_ns() - t0;
     }
@@ -331,9 +375,54 @@ static int finish_row(struct row *r, struct skv_error *err)
             for (unsigned j = 0; j < d_v; j++)
                 r->out[i * d_v + j] = O[i * d_v + j] / L[i];
         rc = count_missed(r, M, L, err);
+        if (rc == 0 && r->far_mass)
+            rc = note_received(r, M, L, err);
         st->attend_ns += clock_ns() - t0;
     }
     free(M);
+    return rc;
+}
+
+/* ---- all of a pass ---- */
+
+static int decode_choose(struct item *it, struct skv_error *err)
+{
+    struct decode *d = (struct decode *)it;
+    int rc = 0;
+    for (unsigned i = 0; i < (d->in_turn ? 1 : d->n_rows) && rc == 0; i++)
+        rc = row_choose(&d->rows[i], err);
+    return rc;
+}
+
+static int decode_start(struct item *it, struct skv_error *err)
+{
+    struct decode *d = (struct decode *)it;
+    int rc = 0;
+    for (unsigned i = 0; i < (d->in_turn ? 1 : d->n_rows) && rc == 0; i++)
+        rc = row_start(&d->rows[i], err);
+    return rc;
+}
+
+static int decode_local(struct item *it, struct skv_error *err)
+{
+    struct decode *d = (struct decode *)it;
+    int rc = 0;
+    for (unsigned i = 0; i < (d->in_turn ? 1 : d->n_rows) && rc == 0; i++)
+        rc = row_local(&d->rows[i], err);
+    return rc;
+}
+
+static int row_whole(struct row *r, struct skv_error *err)
+{
+    uint64_t t0 = clock_ns();
+    int rc = row_choose(r, err);
+    r->d->item.c->stats.scout_ns += clock_ns() - t0;
+    if (rc == 0)
+        rc = row_start(r, err);
+    t0 = clock_ns();
+    if (rc == 0)
+        rc = row_local(r, err);
+    r->d->item.c->stats.attend_ns += clock_ns() - t0;
     return rc;
 }
 
@@ -343,7 +432,10 @@ static int decode_finish(struct item *it, struct skv_error *err)
     int rc = 0;
     bool gone = false;
     for (unsigned i = 0; i < d->n_rows && rc == 0; i++) {
-        rc = finish_row(&d->rows[i], err);
+        if (d->in_turn && i)
+            rc = row_whole(&d->rows[i], err);
+        if (rc == 0)
+            rc = finish_row(&d->rows[i], err);
         gone |= d->rows[i].gone.n > 0;
         it->c->stats.pages_lost += d->rows[i].gone.n;
     }
@@ -369,6 +461,9 @@ static void decode_free(struct item *it)
         section_free(r, &r->local);
         for (unsigned h = 0; r->choices && h < d->y->n_kv_heads; h++)
             choice_free(&r->choices[h]);
+        for (unsigned h = 0; r->far_mass && h < d->y->n_kv_heads; h++)
+            free(r->far_mass[h]);
+        free(r->far_mass);
         free(r->choices);
         free(r->pieces);
         gone_free(&r->gone);
@@ -392,6 +487,7 @@ struct item *decode_item(struct skv_context *c, unsigned layer, const float *q, 
     d->g = y->n_heads / y->n_kv_heads;
     d->page_bytes = layout_page_bytes(&c->shape->layouts[layer]);
     d->k_bytes = (size_t)PAGE_TOKENS * y->d_k * (c->opts.dtype == SKV_F32 ? 4 : 2);
+    d->in_turn = skv_policy_history(&c->opts.decode);
     d->rows = calloc(c->pass_n, sizeof *d->rows);
     if (!d->rows)
         goto error;

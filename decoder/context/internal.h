@@ -15,6 +15,7 @@
 #include "common/identity.h"
 #include "common/pool.h"
 #include "decoder/kernels/kernels.h"
+#include "decoder/scout/parts.h"
 #include "decoder/scout/reps.h"
 #include "decoder/scoutkv.h"
 #include "decoder/tier/tier.h"
@@ -55,11 +56,12 @@ struct shape {
     unsigned refs;
     unsigned n_layers;
     struct skv_layer *layers;
-    struct block_layout *layouts; /* per layer */
-    size_t *span_at;              /* per layer: where its heads' index begins in a span's data */
-    size_t *head_bytes;           /* per layer: index bytes of one KV head in a span */
-    size_t span_bytes;            /* of a span's data */
-    size_t token_bytes;           /* K and V of one token, all layers */
+    struct block_layout *layouts;   /* per layer */
+    size_t *span_at;                /* per layer: where its heads' index begins in a span's data */
+    size_t *head_bytes;             /* per layer: index bytes of one KV head in a span */
+    size_t span_bytes;              /* of a span's data */
+    size_t part_bytes[INDEX_PARTS]; /* of a span's part, all layers and heads */
+    size_t token_bytes;             /* K and V of one token, all layers */
     size_t page_index_bytes; /* index bytes a page, all layers and heads: representative, norm, checksum */
     size_t max_page_bytes;
     uint8_t fingerprint[SKV_FINGERPRINT];
@@ -74,6 +76,7 @@ struct span {
     unsigned refs; /* shared by forks; written only while there is one holder */
     unsigned n_blocks;
     bool remade; /* holds blocks whose first bits were lost: an index that was stored may name those */
+    uint8_t *part[INDEX_PARTS]; /* NULL, or of all n_blocks (parts.h); found again, not saved */
     uint8_t chain[SPAN_BLOCKS][CHAIN_BYTES];
     _Alignas(uint64_t) uint8_t data[]; /* per layer and KV head: groups of pages [32] and of blocks [8],
                        checksums [256] u64, norms [256] f32 */
@@ -88,6 +91,10 @@ uint8_t *span_groups(const struct shape *, const struct span *, unsigned layer, 
 float *span_norms(const struct shape *, const struct span *, unsigned layer, unsigned head);
 uint8_t *span_block_groups(const struct shape *, const struct span *, unsigned layer, unsigned head);
 uint64_t *span_checksums(const struct shape *, const struct span *, unsigned layer, unsigned head);
+/* One KV head's part, or NULL. */
+void *span_part(const struct shape *, const struct span *, enum index_part, unsigned layer, unsigned head);
+/* Makes room for a part in a span that has none; -ENOMEM. */
+int span_part_new(const struct shape *, struct span *, enum index_part);
 /* Forgets blocks from n on. */
 void span_truncate(const struct shape *, struct span *, unsigned n);
 
@@ -157,9 +164,11 @@ struct skv_context {
     char *saved_as; /* name whose leases it renews, or NULL */
     uint64_t renew_at, renew_every_ns;
 
-    uint64_t len, sealed; /* tokens; blocks */
-    uint32_t *ids;        /* per token */
-    uint8_t *tags;        /* per token, 32 bytes; NULL while the engine gives ids */
+    uint64_t len, sealed;      /* tokens; blocks */
+    uint32_t needs;            /* of the policies: bits of parts, and NEEDS_… */
+    struct received *received; /* or NULL */
+    uint32_t *ids;             /* per token */
+    uint8_t *tags;             /* per token, 32 bytes; NULL while the engine gives ids */
     uint64_t tokens_cap;
     struct pass_run *passes; /* what the tokens came in, oldest first */
     size_t n_passes, passes_cap;
@@ -208,6 +217,8 @@ int context_grow_local(struct skv_context *);
 void context_set_eligible(struct skv_context *);
 /* Gives a context without spans empty ones for n_blocks. */
 int context_make_spans(struct skv_context *, uint64_t n_blocks);
+/* The policy's options, if any is not what it is by itself. */
+void hash_policy_opts(struct identity *, const struct skv_select *);
 int context_pass_complete(const struct skv_context *, struct skv_error *);
 /* A context without tokens; recipe and options are checked and hashed. */
 int context_new(struct skv_tier *, struct shape *, const struct skv_context_opts *, struct skv_context **,
@@ -242,6 +253,41 @@ int seal_flush(struct skv_context *, struct skv_error *);
 void seal_forget_pending(struct skv_context *);
 /* Computes the index of one layer of a sealed block from its bytes (per layer), in place. -ENOMEM. */
 int seal_index(struct skv_context *, uint64_t block, unsigned layer, struct buf *const *kv);
+
+/* ---- received.c: what pages received, for policies that go by it ---- */
+
+struct received;
+struct received *received_new(const struct shape *);
+struct received *received_copy(const struct shape *, const struct received *);
+void received_free(struct received *);
+/* At an append of tokens from `from`: what the pass before added stays. one_row: the pass counts as one
+ * query. */
+void received_begin(struct received *, uint64_t from, bool one_row);
+/* A query of this layer, or an observed part of a pass that stands for n_tokens: fades what is older and adds
+ * to the mean. q (heads, g, d_k) scaled. -ENOMEM. */
+int received_row(struct received *, unsigned layer, uint64_t n_pages, float half_life, uint64_t n_tokens,
+                 const float *q);
+/* Of that query's attention, summed over its query heads (times n_tokens), what a page got. */
+void received_add(struct received *, unsigned layer, unsigned head, uint64_t page, float share);
+/* Takes back what tokens from n on added in the last pass, and forgets their pages. */
+void received_truncate(struct received *, uint64_t n);
+uint64_t received_bytes(const struct received *);
+/* All of it as bytes: how many (out may be NULL). */
+size_t received_save(const struct received *, uint8_t *out);
+/* NULL: the bytes make no sense for this shape and length, or no memory. */
+struct received *received_load(const struct shape *, uint64_t len, const uint8_t *bytes, size_t n);
+/* (n_pages) masses, or NULL while there are none. */
+const float *received_mass(const struct received *, unsigned layer, unsigned head, uint64_t n_pages);
+/* q (g, d_k); false while there is none. */
+bool received_mean_query(const struct received *, unsigned layer, unsigned head, float *q);
+
+/* ---- parts.c ---- */
+
+/* Makes what the policies of c need and its spans lack; reads sealed blocks from the tier for that. */
+int parts_require(struct skv_context *, struct skv_error *);
+/* Adds a sealed block's keys and values to the parts that its span has: k (64, d_k), v (64, d_v). */
+void parts_add(const struct shape *, const struct span *, unsigned layer, unsigned head, unsigned in_span,
+               const float *k, const float *v);
 
 /* ---- loss.c ---- */
 

@@ -1,5 +1,6 @@
 /* manifest.c: see manifest.h. */
 #include "decoder/context/manifest.h"
+#include "decoder/scout/policy.h"
 
 #include <errno.h>
 #include <sodium.h>
@@ -7,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MANIFEST_VERSION = 2, MAY_SKIP = 0x8000, ISA_BYTES = 16 };
+enum { MANIFEST_VERSION = 3, MAY_SKIP = 0x8000, ISA_BYTES = 16 };
 #define MANIFEST_MAGIC "SKVMANI"
 #define MANIFEST_TOKENS (1ull << 32) /* more no context has */
 
@@ -26,13 +27,15 @@ enum section {
 struct stored_select {
     uint32_t policy, budget, unit;
     float mass;
+    uint32_t given;
+    float opt[SKV_POLICY_OPTS];
 };
 struct stored_options {
     struct stored_select decode, prefill;
     uint64_t cache_bytes;
-    uint32_t window, seal_lag, sinks, dtype, durable, none;
+    uint32_t window, seal_lag, sinks, dtype, durable, history;
 };
-static_assert(sizeof(struct stored_options) == 64, "stored as it is");
+static_assert(sizeof(struct stored_options) == 104, "stored as it is");
 static_assert(sizeof(struct skv_layer) == 24 && sizeof(struct skv_range) == 16, "stored as they are");
 
 int manifest_check_name(const char *name, struct skv_error *err)
@@ -61,13 +64,20 @@ void manifest_free(struct manifest *m)
 
 static struct stored_select store_select(const struct skv_select *s)
 {
-    return (struct stored_select){s->policy, s->budget, s->unit, s->mass};
+    struct stored_select out = {s->policy, s->budget, s->unit, s->mass, s->given, {0}};
+    memcpy(out.opt, s->opt, sizeof out.opt);
+    return out;
 }
 
 static struct skv_select load_select(const struct stored_select *s)
 {
-    return (struct skv_select){
-        .policy = (enum skv_policy)s->policy, .budget = s->budget, .unit = s->unit, .mass = s->mass};
+    struct skv_select out = {.policy = (enum skv_policy)s->policy,
+                             .budget = s->budget,
+                             .unit = s->unit,
+                             .mass = s->mass,
+                             .given = s->given};
+    memcpy(out.opt, s->opt, sizeof out.opt);
+    return out;
 }
 
 static uint8_t *pack_section(uint8_t *at, uint32_t number, const void *bytes, size_t n)
@@ -89,7 +99,8 @@ int manifest_pack(const struct manifest *m, const char *name, uint8_t **out, siz
                                     .seal_lag = o->seal_lag,
                                     .sinks = o->sinks,
                                     .dtype = o->dtype,
-                                    .durable = o->durable};
+                                    .durable = o->durable,
+                                    .history = o->history};
     size_t recipe = m->recipe ? strlen(m->recipe) : 0;
     size_t size = sizeof m->head + SECTIONS * 8 + sizeof stored + recipe + o->n_protect * sizeof *m->protect +
                   strlen(m->model) + strlen(m->isa) + m->engine_bytes + m->n_parts * sizeof *m->parts +
@@ -135,8 +146,9 @@ static bool load_options(struct skv_context_opts *o, const uint8_t *at, size_t n
     o->sinks = s.sinks;
     o->dtype = (enum skv_dtype)s.dtype;
     o->durable = s.durable == 1;
-    return s.durable <= 1 && (s.dtype == SKV_F16 || s.dtype == SKV_F32) && s.decode.policy <= SKV_NORM_ONLY &&
-           s.prefill.policy <= SKV_NORM_ONLY;
+    o->history = s.history == 1;
+    return s.durable <= 1 && s.history <= 1 && (s.dtype == SKV_F16 || s.dtype == SKV_F32) &&
+           policy_check(&o->decode, NULL) == 0 && policy_check(&o->prefill, NULL) == 0;
 }
 
 /* A copy of n bytes with a zero behind them in place of old. */
@@ -199,7 +211,7 @@ static bool sizes_agree(const struct manifest *m)
     return h->len <= MANIFEST_TOKENS && h->sealed <= h->indexed && h->indexed <= blocks &&
            h->n_passes <= h->len && h->token_bytes <= 1 << 30 &&
            (h->len + BLOCK_TOKENS - 1) / BLOCK_TOKENS - h->sealed <= 1 << 20 &&
-           h->state_bytes == manifest_state_bytes(h) &&
+           h->received_bytes < UINT64_C(1) << 40 && h->state_bytes == manifest_state_bytes(h) &&
            m->n_parts == (h->state_bytes + PART_BYTES - 1) / PART_BYTES && h->flags <= MANIFEST_FLAGS &&
            m->n_layers > 0 && m->n_layers <= MAX_LAYERS;
 }
@@ -329,10 +341,11 @@ size_t manifest_state_bytes(const struct manifest_head *h)
 {
     uint64_t n_local = (h->len + BLOCK_TOKENS - 1) / BLOCK_TOKENS - h->sealed;
     return h->indexed * CHAIN_BYTES + h->n_passes * sizeof(struct pass_run) +
-           h->len * (4 + (h->flags & MANIFEST_TAGS ? SKV_TAG : 0)) + n_local * BLOCK_TOKENS * h->token_bytes;
+           h->len * (4 + (h->flags & MANIFEST_TAGS ? SKV_TAG : 0)) + n_local * BLOCK_TOKENS * h->token_bytes +
+           h->received_bytes;
 }
 
-static size_t part_bytes(const struct manifest *m, size_t part)
+static size_t state_part_bytes(const struct manifest *m, size_t part)
 {
     size_t left = m->head.state_bytes - part * PART_BYTES;
     return left < PART_BYTES ? left : PART_BYTES;
@@ -354,7 +367,7 @@ static int on_part(void *arg, size_t part, int rc, const uint8_t *bytes, size_t 
     if (rc)
         return rc;
     hash_part(bytes, len, hash);
-    if (len != part_bytes(r->m, part) || memcmp(hash, r->m->parts[part], CHAIN_BYTES) != 0)
+    if (len != state_part_bytes(r->m, part) || memcmp(hash, r->m->parts[part], CHAIN_BYTES) != 0)
         return skv_fail(err, -EBADMSG, "part %zu of the saved context does not match its hash", part);
     size_t from = part * PART_BYTES;
     memcpy(r->state + from, bytes, r->n - from < len ? r->n - from : len);
@@ -387,9 +400,9 @@ int manifest_write_state(struct skv_tier *t, struct manifest *m, const uint8_t *
     int rc = 0;
     for (size_t i = 0; i < m->n_parts && rc == 0; i++) {
         const uint8_t *at = state + i * PART_BYTES;
-        hash_part(at, part_bytes(m, i), m->parts[i]);
+        hash_part(at, state_part_bytes(m, i), m->parts[i]);
         manifest_part_name(m, i, name);
-        rc = tier_object_put(t->tier, TIER_SIDECAR, name, at, part_bytes(m, i), &o, err);
+        rc = tier_object_put(t->tier, TIER_SIDECAR, name, at, state_part_bytes(m, i), &o, err);
     }
     return rc;
 }

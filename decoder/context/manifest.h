@@ -25,11 +25,12 @@ struct manifest_head {
     uint64_t len, sealed;     /* tokens; blocks that were sealed */
     uint64_t indexed;         /* blocks on the tier with their index: at least the sealed ones */
     uint64_t n_passes, token_bytes, state_bytes;
+    uint64_t received_bytes; /* of the state: what pages received (received.c); 0: nothing was noted */
     uint64_t created_ms, updated_ms, ttl_ms;
     uint64_t renewed_ms;        /* when it was leased last; it ends ttl_ms later */
     uint64_t sidecars_until_ms; /* parts and index are there until then */
 };
-static_assert(sizeof(struct manifest_head) == 184, "stored as it is");
+static_assert(sizeof(struct manifest_head) == 192, "stored as it is");
 
 enum { MANIFEST_TAGS = 1, MANIFEST_SALTED = 2, MANIFEST_PINNED = 4, MANIFEST_FLAGS = 7 };
 
@@ -75,7 +76,7 @@ int manifest_write(struct skv_tier *, const char *name, struct manifest *, struc
 /* Who the leases of this save belong to. */
 void manifest_owner(const struct manifest *, const char *name, char out[OWNER_TEXT]);
 
-/* ---- state: chain, passes, ids, tags, unsealed K/V; cut into parts, each an object ---- */
+/* ---- state: chain, passes, ids, tags, unsealed K/V, history; cut into parts, each an object ---- */
 
 void manifest_part_name(const struct manifest *, size_t part, char name[TIER_NAME_MAX + 1]);
 size_t manifest_state_bytes(const struct manifest_head *);

@@ -6,6 +6,7 @@
  * each by rising page, and then merged: so local work overlaps the fetch, and bits depend on the chunk and
  * its pages only. The split into parts is by shape, never by thread. */
 #include "decoder/context/attend.h"
+#include "decoder/scout/policy.h"
 
 #include <cblas.h>
 #include <errno.h>
@@ -13,7 +14,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { TILE_PAGES = 16, TILE_TOKENS = TILE_PAGES * PAGE_TOKENS, PART_ROWS = 256, SECTION = 2048, POOLED = 4 };
+enum {
+    TILE_PAGES = 16,
+    TILE_TOKENS = TILE_PAGES * PAGE_TOKENS,
+    PART_ROWS = 256,
+    SECTION = 2048,
+    POOLED = 4,
+    OBSERVED = 8, /* the last tokens, whose attention history is told of page by page */
+};
 
 struct prefill;
 
@@ -42,6 +50,8 @@ struct prefill {
     unsigned part_tokens, parts_a_head;
     float **scratch; /* per part */
     const struct stretch *current;
+    unsigned n_observed; /* tokens; 0: nobody wants history */
+    float **seen;        /* per head: log masses (far pages, then local ones; n_observed, g) */
     struct gone gone;
 };
 
@@ -203,6 +213,113 @@ static int end_stretch(struct prefill *p, struct stretch *s, struct skv_error *e
     return rc;
 }
 
+/* ---- history ---- */
+
+static uint64_t first_local(const struct prefill *p)
+{
+    return context_sealed_pages(p->item.c);
+}
+
+static int observe_begin(struct prefill *p)
+{
+    const struct skv_context *c = p->item.c;
+    size_t n_local = (c->len + PAGE_TOKENS - 1) / PAGE_TOKENS - first_local(p);
+    p->n_observed = p->n < OBSERVED ? p->n : OBSERVED;
+    p->seen = calloc(p->y->n_kv_heads, sizeof(float *));
+    for (unsigned h = 0; h < p->y->n_kv_heads; h++)
+        if (!p->seen ||
+            !(p->seen[h] = malloc((p->choices[h].n + n_local) * p->n_observed * p->g * sizeof(float))))
+            return -ENOMEM;
+    return 0;
+}
+
+/* Log masses of one page for the rows of one observed token; n keys are visible. */
+static void observe(const struct prefill *p, unsigned head, unsigned token, const uint8_t *page, unsigned n,
+                    float *out)
+{
+    const struct skv_layer *y = p->y;
+    const struct kernels *k = p->item.c->tier->k;
+    const float *q = p->q + (head * p->rows + (size_t)(p->n - p->n_observed + token) * p->g) * y->d_k;
+    float m[64], l[64], o[64 * 1024];
+    if (p->item.c->opts.dtype == SKV_F16)
+        k->page_f16(p->g, n, y->d_k, y->d_v, q, (const uint16_t *)page, (const uint16_t *)(page + p->k_bytes),
+                    m, l, o);
+    else
+        k->page_f32(p->g, n, y->d_k, y->d_v, q, (const float *)page, (const float *)(page + p->k_bytes), m, l,
+                    o);
+    for (unsigned j = 0; j < p->g; j++)
+        out[token * p->g + j] = m[j] + logf(l[j]);
+}
+
+static void observe_far(void *arg, unsigned head)
+{
+    struct prefill *p = arg;
+    const struct stretch *s = p->current;
+    for (size_t i = 0, n = stretch_pages(p, s, head); i < n; i++) {
+        float *out = p->seen[head] + (s->from + i) * p->n_observed * p->g;
+        for (unsigned t = 0; t < p->n_observed; t++)
+            if (!s->gone[head * p->section_pages + i])
+                observe(p, head, t, stretch_at(s, head, i), PAGE_TOKENS, out);
+        for (unsigned j = 0; s->gone[head * p->section_pages + i] && j < p->n_observed * p->g; j++)
+            out[j] = -INFINITY;
+    }
+}
+
+static void observe_local(void *arg, unsigned head)
+{
+    struct prefill *p = arg;
+    const struct skv_context *c = p->item.c;
+    uint64_t end = (c->len + PAGE_TOKENS - 1) / PAGE_TOKENS;
+    float *out = p->seen[head] + p->choices[head].n * p->n_observed * p->g;
+    for (uint64_t page = first_local(p); page < end; page++, out += p->n_observed * p->g)
+        for (unsigned t = 0; t < p->n_observed; t++) {
+            uint64_t at = c->pass_from + p->n - p->n_observed + t, first = page * PAGE_TOKENS;
+            unsigned n = at < first                     ? 0
+                         : at - first + 1 < PAGE_TOKENS ? (unsigned)(at - first + 1)
+                                                        : PAGE_TOKENS;
+            if (n)
+                observe(p, head, t, context_held_page(c, p->item.layer, head, page), n, out);
+            for (unsigned j = 0; n == 0 && j < p->g; j++)
+                out[t * p->g + j] = -INFINITY;
+        }
+}
+
+/* What a page got of the observed tokens, as if all of the pass had been like them. far holds everything. */
+static float share_seen(const struct prefill *p, unsigned head, const float *seen)
+{
+    const float *M = acc_of(p, p->far, head) + (size_t)(p->n - p->n_observed) * p->g, *L = M + p->rows;
+    float sum = 0;
+    for (unsigned r = 0; r < p->n_observed * p->g; r++)
+        sum += expf(seen[r] - M[r]) / L[r];
+    return sum * (float)p->n / (float)p->n_observed;
+}
+
+static int note_received(struct prefill *p)
+{
+    struct skv_context *c = p->item.c;
+    unsigned layer = p->item.layer, a_page = p->n_observed * p->g;
+    uint64_t n_pages = (c->len + PAGE_TOKENS - 1) / PAGE_TOKENS;
+    size_t of_head = (size_t)p->g * p->y->d_k;
+    float *q = malloc(p->y->n_kv_heads * of_head * sizeof *q);
+    if (q) /* the last token's */
+        for (unsigned h = 0; h < p->y->n_kv_heads; h++)
+            memcpy(q + h * of_head, p->q + (h * p->rows + (size_t)(p->n - 1) * p->g) * p->y->d_k,
+                   of_head * sizeof *q);
+    int rc =
+        q ? received_row(c->received, layer, n_pages, policy_half_life(&c->opts.decode), p->n, q) : -ENOMEM;
+    free(q);
+    for (unsigned h = 0; h < p->y->n_kv_heads && rc == 0; h++) {
+        const float *seen = p->seen[h];
+        for (size_t i = 0; i < p->choices[h].n; i++, seen += a_page)
+            received_add(c->received, layer, h, p->choices[h].pages[i], share_seen(p, h, seen));
+        for (uint64_t page = first_local(p); page < n_pages; page++, seen += a_page)
+            received_add(c->received, layer, h, page, share_seen(p, h, seen));
+    }
+    return rc;
+}
+
+/* ---- the steps ---- */
+
 /* POOLED stretches of the chunk, each query head's mean: (POOLED · g, d_k). */
 static void pool_queries(const struct prefill *p, unsigned head, unsigned n_pooled, float *out)
 {
@@ -233,10 +350,13 @@ static int prefill_choose(struct item *it, struct skv_error *err)
     for (unsigned h = 0; h < p->y->n_kv_heads && rc == 0; h++)
         pool_queries(p, h, n_pooled, pooled + h * a_head);
     if (rc == 0)
-        rc = choose_pages(it->c, it->layer, &it->c->opts.prefill, n_pooled * p->g, pooled, p->choices);
+        rc = choose_pages(it->c, it->layer, &it->c->opts.prefill, n_pooled * p->g, pooled, it->c->pass_from,
+                          p->choices, err);
+    else
+        skv_fail(err, rc, "out of memory");
     free(pooled);
     if (rc)
-        return skv_fail(err, rc, "out of memory");
+        return rc;
     for (unsigned h = 0; h < p->y->n_kv_heads; h++) {
         p->far_pages += p->choices[h].n;
         if (p->choices[h].n > p->n_far)
@@ -254,8 +374,13 @@ static int prefill_start(struct item *it, struct skv_error *err)
 
 static int prefill_local(struct item *it, struct skv_error *err)
 {
-    (void)err;
-    run_parts((struct prefill *)it, local_part);
+    struct prefill *p = (struct prefill *)it;
+    run_parts(p, local_part);
+    if (!it->c->received)
+        return 0;
+    if (observe_begin(p))
+        return skv_fail(err, -ENOMEM, "out of memory");
+    pool_run(it->c->tier->pool, p->y->n_kv_heads, observe_local, p);
     return 0;
 }
 
@@ -308,11 +433,15 @@ static int prefill_finish(struct item *it, struct skv_error *err)
         uint64_t t0 = clock_ns();
         p->current = &p->stretches[i % 2];
         run_parts(p, far_part);
+        if (p->seen)
+            pool_run(it->c->tier->pool, p->y->n_kv_heads, observe_far, p);
         it->c->stats.attend_ns += clock_ns() - t0;
     }
     uint64_t t0 = clock_ns();
     write_out(p);
     int rc = p->gone.n ? count_gone(p, err) : 0;
+    if (rc == 0 && p->seen && note_received(p))
+        rc = skv_fail(err, -ENOMEM, "out of memory");
     it->c->stats.attend_ns += clock_ns() - t0;
     return rc;
 }
@@ -329,6 +458,9 @@ static void prefill_free(struct item *it)
         choice_free(&p->choices[h]);
     for (unsigned i = 0; p->scratch && i < p->y->n_kv_heads * p->parts_a_head; i++)
         free(p->scratch[i]);
+    for (unsigned h = 0; p->seen && h < p->y->n_kv_heads; h++)
+        free(p->seen[h]);
+    free(p->seen);
     gone_free(&p->gone);
     free(p->choices);
     free(p->scratch);

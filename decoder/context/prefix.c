@@ -221,7 +221,8 @@ static int end_at(struct skv_context *c, uint64_t n, struct skv_error *err)
     context_set_eligible(c);
     if (blocks && !c->eligible)
         return skv_fail(err, -ENOMEM, "out of memory");
-    return skv_truncate(c, n, err);
+    int rc = skv_truncate(c, n, err);
+    return rc ? rc : parts_require(c, err);
 }
 
 static int find(struct search *f, const uint32_t *ids, uint64_t n, struct skv_error *err)

@@ -127,6 +127,7 @@ void chain_block(const struct skv_context *c, uint64_t block, const uint8_t *pre
         memcpy(&mass, &s->mass, sizeof mass);
         uint64_t fields[] = {s->policy, s->budget, s->unit, mass, c->opts.window};
         identity_add(&id, fields, sizeof fields);
+        hash_policy_opts(&id, s);
     }
     identity_end(&id, out);
 }
@@ -138,19 +139,25 @@ static void index_layer(void *arg, unsigned layer)
     const struct kernels *k = c->tier->k;
     const struct block_layout *lay = &c->shape->layouts[layer];
     size_t page_bytes = layout_page_bytes(lay), page_floats = (size_t)PAGE_TOKENS * lay->d_k;
+    size_t value_floats = (size_t)PAGE_TOKENS * lay->d_v;
     unsigned d_k = lay->d_k, in_span = (unsigned)(j->block % SPAN_BLOCKS);
     struct block_key key;
     context_block_key(c, layer, j->block, &key);
-    float *keys = c->tier->scratch[layer].bytes; /* (64, d_k) */
+    float *keys = c->tier->scratch[layer].bytes; /* (64, d_k), then values (64, d_v) */
+    float *values = keys + BLOCK_PAGES * page_floats;
     for (unsigned h = 0; h < lay->n_heads; h++) {
         for (unsigned p = 0; p < BLOCK_PAGES; p++) {
             const uint8_t *page = j->kv[layer]->data + (h * BLOCK_PAGES + p) * page_bytes;
             float *page_keys = keys + p * page_floats;
             unsigned at = in_span * BLOCK_PAGES + p;
-            if (lay->dtype == SKV_F16)
+            if (lay->dtype == SKV_F16) {
                 k->f16_to_f32(page_floats, (const uint16_t *)page, page_keys);
-            else
+                k->f16_to_f32(value_floats, (const uint16_t *)page + page_floats, values + p * value_floats);
+            } else {
                 memcpy(page_keys, page, page_floats * sizeof *page_keys);
+                memcpy(values + p * value_floats, (const float *)page + page_floats,
+                       value_floats * sizeof *values);
+            }
             span_checksums(c->shape, j->span, layer, h)[at] =
                 page_checksum(&key, lay->head0 + h, p, page, page_bytes);
             reps_build(REPS_PAGE, d_k, page_keys,
@@ -166,13 +173,21 @@ static void index_layer(void *arg, unsigned layer)
                    span_block_groups(c->shape, j->span, layer, h) +
                        in_span / REPS_LANES * reps_group_bytes(REPS_BLOCK, d_k),
                    in_span % REPS_LANES);
+        parts_add(c->shape, j->span, layer, h, in_span, keys, values);
     }
+}
+
+/* Room for a block's keys and values of one head in f32. */
+static bool index_room(struct skv_context *c, unsigned layer)
+{
+    const struct block_layout *lay = &c->shape->layouts[layer];
+    return scratch_take(&c->tier->scratch[layer],
+                        (size_t)BLOCK_TOKENS * (lay->d_k + lay->d_v) * sizeof(float));
 }
 
 int seal_index(struct skv_context *c, uint64_t block, unsigned layer, struct buf *const *kv)
 {
-    if (!scratch_take(&c->tier->scratch[layer],
-                      (size_t)BLOCK_TOKENS * c->shape->layouts[layer].d_k * sizeof(float)))
+    if (!index_room(c, layer))
         return -ENOMEM;
     index_layer(&(struct index_job){.c = c, .span = context_span(c, block), .block = block, .kv = kv}, layer);
     return 0;
@@ -197,6 +212,11 @@ static struct span *open_span(struct skv_context *c)
         c->spans_cap = cap;
     }
     struct span *sp = span_new(c->shape);
+    for (unsigned part = 0; sp && part < INDEX_PARTS; part++)
+        if (c->needs >> part & 1 && span_part_new(c->shape, sp, part)) {
+            span_unref(sp);
+            return NULL;
+        }
     if (sp)
         c->spans[c->n_spans++] = sp;
     return sp;
@@ -223,9 +243,7 @@ static int seal_one(struct skv_context *c, struct skv_error *err)
     struct span *sp = open_span(c);
     bool room = true; /* for each layer's keys in f32 */
     for (unsigned l = 0; l < c->shape->n_layers; l++)
-        room = scratch_take(&c->tier->scratch[l],
-                            (size_t)BLOCK_TOKENS * c->shape->layouts[l].d_k * sizeof(float)) &&
-               room;
+        room = index_room(c, l) && room;
     if (!p || !puts || !sp || !room) {
         free(p);
         free(puts);

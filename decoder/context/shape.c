@@ -65,6 +65,8 @@ int shape_new(const struct skv_model *m, enum skv_dtype dtype, struct shape **ou
         s->span_bytes += l->n_kv_heads * s->head_bytes[i];
         s->token_bytes += l->n_kv_heads * page / PAGE_TOKENS;
         s->page_index_bytes += l->n_kv_heads * s->head_bytes[i] / SPAN_PAGES;
+        for (unsigned p = 0; p < INDEX_PARTS; p++)
+            s->part_bytes[p] += l->n_kv_heads * part_bytes(p, l->d_k, l->d_v);
         if (page > s->max_page_bytes)
             s->max_page_bytes = page;
     }

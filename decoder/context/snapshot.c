@@ -1,8 +1,9 @@
 /* snapshot.c: a context becomes objects on the tier, and a context again.
  *
  *   manifest NAME        what it is (manifest.h)
- *   sidecars part/ID/I   its state in pieces of at most 1 MiB: chain, passes, ids, tags, unsealed K/V
- *   sidecars index2/…    the index of its sealed blocks (span_store.c), shared by contexts with its prefix
+ *   sidecars part/ID/I   its state in pieces of at most 1 MiB: chain, passes, ids, tags, unsealed K/V,
+ * history sidecars index2/…    the index of its sealed blocks (span_store.c), shared by contexts with its
+ * prefix
  *
  * The manifest goes last: a saved context is there whole or not at all. Parts are named by a random number
  * and belong to one save; their hashes, in the manifest, are checked on the way back.
@@ -93,6 +94,7 @@ static int describe(const struct skv_context *c, const struct skv_context *index
     h->indexed = indexed->sealed;
     h->n_passes = c->n_passes;
     h->token_bytes = s->token_bytes;
+    h->received_bytes = c->received ? received_save(c->received, NULL) : 0;
     h->state_bytes = manifest_state_bytes(h);
     h->ttl_ms = so->ttl_ms ? so->ttl_ms : SKV_TTL_MS;
     snprintf(m->isa, sizeof m->isa, "%s", c->tier->k->name);
@@ -139,8 +141,10 @@ static int store_all(struct skv_context *c, struct skv_context *indexed, struct 
         return skv_fail(err, -ENOMEM, "out of memory");
     struct walk w = {.at = state, .left = m->head.state_bytes};
     bool ok = walk_state(c, indexed, &w);
-    assert(ok && w.left == 0);
+    assert(ok && w.left == m->head.received_bytes);
     (void)ok;
+    if (c->received)
+        received_save(c->received, w.at);
     int rc = manifest_write_state(c->tier, m, state, err);
     if (rc == 0)
         rc = put_index(indexed, &o, err);
@@ -275,8 +279,13 @@ static int restore(struct skv_context *c, const struct manifest *m, const char *
         struct walk w = {.at = state, .left = h->state_bytes, .reading = true};
         uint64_t sealed = c->sealed;
         c->sealed = h->indexed; /* the chain is that of all */
-        bool ok = walk_state(c, c, &w) && w.left == 0;
+        bool ok = walk_state(c, c, &w) && w.left == h->received_bytes;
         c->sealed = sealed;
+        if (ok && h->received_bytes) {
+            received_free(c->received);
+            c->received = received_load(c->shape, c->len, w.at, w.left);
+            ok = c->received != NULL;
+        }
         if (!ok || !passes_make_sense(c))
             rc = skv_fail(err, -EBADMSG, "saved context \"%s\" is damaged: its state makes no sense", name);
     }
@@ -285,17 +294,20 @@ static int restore(struct skv_context *c, const struct manifest *m, const char *
         rc = spans_get(c->tier, c->shape, c->spans, c->n_spans, m->opts.durable, NULL, err);
     if (rc == 0 && forget_spans_behind(c))
         rc = skv_fail(err, -ENOMEM, "out of memory");
+    if (rc == 0)
+        rc = parts_require(c, err);
     c->pass_from = c->len;
     return rc;
 }
 
 static const char *select_difference(const struct skv_select *a, const struct skv_select *b)
 {
-    return a->policy != b->policy   ? "prefill policy"
-           : a->budget != b->budget ? "prefill budget"
-           : a->unit != b->unit     ? "selection unit"
-           : a->mass != b->mass     ? "prefill mass"
-                                    : NULL;
+    return a->policy != b->policy                                          ? "prefill policy"
+           : a->budget != b->budget                                        ? "prefill budget"
+           : a->unit != b->unit                                            ? "selection unit"
+           : a->mass != b->mass                                            ? "prefill mass"
+           : a->given != b->given || memcmp(a->opt, b->opt, sizeof a->opt) ? "prefill policy's options"
+                                                                           : NULL;
 }
 
 /* Says what the caller's options would have made different. */

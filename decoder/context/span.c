@@ -3,6 +3,7 @@
 #include "decoder/context/internal.h"
 
 #include <assert.h>
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -34,8 +35,11 @@ struct span *span_ref(struct span *sp)
 
 void span_unref(struct span *sp)
 {
-    if (sp && --sp->refs == 0)
-        free(sp);
+    if (!sp || --sp->refs)
+        return;
+    for (unsigned i = 0; i < INDEX_PARTS; i++)
+        free(sp->part[i]);
+    free(sp);
 }
 
 struct span *span_own(const struct shape *s, struct span *sp)
@@ -47,6 +51,16 @@ struct span *span_own(const struct shape *s, struct span *sp)
         return NULL;
     memcpy(copy, sp, sizeof *sp + s->span_bytes);
     copy->refs = 1;
+    memset(copy->part, 0, sizeof copy->part);
+    for (unsigned i = 0; i < INDEX_PARTS; i++) {
+        if (!sp->part[i])
+            continue;
+        if (span_part_new(s, copy, i)) {
+            span_unref(copy);
+            return NULL;
+        }
+        memcpy(copy->part[i], sp->part[i], s->part_bytes[i]);
+    }
     sp->refs--;
     return copy;
 }
@@ -90,4 +104,22 @@ void span_truncate(const struct shape *s, struct span *sp, unsigned n)
         }
     }
     sp->n_blocks = n;
+}
+
+void *span_part(const struct shape *s, const struct span *sp, enum index_part part, unsigned layer,
+                unsigned head)
+{
+    size_t at = 0;
+    if (!sp->part[part])
+        return NULL;
+    for (unsigned l = 0; l < layer; l++)
+        at += s->layers[l].n_kv_heads * part_bytes(part, s->layers[l].d_k, s->layers[l].d_v);
+    return sp->part[part] + at + head * part_bytes(part, s->layers[layer].d_k, s->layers[layer].d_v);
+}
+
+int span_part_new(const struct shape *s, struct span *sp, enum index_part part)
+{
+    assert(!sp->part[part]);
+    sp->part[part] = calloc(1, s->part_bytes[part]);
+    return sp->part[part] ? 0 : -ENOMEM;
 }

@@ -95,21 +95,3 @@ const char *skv_isa(void)
 {
     return kernels_get()->name;
 }
-
-static const char *const policy_names[] = {
-    [SKV_CASCADE] = "cascade", [SKV_DENSE] = "dense", [SKV_WINDOW] = "window", [SKV_NORM_ONLY] = "norm-only"};
-
-const char *skv_policy_name(enum skv_policy p)
-{
-    return (unsigned)p < sizeof policy_names / sizeof *policy_names ? policy_names[p] : "unknown";
-}
-
-int skv_policy_parse(const char *name, enum skv_policy *out, struct skv_error *err)
-{
-    for (unsigned i = 0; i < sizeof policy_names / sizeof *policy_names; i++)
-        if (__builtin_strcmp(name, policy_names[i]) == 0) {
-            *out = (enum skv_policy)i;
-            return 0;
-        }
-    return skv_fail(err, -EINVAL, "policy \"%s\" is unknown: cascade, dense, window or norm-only", name);
-}

@@ -35,7 +35,7 @@ ends 2 run -m x -p x --protect 9:3
 says 'A:B'
 ends 2 run -m x -p x --chunk 100
 ends 2 run -m x -p x --policy magic
-says 'cascade|dense|window|norm-only'
+says 'is unknown: cascade, dense, window, norm-only'
 ends 2 run -m x -p x --top-p 1.5
 ends 2 run -m x -p x --window 512 --seal-lag 100
 ends 2 bench step -m x --tokens 9,8

@@ -117,8 +117,13 @@ static void test_full_budget_is_dense(void **s)
         o.decode = o.prefill = (struct skv_select){.policy = SKV_CASCADE, .budget = 4096, .unit = unit};
         assert_true(straight(NULL, 2, &o, 1500, 20) == dense);
     }
-    o.decode = o.prefill = (struct skv_select){.policy = SKV_NORM_ONLY, .budget = 4096, .unit = 16};
-    assert_true(straight(NULL, 2, &o, 1500, 20) == dense);
+    for (int policy = 0; policy < SKV_POLICIES; policy++) {
+        if (policy == SKV_WINDOW) /* spends no budget */
+            continue;
+        o.decode = o.prefill = (struct skv_select){.policy = policy, .budget = 4096, .unit = 16};
+        if (straight(NULL, 2, &o, 1500, 20) != dense)
+            fail_msg("%s with all pages is not dense", skv_policy_name(policy));
+    }
     o.decode = (struct skv_select){.policy = SKV_CASCADE, .budget = 64, .unit = 16};
     assert_true(straight(NULL, 2, &o, 1500, 20) != dense); /* or the test could not fail */
 }

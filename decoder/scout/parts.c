@@ -1,0 +1,48 @@
+/* parts.c: see parts.h. */
+#include "decoder/scout/parts.h"
+#include "decoder/kernels/kernels.h"
+#include "decoder/scout/policy.h"
+#include "decoder/scout/reps.h"
+
+#include <assert.h>
+
+enum { MAX_DIMS = 1024 };
+
+static void box_add(unsigned d_k, unsigned block, const float *k, uint16_t *boxes)
+{
+    for (unsigned p = 0; p < REPS_BLOCK_KEYS / REPS_PAGE_KEYS; p++, k += (size_t)REPS_PAGE_KEYS * d_k) {
+        float low[MAX_DIMS], high[MAX_DIMS];
+        for (unsigned i = 0; i < d_k; i++)
+            low[i] = high[i] = k[i];
+        for (unsigned t = 1; t < REPS_PAGE_KEYS; t++)
+            for (unsigned i = 0; i < d_k; i++) {
+                float x = k[(size_t)t * d_k + i];
+                low[i] = x < low[i] ? x : low[i];
+                high[i] = x > high[i] ? x : high[i];
+            }
+        uint16_t *box = boxes + ((size_t)block * 4 + p) * 2 * d_k;
+        kernels_get()->f32_to_f16(d_k, low, box);
+        kernels_get()->f32_to_f16(d_k, high, box + d_k);
+    }
+}
+
+size_t part_bytes(enum index_part part, unsigned d_k, unsigned d_v)
+{
+    (void)d_v;
+    switch (part) {
+    case PART_BOX:
+        return (size_t)PIECE_PAGES * 2 * d_k * sizeof(uint16_t);
+    default:
+        return 0;
+    }
+}
+
+void part_add(enum index_part part, unsigned d_k, unsigned d_v, unsigned block, const float *k,
+              const float *v, void *out)
+{
+    (void)d_v;
+    (void)v;
+    assert(block < PIECE_BLOCKS && d_k <= MAX_DIMS);
+    if (part == PART_BOX)
+        box_add(d_k, block, k, out);
+}

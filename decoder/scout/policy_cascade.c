@@ -1,0 +1,276 @@
+/* policy_cascade.c: ours. Two stages of representatives, and a prior.
+ *
+ * First the representatives of all blocks are scored, which is all that grows with the context; the best of
+ * them, many more than the budget needs, are candidates. Then their pages are scored by the finer
+ * representatives, and the best of those are read. Both stages estimate log masses, so what is left out has a
+ * known weight.
+ *
+ * The prior is what past steps tell, whatever this query says: the share that a page is estimated to get is
+ * multiplied by (received + r) / (mean received + r) to the power β(1−α) (and likewise for what an average
+ * query would give it, with βα); r keeps pages that were never read in the game. Estimates of mass leave the
+ * prior out. */
+#include "common/error.h"
+#include "decoder/scout/policy.h"
+#include "decoder/scout/scout.h"
+
+#include <assert.h>
+#include <math.h>
+#include <string.h>
+
+/* As many candidate blocks as the budget has pages (four times its tokens), but not fewer than this: where
+ * the budget is small, looking closer at a few more costs next to nothing. */
+enum { MIN_CANDIDATES = 128, GROUP = REPS_LANES, BLOCK = 4 };
+
+enum { OPT_ALPHA, OPT_BETA, OPT_HALF_LIFE };
+
+/* Of a page that never received anything, as a share of the mean. */
+static const float never_read = 0.1f;
+
+struct cascade {
+    size_t n_candidates;
+    /* blocks; unused where all are candidates */
+    size_t block_ld;
+    float *block_mass;              /* (rows, block_ld) */
+    float *block_score, *block_lse; /* (n_blocks), (rows) */
+    uint32_t *candidates;           /* block numbers, rising */
+    /* pages of the candidates, in whole groups of 8: lane i of group g is page 8·group_at[g] + i */
+    size_t n_groups, ld;
+    const uint8_t **groups;
+    uint32_t *group_at;
+    uint64_t *eligible;  /* bitmap of lanes that may be chosen */
+    float *mass, *score; /* (rows, ld), (ld) */
+    uint32_t *order;     /* of scout_top */
+};
+
+static size_t round_up(size_t n, size_t to)
+{
+    return (n + to - 1) / to * to;
+}
+
+/* Sizes, and every array's place behind base; returns how much room all need. */
+static size_t lay_out(const struct far_view *v, struct cascade *c, char *base)
+{
+    size_t enough = v->k * v->unit > MIN_CANDIDATES ? v->k * v->unit : MIN_CANDIDATES;
+    c->n_candidates = enough < v->n_blocks ? enough : v->n_blocks;
+    bool two = c->n_candidates < v->n_blocks;
+    c->block_ld = two ? round_up(v->n_blocks, 16) : 0;
+    /* candidates may share a group of two blocks, or have one each; all blocks fill all groups */
+    size_t lanes = two ? c->n_candidates * GROUP : v->n_pages;
+    c->ld = round_up(lanes < v->n_pages ? lanes : v->n_pages, 64);
+    size_t n_order = v->n_pages > v->n_blocks ? v->n_pages : v->n_blocks, at = round_up(sizeof *c, 64);
+#define TAKE(array, n)                                \
+    do {                                              \
+        c->array = base ? (void *)(base + at) : NULL; \
+        at += round_up((n) * sizeof *c->array, 64);   \
+    } while (0)
+    TAKE(block_mass, v->rows * c->block_ld);
+    TAKE(block_score, c->block_ld);
+    TAKE(block_lse, v->rows);
+    TAKE(candidates, c->n_candidates);
+    TAKE(groups, c->ld / GROUP);
+    TAKE(group_at, c->ld / GROUP);
+    TAKE(eligible, c->ld / 64 + 1);
+    TAKE(mass, v->rows * c->ld);
+    TAKE(score, c->ld);
+    TAKE(order, n_order);
+#undef TAKE
+    return at;
+}
+
+static size_t room(const struct far_view *v)
+{
+    struct cascade c;
+    return lay_out(v, &c, NULL);
+}
+
+static bool two_stages(const struct far_view *v, const struct cascade *c)
+{
+    return c->n_candidates < v->n_blocks;
+}
+
+/* ---- prior ---- */
+
+static float prior_power(const struct far_view *v)
+{
+    return v->received ? v->opt[OPT_BETA] * (1.0f - v->opt[OPT_ALPHA]) : 0.0f;
+}
+
+static float mean_received(const struct far_view *v)
+{
+    double sum = 0;
+    for (size_t p = 0; p < v->n_pages; p++)
+        sum += (double)v->received[p];
+    return (float)(sum / (double)v->n_pages);
+}
+
+static float prior_factor(float received, float mean, float power)
+{
+    return received > 0.0f ? powf((received + never_read * mean) / ((1.0f + never_read) * mean), power)
+                           : powf(never_read / (1.0f + never_read), power);
+}
+
+/* ---- first stage: blocks ---- */
+
+/* A slice lays out the scratch for itself: all write the same values. */
+static void scan(struct far_view *v, unsigned slice)
+{
+    struct cascade c;
+    lay_out(v, &c, v->scratch);
+    size_t first = (size_t)slice * SLICE_PIECES, from = first * PIECE_BLOCKS;
+    if (!two_stages(v, &c) || from >= v->n_blocks)
+        return;
+    for (size_t piece = first; piece < first + SLICE_PIECES && piece * PIECE_BLOCKS < v->n_blocks; piece++) {
+        size_t at = piece * PIECE_BLOCKS, left = v->n_blocks - at;
+        struct scout_head sh = {.kind = REPS_BLOCK,
+                                .groups = &v->pieces[piece].block_groups,
+                                .pages_per_piece = PIECE_BLOCKS,
+                                .d_k = v->d_k};
+        scout_score(&sh, left < PIECE_BLOCKS ? left : PIECE_BLOCKS, v->rows, v->q, c.block_mass + at,
+                    c.block_ld);
+    }
+}
+
+static void weigh_blocks(const struct far_view *v, struct cascade *c)
+{
+    float power = prior_power(v), mean = power != 0.0f ? mean_received(v) : 0.0f;
+    if (!(mean > 0.0f))
+        return;
+    float never = prior_factor(0, mean, power);
+    for (size_t b = 0; b < v->n_blocks; b++) {
+        float most = 0.0f;
+        for (size_t p = b * BLOCK; p < (b + 1) * BLOCK; p++)
+            most = v->received[p] > most ? v->received[p] : most;
+        c->block_score[b] *= most > 0.0f ? prior_factor(most, mean, power) : never;
+    }
+}
+
+static void pick_candidates(struct far_view *v, struct cascade *c)
+{
+    if (!two_stages(v, c)) {
+        for (size_t i = 0; i < c->n_candidates; i++)
+            c->candidates[i] = (uint32_t)i;
+        return;
+    }
+    scout_aggregate(v->n_blocks, v->rows, c->block_mass, c->block_ld, c->block_lse, c->block_score);
+    weigh_blocks(v, c);
+    size_t n = scout_top(v->n_blocks, c->block_score, NULL, c->n_candidates, 1, 0, c->order, c->candidates);
+    assert(n == c->n_candidates);
+    (void)n;
+    v->bytes += round_up(v->n_blocks, GROUP) / GROUP * reps_group_bytes(REPS_BLOCK, v->d_k);
+}
+
+/* ---- second stage: the candidates' pages ---- */
+
+static void gather_groups(struct far_view *v, struct cascade *c)
+{
+    size_t group_bytes = reps_group_bytes(REPS_PAGE, v->d_k);
+    c->n_groups = 0;
+    memset(c->eligible, 0, (c->ld / 64 + 1) * sizeof *c->eligible);
+    for (size_t i = 0; i < c->n_candidates; i++) {
+        uint64_t page = (uint64_t)c->candidates[i] * BLOCK;
+        uint32_t at = (uint32_t)(page / GROUP);
+        if (c->n_groups == 0 || c->group_at[c->n_groups - 1] != at) {
+            c->groups[c->n_groups] =
+                v->pieces[page / PIECE_PAGES].page_groups + page % PIECE_PAGES / GROUP * group_bytes;
+            c->group_at[c->n_groups++] = at;
+        }
+        size_t lane = (c->n_groups - 1) * GROUP + page % GROUP;
+        uint64_t four = v->eligible[page / 64] >> (page % 64) & 15;
+        c->eligible[lane / 64] |= four << (lane % 64);
+    }
+    v->bytes += c->n_groups * group_bytes;
+}
+
+/* The other half of a group whose one block is no candidate counts as empty. */
+static void blank_others(const struct far_view *v, struct cascade *c)
+{
+    size_t i = 0;
+    for (size_t half = 0; half < c->n_groups * 2; half++) {
+        uint32_t block = c->group_at[half / 2] * 2 + (uint32_t)(half % 2);
+        if (i < c->n_candidates && c->candidates[i] == block) {
+            i++;
+            continue;
+        }
+        for (unsigned r = 0; r < v->rows; r++)
+            for (unsigned j = 0; j < BLOCK; j++)
+                c->mass[r * c->ld + half * BLOCK + j] = -INFINITY;
+    }
+}
+
+static uint32_t page_of_lane(const struct cascade *c, size_t lane)
+{
+    return c->group_at[lane / GROUP] * GROUP + (uint32_t)(lane % GROUP);
+}
+
+static void weigh_pages(const struct far_view *v, struct cascade *c)
+{
+    float power = prior_power(v), mean = power != 0.0f ? mean_received(v) : 0.0f;
+    for (size_t i = 0; mean > 0.0f && i < c->n_groups * GROUP; i++)
+        if (c->eligible[i / 64] >> (i % 64) & 1)
+            c->score[i] *= prior_factor(v->received[page_of_lane(c, i)], mean, power);
+}
+
+/* Each row's log mass of everything far, and the share of it that is read: what is chosen, and what of the
+ * candidates is protected. mass holds the shares among candidates. */
+static void estimate(struct far_view *v, const struct cascade *c, const uint32_t *lanes, size_t n)
+{
+    v->estimated = true;
+    for (unsigned r = 0; r < v->rows; r++) {
+        const float *share = c->mass + r * c->ld;
+        double read = 0, others = 0;
+        for (size_t i = 0; i < n; i++)
+            read += (double)share[lanes[i]];
+        for (size_t i = 0; i < c->n_groups * GROUP; i++)
+            if (!(c->eligible[i / 64] >> (i % 64) & 1))
+                read += (double)share[i];
+        if (two_stages(v, c)) {
+            double candidates = 0;
+            for (size_t i = 0; i < c->n_candidates; i++)
+                candidates += (double)c->block_mass[r * c->block_ld + c->candidates[i]];
+            others = candidates < 1 ? exp((double)c->block_lse[r] - (double)v->lse[r]) * (1 - candidates) : 0;
+        }
+        if (!isfinite(v->lse[r]) || !isfinite(others)) {
+            v->share[r] = 1.0f;
+            continue;
+        }
+        v->share[r] = (float)((read < 1 ? read : 1) / (1 + others));
+        v->lse[r] += (float)log1p(others);
+    }
+}
+
+static size_t choose(struct far_view *v, uint32_t *pages)
+{
+    struct cascade c;
+    lay_out(v, &c, v->scratch);
+    pick_candidates(v, &c);
+    struct scout_head sh = {.kind = REPS_PAGE, .groups = c.groups, .pages_per_piece = GROUP, .d_k = v->d_k};
+    gather_groups(v, &c);
+    size_t n_lanes = c.n_groups * GROUP;
+    scout_score(&sh, n_lanes, v->rows, v->q, c.mass, c.ld);
+    blank_others(v, &c);
+    scout_aggregate(n_lanes, v->rows, c.mass, c.ld, v->lse, c.score);
+    weigh_pages(v, &c);
+    size_t n = scout_top(n_lanes, c.score, c.eligible, v->k, v->unit, v->mass, c.order, pages);
+    estimate(v, &c, pages, n);
+    for (size_t i = 0; i < n; i++)
+        pages[i] = page_of_lane(&c, pages[i]);
+    return n;
+}
+
+uint32_t cascade_needs(const float *opt)
+{
+    return opt[OPT_BETA] * (1.0f - opt[OPT_ALPHA]) != 0.0f ? NEEDS_RECEIVED : 0;
+}
+
+const struct policy policy_cascade = {
+    .name = "cascade",
+    .about = "the pages of the largest attention mass that two stages of representatives estimate, times a "
+             "prior of what past steps attended to",
+    .source = "this project's design",
+    .opts = {{"alpha", 0.0f, 0, 1, "how much of the prior is salience; the rest is received mass"},
+             {"beta", 0.0f, 0, 4, "weight of the prior; 0: the query alone decides"},
+             {"half-life", 512, 0, 1 << 24, "steps after which received mass counts half"}},
+    .room = room,
+    .scan = scan,
+    .choose = choose,
+};

@@ -1,0 +1,332 @@
+/* test_policy.c: policies by name, what they choose, and that those which go by the past give the same bits
+ * whatever the road. */
+#include "decoder/scout/policy.h"
+#include "decoder/scout/reps.h"
+#include "tests/unit/context_engine.h"
+
+#include <errno.h>
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <cmocka.h>
+
+/* ---- names and options ---- */
+
+static void specs_are_read(void **state)
+{
+    (void)state;
+    struct skv_select s = {.budget = 77, .unit = 32};
+    struct skv_error err;
+    char said[SKV_POLICY_TEXT];
+    assert_int_equal(skv_policy_parse("cascade:beta=0.5:alpha=0.25", &s, &err), 0);
+    assert_int_equal(s.policy, SKV_CASCADE);
+    assert_int_equal(s.budget, 77);
+    skv_policy_format(&s, said);
+    assert_string_equal(said, "cascade:alpha=0.25:beta=0.5");
+    assert_int_equal(skv_policy_parse("strided", &s, &err), 0);
+    assert_int_equal(s.given, 0);
+    for (int i = 0; i < SKV_POLICIES; i++) {
+        struct skv_policy_info info;
+        assert_int_equal(skv_policy_describe((enum skv_policy)i, &info), 0);
+        assert_int_equal(skv_policy_parse(info.name, &s, &err), 0);
+        assert_int_equal(s.policy, i);
+        assert_true(info.about[0] && info.source[0]);
+    }
+    assert_int_equal(skv_policy_describe(SKV_POLICIES, NULL), -ENOENT);
+}
+
+static void bad_specs_are_refused(void **state)
+{
+    (void)state;
+    static const char *const bad[][2] = {
+        {"", "unknown"},
+        {"cascad", "unknown: cascade"},
+        {"cascade:gamma=1", "it has alpha, beta"},
+        {"cascade:beta", "beta"},
+        {"cascade:beta=", "beta=NUMBER"},
+        {"cascade:beta=1x", "beta=NUMBER"},
+        {"cascade:beta=9", "4"},
+        {"cascade:beta=nan", "beta"},
+        {"dense:x=1", "it has none"},
+        {"cascade:", "no option"},
+        {"tova:half-life=3", "must be"},
+    };
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        struct skv_select s = {.policy = SKV_WINDOW, .budget = 5};
+        struct skv_error err = {0};
+        assert_int_equal(skv_policy_parse(bad[i][0], &s, &err), -EINVAL);
+        if (!strstr(err.text, bad[i][1]))
+            fail_msg("'%s': '%s' does not say '%s'", bad[i][0], err.text, bad[i][1]);
+        assert_int_equal(s.policy, SKV_WINDOW);
+    }
+}
+
+/* ---- choosing ---- */
+
+enum {
+    DIM = 16,
+    PAGES = 700,
+    BLOCKS = PAGES / 4,
+    PIECES = (BLOCKS + PIECE_BLOCKS - 1) / PIECE_BLOCKS,
+    ROWS = 2
+};
+
+struct world {
+    uint8_t *groups[PIECES], *blocks[PIECES];
+    float norms[PIECES][PIECE_PAGES], q[ROWS * DIM], lse[ROWS], share[ROWS];
+    void *box[PIECES];
+    struct far_piece pieces[PIECES];
+    uint64_t eligible[PAGES / 64 + 1];
+    float received[PAGES], truth[ROWS * 704];
+    float opt[SKV_POLICY_OPTS];
+};
+
+/* Small keys everywhere; page `loud` has one along the query. */
+static void world_make(struct world *w, unsigned loud)
+{
+    *w = (struct world){0};
+    for (unsigned i = 0; i < ROWS * DIM; i++)
+        w->q[i] = i % DIM == 3 ? 4.0f : 0.1f;
+    for (unsigned p = 0; p < PIECES; p++) {
+        w->groups[p] = malloc(PIECE_PAGES / 8 * reps_group_bytes(REPS_PAGE, DIM));
+        w->blocks[p] = malloc(PIECE_BLOCKS / 8 * reps_group_bytes(REPS_BLOCK, DIM));
+        w->box[p] = malloc(part_bytes(PART_BOX, DIM, DIM));
+        for (unsigned g = 0; g < PIECE_PAGES / 8; g++)
+            reps_group_clear(REPS_PAGE, DIM, w->groups[p] + g * reps_group_bytes(REPS_PAGE, DIM));
+        for (unsigned g = 0; g < PIECE_BLOCKS / 8; g++)
+            reps_group_clear(REPS_BLOCK, DIM, w->blocks[p] + g * reps_group_bytes(REPS_BLOCK, DIM));
+        w->pieces[p] = (struct far_piece){w->groups[p], w->blocks[p], w->norms[p], {w->box[p]}};
+    }
+    for (unsigned b = 0; b < BLOCKS; b++) {
+        float k[64 * DIM], v[64 * DIM] = {0};
+        unsigned piece = b / PIECE_BLOCKS, in = b % PIECE_BLOCKS;
+        for (unsigned i = 0; i < 64 * DIM; i++)
+            k[i] = 0.1f * sinf((float)(b * 977 + i));
+        if (loud / 4 == b)
+            k[(loud % 4 * 16 + 5) * DIM + 3] = 3.0f;
+        for (unsigned p = 0; p < 4; p++) {
+            unsigned at = in * 4 + p;
+            reps_build(REPS_PAGE, DIM, k + p * 16 * DIM,
+                       w->groups[piece] + at / 8 * reps_group_bytes(REPS_PAGE, DIM), at % 8);
+            w->norms[piece][at] = b * 4 + p == loud ? 3.0f : 0.5f;
+        }
+        reps_build(REPS_BLOCK, DIM, k, w->blocks[piece] + in / 8 * reps_group_bytes(REPS_BLOCK, DIM), in % 8);
+        part_add(PART_BOX, DIM, DIM, in, k, v, w->box[piece]);
+    }
+    memset(w->eligible, 0xff, sizeof w->eligible);
+    w->received[loud] = 1.0f;
+    for (unsigned r = 0; r < ROWS; r++)
+        w->truth[r * 704 + loud] = 9.0f;
+}
+
+static void world_free(struct world *w)
+{
+    for (unsigned p = 0; p < PIECES; p++) {
+        free(w->groups[p]);
+        free(w->blocks[p]);
+        free(w->box[p]);
+    }
+}
+
+static size_t choose(struct world *w, enum skv_policy policy, size_t k, unsigned unit, uint32_t *pages)
+{
+    const struct policy *p = policy_get(policy);
+    struct skv_select s = {.policy = policy};
+    struct far_view v = {.d_k = DIM,
+                         .d_v = DIM,
+                         .rows = ROWS,
+                         .q = w->q,
+                         .position = 12345,
+                         .n_pages = PAGES,
+                         .n_blocks = BLOCKS,
+                         .pieces = w->pieces,
+                         .eligible = w->eligible,
+                         .received = w->received,
+                         .mean_q = w->q,
+                         .truth = w->truth,
+                         .truth_ld = 704,
+                         .k = k,
+                         .unit = unit,
+                         .opt = w->opt,
+                         .lse = w->lse,
+                         .share = w->share};
+    policy_opts(&s, w->opt);
+    v.scratch = aligned_alloc(64, (policy_room(p, &v) + 63) / 64 * 64);
+    for (unsigned i = 0; i < policy_slices(p, &v); i++)
+        p->scan(&v, i);
+    size_t n = policy_choose(p, &v, pages);
+    free(v.scratch);
+    return n;
+}
+
+static bool chosen(const uint32_t *pages, size_t n, uint32_t page)
+{
+    for (size_t i = 0; i < n; i++)
+        if (pages[i] == page)
+            return true;
+    return false;
+}
+
+/* Rising, eligible, and as many as the budget. */
+static void choices_are_sane(void **state)
+{
+    (void)state;
+    struct world w;
+    uint32_t pages[PAGES + 4];
+    world_make(&w, 333);
+    w.eligible[1] = 0xffff0000ffff0000;
+    for (int policy = 0; policy < SKV_POLICIES; policy++) {
+        if (!policy_get(policy)->score && !policy_get(policy)->choose)
+            continue;
+        for (unsigned unit = 1; unit <= 4; unit *= 2)
+            for (size_t k = 1; k < 40; k += 13) {
+                size_t n = choose(&w, policy, k, unit, pages);
+                if (n > k * unit || n < k * unit / 4)
+                    fail_msg("%s: %zu pages for %zu units of %u", policy_get(policy)->name, n, k, unit);
+                for (size_t i = 0; i < n; i++) {
+                    assert_true(pages[i] < PAGES && (i == 0 || pages[i - 1] < pages[i]));
+                    assert_true(w.eligible[pages[i] / 64] >> (pages[i] % 64) & 1);
+                }
+            }
+    }
+    world_free(&w);
+}
+
+static void who_can_find_the_loud_page_does(void **state)
+{
+    (void)state;
+    static const enum skv_policy finds[] = {SKV_CASCADE, SKV_QUEST,        SKV_ORACLE,  SKV_NORM_ONLY,
+                                            SKV_TOVA,    SKV_HEAVY_HITTER, SKV_SALIENCE};
+    static const enum skv_policy blind[] = {SKV_SINKS, SKV_STRIDED, SKV_RANDOM, SKV_BIGBIRD,
+                                            SKV_BLOCK_SPARSE};
+    struct world w;
+    uint32_t pages[PAGES + 4];
+    for (unsigned loud = 101; loud < 600; loud += 166) {
+        world_make(&w, loud);
+        for (size_t i = 0; i < sizeof finds / sizeof *finds; i++)
+            if (!chosen(pages, choose(&w, finds[i], 2, 1, pages), loud))
+                fail_msg("%s does not choose page %u", policy_get(finds[i])->name, loud);
+        for (size_t i = 0; i < sizeof blind / sizeof *blind; i++)
+            if (chosen(pages, choose(&w, blind[i], 2, 1, pages), loud))
+                fail_msg("%s chooses page %u", policy_get(blind[i])->name, loud);
+        world_free(&w);
+    }
+}
+
+/* ---- the past ---- */
+
+static struct skv_context_opts history_opts(const char *spec)
+{
+    struct skv_context_opts o = small_opts();
+    struct skv_error err;
+    o.decode.budget = 64;
+    o.decode.unit = 16;
+    assert_int_equal(skv_policy_parse(spec, &o.decode, &err), 0);
+    return o;
+}
+
+static const char *const with_history[] = {"heavy-hitter", "heavy-hitter:half-life=3", "tova", "salience",
+                                           "cascade:beta=0.7"};
+enum { WITH_HISTORY = sizeof with_history / sizeof *with_history, PROMPT = 1500, STEPS = 24 };
+
+static uint64_t straight(const struct skv_context_opts *o)
+{
+    skv_tier *t = open_tier(NULL, 2);
+    skv_context *c = open_context(t, o);
+    uint64_t digest = 1;
+    prefill(t, c, 0, PROMPT, 128, &digest);
+    decode(t, c, PROMPT, PROMPT + STEPS, &digest);
+    skv_context_close(c);
+    skv_tier_close(t);
+    return digest;
+}
+
+static void steps(skv_tier *t, skv_context *c, uint64_t from, unsigned n, uint64_t *digest)
+{
+    struct skv_error err = {0};
+    check(pass(t, c, SKV_DECODE, from, n, digest, NULL, &err), &err);
+}
+
+/* Speculation that is taken back, a fork, and a saved context end where a straight run does. */
+static void the_past_is_the_same_on_every_road(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < WITH_HISTORY; i++) {
+        struct skv_context_opts o = history_opts(with_history[i]);
+        struct skv_error err = {0};
+        uint64_t want = straight(&o), digest = 1, waste = 1;
+        skv_tier *t = open_tier(NULL, 2);
+        skv_context *c = open_context(t, &o), *d;
+        prefill(t, c, 0, PROMPT, 128, &digest);
+        decode(t, c, PROMPT, PROMPT + 4, &digest);
+        steps(t, c, PROMPT + 4, 5, &waste);
+        check(skv_truncate(c, PROMPT + 4, &err), &err);
+        decode(t, c, PROMPT + 4, PROMPT + 8, &digest);
+        check(skv_context_fork(c, &d, &err), &err);
+        steps(t, c, PROMPT + 8, 3, &waste);
+        skv_context_close(c);
+        decode(t, d, PROMPT + 8, PROMPT + 12, &digest);
+        check(skv_context_snapshot(d, "road", NULL, &err), &err);
+        skv_context_close(d);
+        check(skv_context_reopen(t, &model, NULL, "road", &c, &err), &err);
+        uint64_t again = digest;
+        decode(t, c, PROMPT + 12, PROMPT + STEPS, &digest);
+        if (digest != want)
+            fail_msg("%s: other bits than straight", with_history[i]);
+        skv_context_close(c);
+        /* the last step once more, as --resume does */
+        check(skv_context_reopen(t, &model, NULL, "road", &c, &err), &err);
+        check(skv_truncate(c, PROMPT + 11, &err), &err);
+        steps(t, c, PROMPT + 11, 1, &waste);
+        decode(t, c, PROMPT + 12, PROMPT + STEPS, &again);
+        assert_true(again == want);
+        skv_context_close(c);
+        skv_tier_close(t);
+    }
+}
+
+/* Rows of one pass see what the rows before them received. */
+static void a_pass_of_many_is_as_many_passes(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < WITH_HISTORY; i++) {
+        struct skv_context_opts o = history_opts(with_history[i]);
+        float *one[LAYERS], *many[LAYERS];
+        struct skv_error err = {0};
+        uint64_t digest = 1;
+        for (unsigned road = 0; road < 2; road++) {
+            skv_tier *t = open_tier(NULL, 2);
+            skv_context *c = open_context(t, &o);
+            float **out = road ? many : one;
+            prefill(t, c, 0, PROMPT, 128, &digest);
+            for (unsigned l = 0; l < LAYERS; l++)
+                out[l] = calloc(4 * layers[l].n_heads * layers[l].d_v, sizeof(float));
+            if (road == 0)
+                steps(t, c, PROMPT, 3, &digest);
+            for (unsigned k = 0; road && k < 3; k++)
+                steps(t, c, PROMPT + k, 1, &digest);
+            check(pass(t, c, SKV_DECODE, PROMPT + 3, 1, &digest, out, &err), &err);
+            skv_context_close(c);
+            skv_tier_close(t);
+        }
+        for (unsigned l = 0; l < LAYERS; l++) {
+            assert_memory_equal(one[l], many[l], layers[l].n_heads * layers[l].d_v * sizeof(float));
+            free(one[l]);
+            free(many[l]);
+        }
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(specs_are_read),
+        cmocka_unit_test(bad_specs_are_refused),
+        cmocka_unit_test(choices_are_sane),
+        cmocka_unit_test(who_can_find_the_loud_page_does),
+        cmocka_unit_test(the_past_is_the_same_on_every_road),
+        cmocka_unit_test(a_pass_of_many_is_as_many_passes),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
