@@ -111,6 +111,8 @@ struct skv_select {
     uint32_t unit;   /* tokens selected together: 16, 32 or 64 */
     float mass; /* stop early once the selected are estimated to hold this share of what is far; 0: use the
                    budget */
+    bool tail;  /* cascade: what is not selected is attended too, by estimate: a block as its mean value with
+                 * its  estimated mass */
     float opt[SKV_POLICY_OPTS]; /* the policy's own options, in the order of skv_policy_describe; */
     uint32_t given;             /* bit i: opt[i] is given, else it has its default */
 };

@@ -251,6 +251,7 @@ static int ask(struct eval *e, struct eval_row *row, const struct recall_questio
     select.budget = e->opts.decode.budget;
     select.unit = e->opts.decode.unit;
     select.mass = e->opts.decode.mass;
+    select.tail = e->opts.decode.tail && select.policy == SKV_CASCADE;
     e->longest_ns = 0;
     int rc = skv_context_fork(e->base, &fork, err);
     if (rc)

@@ -53,6 +53,9 @@ const struct opt kv_loss_table[] = {
 };
 
 const struct opt kv_cache_table[] = {
+    {"tail", 0, OPT_FLAG, AT(tail), NULL,
+     "with cascade: attend to what was not selected as well, each block as its mean value with its estimated "
+     "mass"},
     {"budget", 0, OPT_U32, AT(budget), "TOKENS", "tokens selected per KV head and layer and step", .min = 0,
      .max = 1 << 30},
     {"mass", 0, OPT_DOUBLE, AT(mass), "P",
@@ -193,6 +196,7 @@ int kv_context_opts(const struct kv_options *o, struct kv_ranges *ranges, char r
     out->decode.budget = o->budget;
     out->decode.unit = out->prefill.unit = o->select;
     out->decode.mass = (float)o->mass;
+    out->decode.tail = o->tail;
     out->prefill.budget = o->prefill_budget;
     out->window = o->window;
     out->seal_lag = o->seal_lag;

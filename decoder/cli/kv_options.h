@@ -16,6 +16,7 @@ struct kv_options {
     const char *policy, *prefill, *kv_type, *ack, *on_loss;
     uint32_t budget, select, window, seal_lag, sinks, prefill_budget, chunk;
     double mass;
+    bool tail;
     double alpha, beta; /* below 0: not given */
     uint64_t cache;
     struct opt_list protect;

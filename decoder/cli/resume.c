@@ -111,6 +111,8 @@ int resume_options(const struct skv_saved *m, const struct resume_typed *t, stru
     opts->on_loss = kv_on_loss(kv);
     if (typed(t, "policy") || kv->alpha >= 0 || kv->beta >= 0)
         rc = kv_policy(kv, &opts->decode, err);
+    if (typed(t, "tail"))
+        opts->decode.tail = kv->tail;
     if (typed(t, "budget"))
         opts->decode.budget = kv->budget;
     if (typed(t, "mass"))

@@ -13,6 +13,7 @@ struct choice {
     /* For cascade: each row's estimated log mass of all far pages, and the chosen pages' share of it. */
     bool estimated;
     float *lse, *share; /* rows */
+    float *tail;        /* m (rows), l (rows), o (rows, d_v) of what is not read, by estimate; or NULL */
 };
 /* Each KV head of a layer chooses for its own `rows` scaled queries together: q (n_kv_heads, rows, d_k), out
  * (n_kv_heads), to be freed also after a failure. Counts the representatives read. */

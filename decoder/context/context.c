@@ -43,6 +43,8 @@ void hash_policy_opts(struct identity *id, const struct skv_select *s)
         other |= opt[i] != p->opts[i].value;
     if (other)
         identity_add(id, opt, sizeof opt);
+    if (s->tail)
+        identity_add(id, "tail", 4);
 }
 
 static void hash_select(struct identity *id, const struct skv_select *s)
@@ -137,6 +139,8 @@ int context_new(struct skv_tier *t, struct shape *shape, const struct skv_contex
     int rc = check_select(&o->decode, "decode", err);
     if (rc == 0)
         rc = check_select(&o->prefill, "prefill", err);
+    if (rc == 0 && o->prefill.tail)
+        rc = skv_fail(err, -EINVAL, "prefill: only decode steps attend to an estimated tail");
     if (rc)
         return rc;
     uint32_t lag = o->seal_lag ? o->seal_lag : o->window;

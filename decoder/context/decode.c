@@ -265,6 +265,16 @@ static void fold(const struct decode *d, const struct partials *p, size_t n, flo
             k->merge(d->g, d->y->d_v, M, L, O, p->m + i * d->g, p->l + i * d->g, p->o + i * d->g * d->y->d_v);
 }
 
+/* What was not read, by its estimate, last. */
+static void fold_tail(const struct decode *d, const struct choice *ch, float *M, float *L, float *O)
+{
+    const float *m = ch->tail, *l = m + d->g, *o = l + d->g;
+    for (unsigned j = 0; ch->tail && j < d->g; j++)
+        if (l[j] > 0)
+            d->item.c->tier->k->merge(1, d->y->d_v, M + j, L + j, O + (size_t)j * d->y->d_v, m + j, l + j,
+                                      o + (size_t)j * d->y->d_v);
+}
+
 /* Log masses of pages [0, n) of a head's partials. */
 static void keep_masses(const struct decode *d, const struct partials *p, size_t n, float *out)
 {
@@ -371,10 +381,12 @@ static int finish_row(struct row *r, struct skv_error *err)
         uint64_t t0 = clock_ns();
         for (unsigned h = 0; h < n_kv; h++)
             fold(d, &r->local.heads[h], r->n_local, M + h * g, L + h * g, O + (size_t)h * g * d_v);
+        rc = count_missed(r, M, L, err);
+        for (unsigned h = 0; h < n_kv; h++)
+            fold_tail(d, &r->choices[h], M + h * g, L + h * g, O + (size_t)h * g * d_v);
         for (size_t i = 0; i < rows; i++)
             for (unsigned j = 0; j < d_v; j++)
                 r->out[i * d_v + j] = O[i * d_v + j] / L[i];
-        rc = count_missed(r, M, L, err);
         if (rc == 0 && r->far_mass)
             rc = note_received(r, M, L, err);
         st->attend_ns += clock_ns() - t0;

@@ -27,7 +27,7 @@ enum section {
 struct stored_select {
     uint32_t policy, budget, unit;
     float mass;
-    uint32_t given;
+    uint32_t given, tail;
     float opt[SKV_POLICY_OPTS];
 };
 struct stored_options {
@@ -35,7 +35,7 @@ struct stored_options {
     uint64_t cache_bytes;
     uint32_t window, seal_lag, sinks, dtype, durable, history;
 };
-static_assert(sizeof(struct stored_options) == 104, "stored as it is");
+static_assert(sizeof(struct stored_options) == 112, "stored as it is");
 static_assert(sizeof(struct skv_layer) == 24 && sizeof(struct skv_range) == 16, "stored as they are");
 
 int manifest_check_name(const char *name, struct skv_error *err)
@@ -64,7 +64,7 @@ void manifest_free(struct manifest *m)
 
 static struct stored_select store_select(const struct skv_select *s)
 {
-    struct stored_select out = {s->policy, s->budget, s->unit, s->mass, s->given, {0}};
+    struct stored_select out = {s->policy, s->budget, s->unit, s->mass, s->given, s->tail, {0}};
     memcpy(out.opt, s->opt, sizeof out.opt);
     return out;
 }
@@ -75,7 +75,8 @@ static struct skv_select load_select(const struct stored_select *s)
                              .budget = s->budget,
                              .unit = s->unit,
                              .mass = s->mass,
-                             .given = s->given};
+                             .given = s->given,
+                             .tail = s->tail == 1};
     memcpy(out.opt, s->opt, sizeof out.opt);
     return out;
 }

@@ -128,6 +128,13 @@ static int chooser_begin(struct chooser *h, const struct skv_select *s)
     cap = all ? v->n_pages : n_protected + (h->asks ? v->k * v->unit : 0);
     if (choice_new(h->out, cap, v->rows))
         return -ENOMEM;
+    if (s->tail && h->asks) {
+        if (!(h->out->tail = calloc((size_t)v->rows * (2 + v->d_v), sizeof *h->out->tail)))
+            return -ENOMEM;
+        v->tail_m = h->out->tail;
+        v->tail_l = v->tail_m + v->rows;
+        v->tail_o = v->tail_l + v->rows;
+    }
     v->lse = h->out->lse;
     v->share = h->out->share;
     if (!h->asks) {
@@ -231,4 +238,5 @@ void choice_free(struct choice *ch)
     free(ch->pages);
     free(ch->lse);
     free(ch->share);
+    free(ch->tail);
 }

@@ -26,12 +26,24 @@ static void box_add(unsigned d_k, unsigned block, const float *k, uint16_t *boxe
     }
 }
 
+static void value_add(unsigned d_v, unsigned block, const float *v, uint16_t *means)
+{
+    float mean[MAX_DIMS] = {0};
+    for (unsigned t = 0; t < REPS_BLOCK_KEYS; t++)
+        for (unsigned i = 0; i < d_v; i++)
+            mean[i] += v[(size_t)t * d_v + i];
+    for (unsigned i = 0; i < d_v; i++)
+        mean[i] /= (float)REPS_BLOCK_KEYS;
+    kernels_get()->f32_to_f16(d_v, mean, means + (size_t)block * d_v);
+}
+
 size_t part_bytes(enum index_part part, unsigned d_k, unsigned d_v)
 {
-    (void)d_v;
     switch (part) {
     case PART_BOX:
         return (size_t)PIECE_PAGES * 2 * d_k * sizeof(uint16_t);
+    case PART_VALUE:
+        return (size_t)PIECE_BLOCKS * d_v * sizeof(uint16_t);
     default:
         return 0;
     }
@@ -40,9 +52,9 @@ size_t part_bytes(enum index_part part, unsigned d_k, unsigned d_v)
 void part_add(enum index_part part, unsigned d_k, unsigned d_v, unsigned block, const float *k,
               const float *v, void *out)
 {
-    (void)d_v;
-    (void)v;
-    assert(block < PIECE_BLOCKS && d_k <= MAX_DIMS);
+    assert(block < PIECE_BLOCKS && d_k <= MAX_DIMS && d_v <= MAX_DIMS);
     if (part == PART_BOX)
         box_add(d_k, block, k, out);
+    else if (part == PART_VALUE)
+        value_add(d_v, block, v, out);
 }

@@ -7,7 +7,8 @@
 #include <stdint.h>
 
 enum index_part {
-    PART_BOX, /* a page: smallest and largest value of each dim of its keys; f16 [256 pages][2][d_k] */
+    PART_BOX,   /* a page: smallest and largest value of each dim of its keys; f16 [256 pages][2][d_k] */
+    PART_VALUE, /* a block: the mean of its values; f16 [64 blocks][d_v] */
     INDEX_PARTS
 };
 

@@ -87,6 +87,9 @@ int policy_check(const struct skv_select *s, struct skv_error *err)
             return skv_fail(err, -EINVAL, "policy %s: %s=%g: must be from %g to %g", p->name, o->name,
                             (double)s->opt[i], (double)o->min, (double)o->max);
     }
+    if (s->tail && !p->tails)
+        return skv_fail(err, -EINVAL,
+                        "policy %s estimates no mass of what it leaves out: the tail is cascade's", p->name);
     if (s->given >> SKV_POLICY_OPTS)
         return skv_fail(err, -EINVAL, "policy %s has no option number %d", p->name, SKV_POLICY_OPTS);
     return 0;
@@ -176,7 +179,9 @@ uint32_t policy_needs(const struct skv_select *s)
     float opt[SKV_POLICY_OPTS];
     uint32_t needs = policy_get(s->policy)->needs;
     policy_opts(s, opt);
-    return s->policy == SKV_CASCADE ? cascade_needs(opt) : needs;
+    if (s->policy == SKV_CASCADE)
+        needs |= cascade_needs(opt);
+    return needs | (s->tail ? 1u << PART_VALUE : 0);
 }
 
 bool skv_policy_history(const struct skv_select *s)

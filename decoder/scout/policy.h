@@ -52,7 +52,10 @@ struct far_view {
     /* Filled while choosing. */
     bool estimated; /* lse and share are set */
     float *lse,
-        *share;     /* (rows) log mass of all far pages, and the chosen and protected pages' share of it */
+        *share; /* (rows) log mass of all far pages, and the chosen and protected pages' share of it */
+    /* If not NULL: what is not chosen, attended by its estimate: a partial (m, l, o) a row, o (rows, d_v) and
+     * l relative to m; l = 0: nothing is left. */
+    float *tail_m, *tail_l, *tail_o;
     uint64_t bytes; /* of the index that were read */
     void *scratch;  /* policy_room() bytes, 64-aligned */
 };
@@ -67,6 +70,7 @@ struct policy {
     const char *name, *about, *source;
     struct policy_opt opts[SKV_POLICY_OPTS];
     uint32_t needs;
+    bool tails; /* can fill the tail */
     /* Scores of all pages, larger is better; what is no positive number counts as zero. */
     void (*score)(struct far_view *, float *score);
     /* Or, instead of score: bytes of scratch, slices [0, n) that may run at once, and then the choice: rising

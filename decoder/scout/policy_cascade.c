@@ -9,7 +9,7 @@
  * multiplied by (received + r) / (mean received + r) to the power β(1−α) (and likewise for what an average
  * query would give it, with βα); r keeps pages that were never read in the game. Estimates of mass leave the
  * prior out. */
-#include "common/error.h"
+#include "decoder/kernels/kernels.h"
 #include "decoder/scout/policy.h"
 #include "decoder/scout/scout.h"
 
@@ -238,9 +238,77 @@ static void estimate(struct far_view *v, const struct cascade *c, const uint32_t
     }
 }
 
+/* ---- the tail ---- */
+
+/* Below this share of the far mass a block is left out of the tail: it would cost reading its mean value. */
+static const float tail_enough = 1e-6f;
+
+/* Adds a block's estimated shares (rows), and its mean value by their weight. */
+static void tail_block(struct far_view *v, uint32_t block, const float *share)
+{
+    float value[1024], sum = 0;
+    for (unsigned r = 0; r < v->rows; r++)
+        sum += share[r];
+    if (!(sum >= tail_enough))
+        return;
+    const uint16_t *means = v->pieces[block / PIECE_BLOCKS].part[PART_VALUE];
+    kernels_get()->f16_to_f32(v->d_v, means + (size_t)(block % PIECE_BLOCKS) * v->d_v, value);
+    v->bytes += v->d_v * sizeof(uint16_t);
+    for (unsigned r = 0; r < v->rows; r++) {
+        v->tail_l[r] += share[r];
+        for (unsigned i = 0; i < v->d_v; i++)
+            v->tail_o[(size_t)r * v->d_v + i] += share[r] * value[i];
+    }
+}
+
+/* Everything that is eligible and not chosen stands for itself by its block's mean value: candidates by their
+ * pages' estimates, others by the block's. c->eligible loses the chosen lanes. candidates_lse (rows): before
+ * estimate() added what others have. */
+static void fill_tail(struct far_view *v, struct cascade *c, const uint32_t *lanes, size_t n,
+                      const float *candidates_lse)
+{
+    float share[256], of_candidates[256], of_blocks[256];
+    for (unsigned r = 0; r < v->rows; r++) {
+        v->tail_m[r] = v->lse[r];
+        v->tail_l[r] = 0;
+        of_candidates[r] = expf(candidates_lse[r] - v->lse[r]);
+        of_blocks[r] = two_stages(v, c) ? expf(c->block_lse[r] - v->lse[r]) : 0;
+    }
+    memset(v->tail_o, 0, (size_t)v->rows * v->d_v * sizeof *v->tail_o);
+    for (size_t i = 0; i < n; i++)
+        c->eligible[lanes[i] / 64] &= ~(UINT64_C(1) << (lanes[i] % 64));
+    size_t candidate = 0, half = 0;
+    for (uint32_t b = 0; b < v->n_blocks; b++) {
+        uint64_t page = (uint64_t)b * BLOCK, four = v->eligible[page / 64] >> (page % 64) & 15;
+        if (candidate < c->n_candidates && c->candidates[candidate] == b) {
+            candidate++;
+            while (c->group_at[half / 2] * 2 + half % 2 != b)
+                half++;
+            size_t lane = half * BLOCK;
+            for (unsigned r = 0; r < v->rows; r++) {
+                share[r] = 0;
+                for (unsigned j = 0; j < BLOCK; j++)
+                    if (c->eligible[(lane + j) / 64] >> ((lane + j) % 64) & 1)
+                        share[r] += c->mass[r * c->ld + lane + j];
+                share[r] *= of_candidates[r];
+            }
+        } else {
+            for (unsigned r = 0; r < v->rows; r++)
+                share[r] = c->block_mass[r * c->block_ld + b] * of_blocks[r] *
+                           (float)__builtin_popcountll(four) / BLOCK;
+        }
+        tail_block(v, b, share);
+    }
+    for (unsigned r = 0; r < v->rows; r++) /* a broken estimate must not break the result */
+        if (!isfinite(v->lse[r]) || !isfinite(v->tail_l[r]))
+            v->tail_l[r] = 0;
+}
+
 static size_t choose(struct far_view *v, uint32_t *pages)
 {
+    float candidates_lse[256];
     struct cascade c;
+    assert(v->rows <= 256);
     lay_out(v, &c, v->scratch);
     pick_candidates(v, &c);
     struct scout_head sh = {.kind = REPS_PAGE, .groups = c.groups, .pages_per_piece = GROUP, .d_k = v->d_k};
@@ -251,7 +319,10 @@ static size_t choose(struct far_view *v, uint32_t *pages)
     scout_aggregate(n_lanes, v->rows, c.mass, c.ld, v->lse, c.score);
     weigh_pages(v, &c);
     size_t n = scout_top(n_lanes, c.score, c.eligible, v->k, v->unit, v->mass, c.order, pages);
+    memcpy(candidates_lse, v->lse, v->rows * sizeof *candidates_lse);
     estimate(v, &c, pages, n);
+    if (v->tail_l)
+        fill_tail(v, &c, pages, n, candidates_lse);
     for (size_t i = 0; i < n; i++)
         pages[i] = page_of_lane(&c, pages[i]);
     return n;
@@ -270,6 +341,7 @@ const struct policy policy_cascade = {
     .opts = {{"alpha", 0.0f, 0, 1, "how much of the prior is salience; the rest is received mass"},
              {"beta", 0.0f, 0, 4, "weight of the prior; 0: the query alone decides"},
              {"half-life", 512, 0, 1 << 24, "steps after which received mass counts half"}},
+    .tails = true,
     .room = room,
     .scan = scan,
     .choose = choose,

@@ -124,6 +124,9 @@ static void test_full_budget_is_dense(void **s)
         if (straight(NULL, 2, &o, 1500, 20) != dense)
             fail_msg("%s with all pages is not dense", skv_policy_name(policy));
     }
+    o.prefill = (struct skv_select){.policy = SKV_DENSE, .unit = 16};
+    o.decode = (struct skv_select){.policy = SKV_CASCADE, .budget = 4096, .unit = 16, .tail = true};
+    assert_true(straight(NULL, 2, &o, 1500, 20) == dense);
     o.decode = (struct skv_select){.policy = SKV_CASCADE, .budget = 64, .unit = 16};
     assert_true(straight(NULL, 2, &o, 1500, 20) != dense); /* or the test could not fail */
 }

@@ -75,7 +75,8 @@ enum {
 struct world {
     uint8_t *groups[PIECES], *blocks[PIECES];
     float norms[PIECES][PIECE_PAGES], q[ROWS * DIM], lse[ROWS], share[ROWS];
-    void *box[PIECES];
+    void *box[PIECES], *value[PIECES];
+    float tail[ROWS * (2 + DIM)];
     struct far_piece pieces[PIECES];
     uint64_t eligible[PAGES / 64 + 1];
     float received[PAGES], truth[ROWS * 704];
@@ -92,17 +93,20 @@ static void world_make(struct world *w, unsigned loud)
         w->groups[p] = malloc(PIECE_PAGES / 8 * reps_group_bytes(REPS_PAGE, DIM));
         w->blocks[p] = malloc(PIECE_BLOCKS / 8 * reps_group_bytes(REPS_BLOCK, DIM));
         w->box[p] = malloc(part_bytes(PART_BOX, DIM, DIM));
+        w->value[p] = malloc(part_bytes(PART_VALUE, DIM, DIM));
         for (unsigned g = 0; g < PIECE_PAGES / 8; g++)
             reps_group_clear(REPS_PAGE, DIM, w->groups[p] + g * reps_group_bytes(REPS_PAGE, DIM));
         for (unsigned g = 0; g < PIECE_BLOCKS / 8; g++)
             reps_group_clear(REPS_BLOCK, DIM, w->blocks[p] + g * reps_group_bytes(REPS_BLOCK, DIM));
-        w->pieces[p] = (struct far_piece){w->groups[p], w->blocks[p], w->norms[p], {w->box[p]}};
+        w->pieces[p] = (struct far_piece){w->groups[p], w->blocks[p], w->norms[p], {w->box[p], w->value[p]}};
     }
     for (unsigned b = 0; b < BLOCKS; b++) {
-        float k[64 * DIM], v[64 * DIM] = {0};
+        float k[64 * DIM], v[64 * DIM];
         unsigned piece = b / PIECE_BLOCKS, in = b % PIECE_BLOCKS;
         for (unsigned i = 0; i < 64 * DIM; i++)
             k[i] = 0.1f * sinf((float)(b * 977 + i));
+        for (unsigned i = 0; i < 64 * DIM; i++)
+            v[i] = (float)(i % DIM);
         if (loud / 4 == b)
             k[(loud % 4 * 16 + 5) * DIM + 3] = 3.0f;
         for (unsigned p = 0; p < 4; p++) {
@@ -113,6 +117,7 @@ static void world_make(struct world *w, unsigned loud)
         }
         reps_build(REPS_BLOCK, DIM, k, w->blocks[piece] + in / 8 * reps_group_bytes(REPS_BLOCK, DIM), in % 8);
         part_add(PART_BOX, DIM, DIM, in, k, v, w->box[piece]);
+        part_add(PART_VALUE, DIM, DIM, in, k, v, w->value[piece]);
     }
     memset(w->eligible, 0xff, sizeof w->eligible);
     w->received[loud] = 1.0f;
@@ -126,6 +131,7 @@ static void world_free(struct world *w)
         free(w->groups[p]);
         free(w->blocks[p]);
         free(w->box[p]);
+        free(w->value[p]);
     }
 }
 
@@ -150,7 +156,10 @@ static size_t choose(struct world *w, enum skv_policy policy, size_t k, unsigned
                          .unit = unit,
                          .opt = w->opt,
                          .lse = w->lse,
-                         .share = w->share};
+                         .share = w->share,
+                         .tail_m = w->tail,
+                         .tail_l = p->tails ? w->tail + ROWS : NULL,
+                         .tail_o = w->tail + 2 * ROWS};
     policy_opts(&s, w->opt);
     v.scratch = aligned_alloc(64, (policy_room(p, &v) + 63) / 64 * 64);
     for (unsigned i = 0; i < policy_slices(p, &v); i++)
@@ -210,6 +219,27 @@ static void who_can_find_the_loud_page_does(void **state)
         for (size_t i = 0; i < sizeof blind / sizeof *blind; i++)
             if (chosen(pages, choose(&w, blind[i], 2, 1, pages), loud))
                 fail_msg("%s chooses page %u", policy_get(blind[i])->name, loud);
+        world_free(&w);
+    }
+}
+
+/* Chosen and tail together are all that is far, and values that are everywhere the same stay so. */
+static void the_tail_is_what_is_left(void **state)
+{
+    (void)state;
+    struct world w;
+    uint32_t pages[PAGES + 4];
+    for (size_t k = 1; k <= 3 * PAGES; k = k * 3 + 1) { /* one stage and two */
+        world_make(&w, 333);
+        size_t n = choose(&w, SKV_CASCADE, k < 700 ? k : PAGES, 1, pages);
+        for (unsigned r = 0; r < ROWS; r++) {
+            const float l = w.tail[ROWS + r], *o = w.tail + 2 * ROWS + r * DIM;
+            assert_true(fabsf(w.share[r] + l - 1.0f) < 1e-3f);
+            assert_true(fabsf(w.tail[r] - w.lse[r]) < 1e-6f);
+            for (unsigned i = 0; i < DIM; i++)
+                assert_true(fabsf(o[i] - l * (float)i) < 1e-4f * (1.0f + (float)i));
+        }
+        assert_true(n < PAGES || w.tail[ROWS] == 0.0f);
         world_free(&w);
     }
 }
@@ -325,6 +355,7 @@ int main(void)
         cmocka_unit_test(bad_specs_are_refused),
         cmocka_unit_test(choices_are_sane),
         cmocka_unit_test(who_can_find_the_loud_page_does),
+        cmocka_unit_test(the_tail_is_what_is_left),
         cmocka_unit_test(the_past_is_the_same_on_every_road),
         cmocka_unit_test(a_pass_of_many_is_as_many_passes),
     };
