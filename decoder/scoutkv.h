@@ -117,6 +117,13 @@ struct skv_select {
     uint32_t given;             /* bit i: opt[i] is given, else it has its default */
 };
 
+/* Layers [from, to) that select otherwise than the rest. */
+struct skv_layer_select {
+    uint32_t from, to;
+    struct skv_select select;
+};
+enum { SKV_LAYER_RANGES = 8 };
+
 struct skv_policy_opt {
     const char *name, *about;
     float value, min, max; /* value: if not given */
@@ -151,7 +158,10 @@ struct skv_range {
 };
 
 struct skv_context_opts {
-    struct skv_select decode;  /* passes of SKV_DECODE */
+    struct skv_select decode; /* passes of SKV_DECODE, */
+    struct skv_layer_select
+        decode_layers[SKV_LAYER_RANGES]; /* but for these layers; the later range counts */
+    uint32_t n_decode_layers;
     struct skv_select prefill; /* passes of SKV_PREFILL */
     uint32_t window;           /* newest tokens kept local and always attended, besides the unsealed tail */
     uint32_t

@@ -36,6 +36,8 @@ const struct opt kv_policy_table[] = {
     {"policy", 0, OPT_STRING, AT(policy), "NAME[:OPTION=VALUE…]",
      "what a decode step attends to besides window and protected tokens: cascade (the scout's choice), dense "
      "(everything) and many more, which `scoutkv policies` explains"},
+    {"layer-policy", 0, OPT_LIST, AT(layer_policy), "A[-B]=NAME[:OPTION=VALUE…]",
+     "layers A to B (the first is 0) follow another policy, with the same budget"},
     {"alpha", 0, OPT_DOUBLE, AT(alpha), "A", "the same as --policy cascade:alpha=A", .max = 1},
     {"beta", 0, OPT_DOUBLE, AT(beta), "B", "the same as --policy cascade:beta=B", .max = 4},
     {0},
@@ -172,6 +174,33 @@ int kv_policy(const struct kv_options *o, struct skv_select *out, struct skv_err
     return skv_policy_parse(spec, out, err);
 }
 
+int kv_layers(const struct kv_options *o, struct skv_context_opts *out, struct skv_error *err)
+{
+    for (size_t i = 0; i < o->layer_policy.n; i++) {
+        const char *text = o->layer_policy.item[i], *spec = strchr(text, '=');
+        struct skv_layer_select y = {.select = out->decode};
+        char end = 0;
+        int n = sscanf(text, "%" SCNu32 "-%" SCNu32 "%c", &y.from, &y.to, &end);
+        if (n < 3 || end != '=') {
+            n = sscanf(text, "%" SCNu32 "%c", &y.from, &end);
+            y.to = y.from;
+        }
+        if (n < 2 || end != '=' || text[0] == '-' || y.to < y.from || y.to == UINT32_MAX)
+            return skv_fail(err, -EINVAL,
+                            "layer-policy: '%s': expected A=POLICY or A-B=POLICY with layers A <= B", text);
+        if (out->n_decode_layers == SKV_LAYER_RANGES)
+            return skv_fail(err, -EINVAL, "layer-policy: at most %d", SKV_LAYER_RANGES);
+        y.to++;
+        y.select.tail = false;
+        int rc = skv_policy_parse(spec + 1, &y.select, err);
+        if (rc)
+            return rc;
+        y.select.tail = o->tail && y.select.policy == SKV_CASCADE;
+        out->decode_layers[out->n_decode_layers++] = y;
+    }
+    return 0;
+}
+
 int kv_context_opts(const struct kv_options *o, struct kv_ranges *ranges, char recipe[32],
                     struct skv_context_opts *out, struct skv_error *err)
 {
@@ -197,6 +226,12 @@ int kv_context_opts(const struct kv_options *o, struct kv_ranges *ranges, char r
     out->decode.unit = out->prefill.unit = o->select;
     out->decode.mass = (float)o->mass;
     out->decode.tail = o->tail;
+    if (o->tail && out->decode.policy != SKV_CASCADE)
+        return skv_fail(err, -EINVAL, "tail: %s estimates no mass of what it leaves out: it is cascade's",
+                        o->policy);
+    rc = kv_layers(o, out, err);
+    if (rc)
+        return rc;
     out->prefill.budget = o->prefill_budget;
     out->window = o->window;
     out->seal_lag = o->seal_lag;

@@ -17,6 +17,7 @@ struct kv_options {
     uint32_t budget, select, window, seal_lag, sinks, prefill_budget, chunk;
     double mass;
     bool tail;
+    struct opt_list layer_policy;
     double alpha, beta; /* below 0: not given */
     uint64_t cache;
     struct opt_list protect;
@@ -40,6 +41,9 @@ int kv_ranges_add(struct kv_ranges *, uint64_t from, uint64_t to, struct skv_err
 int kv_node_check(const struct kv_options *, struct skv_error *);
 /* --policy, --alpha and --beta, into what decode steps select. Part of kv_context_opts. */
 int kv_policy(const struct kv_options *, struct skv_select *out, struct skv_error *);
+/* --layer-policy: added to *out; as out->decode, which is complete, but for their policies. Part of it too.
+ */
+int kv_layers(const struct kv_options *, struct skv_context_opts *out, struct skv_error *);
 
 /* What the options mean for scoutkv.h. -EINVAL (usage) says which option cannot be. --protect ranges are
  * added to `ranges`, which the result points at; recipe (of the prefill chunk) is written into the caller's

@@ -117,6 +117,10 @@ int resume_options(const struct skv_saved *m, const struct resume_typed *t, stru
         opts->decode.budget = kv->budget;
     if (typed(t, "mass"))
         opts->decode.mass = (float)kv->mass;
+    if (typed(t, "layer-policy")) {
+        opts->n_decode_layers = 0;
+        rc = rc ? rc : kv_layers(kv, opts, err);
+    }
     if (typed(t, "cache"))
         opts->cache_bytes = kv->cache;
     if (typed(t, "ack"))

@@ -58,12 +58,38 @@ static void hash_select(struct identity *id, const struct skv_select *s)
     hash_policy_opts(id, s);
 }
 
+const struct skv_select *context_select(const struct skv_context *c, unsigned layer)
+{
+    for (uint32_t i = c->opts.n_decode_layers; i-- > 0;)
+        if (layer >= c->opts.decode_layers[i].from && layer < c->opts.decode_layers[i].to)
+            return &c->opts.decode_layers[i].select;
+    return &c->opts.decode;
+}
+
+static int check_layers(const struct skv_context_opts *o, unsigned n_layers, struct skv_error *err)
+{
+    if (o->n_decode_layers > SKV_LAYER_RANGES)
+        return skv_fail(err, -EINVAL, "%u ranges of layers select otherwise: at most %d", o->n_decode_layers,
+                        SKV_LAYER_RANGES);
+    for (uint32_t i = 0; i < o->n_decode_layers; i++) {
+        const struct skv_layer_select *y = &o->decode_layers[i];
+        if (y->from >= y->to || y->to > n_layers)
+            return skv_fail(err, -EINVAL, "layers %u to %u: the model has layers 0 to %u", y->from,
+                            y->to ? y->to - 1 : 0, n_layers - 1);
+        int rc = check_select(&y->select, "decode", err);
+        if (rc)
+            return rc;
+    }
+    return 0;
+}
+
 /* What the policies need, and history where it is wanted. */
 static int set_needs(struct skv_context *c, struct skv_error *err)
 {
-    c->needs = policy_needs(&c->opts.decode) | policy_needs(&c->opts.prefill);
-    bool history =
-        c->opts.history || skv_policy_history(&c->opts.decode) || skv_policy_history(&c->opts.prefill);
+    c->needs = policy_needs(&c->opts.prefill);
+    for (unsigned l = 0; l < c->shape->n_layers; l++)
+        c->needs |= policy_needs(context_select(c, l));
+    bool history = c->opts.history || c->needs & (NEEDS_RECEIVED | NEEDS_MEAN_QUERY);
     if (history && !c->received && !(c->received = received_new(c->shape)))
         return skv_fail(err, -ENOMEM, "out of memory");
     return parts_require(c, err);
@@ -139,6 +165,8 @@ int context_new(struct skv_tier *t, struct shape *shape, const struct skv_contex
     int rc = check_select(&o->decode, "decode", err);
     if (rc == 0)
         rc = check_select(&o->prefill, "prefill", err);
+    if (rc == 0)
+        rc = check_layers(o, shape->n_layers, err);
     if (rc == 0 && o->prefill.tail)
         rc = skv_fail(err, -EINVAL, "prefill: only decode steps attend to an estimated tail");
     if (rc)

@@ -216,7 +216,8 @@ static int row_choose(struct row *r, struct skv_error *err)
 {
     struct decode *d = r->d;
     struct skv_context *c = d->item.c;
-    int rc = choose_pages(c, d->item.layer, &c->opts.decode, d->g, r->q, r->t, r->choices, err);
+    int rc =
+        choose_pages(c, d->item.layer, context_select(c, d->item.layer), d->g, r->q, r->t, r->choices, err);
     for (unsigned h = 0; h < d->y->n_kv_heads && rc == 0; h++) {
         r->far_pages += r->choices[h].n;
         if (r->choices[h].n > r->n_far)
@@ -297,8 +298,8 @@ static int note_received(struct row *r, const float *M, const float *L, struct s
     struct skv_context *c = d->item.c;
     unsigned g = d->g, layer = d->item.layer;
     float *local = malloc((r->n_local * g + 1) * sizeof *local);
-    if (!local || received_row(c->received, layer, r->t / PAGE_TOKENS + 1, policy_half_life(&c->opts.decode),
-                               1, r->q)) {
+    if (!local || received_row(c->received, layer, r->t / PAGE_TOKENS + 1,
+                               policy_half_life(context_select(c, layer)), 1, r->q)) {
         free(local);
         return skv_fail(err, -ENOMEM, "out of memory");
     }
@@ -499,7 +500,7 @@ struct item *decode_item(struct skv_context *c, unsigned layer, const float *q, 
     d->g = y->n_heads / y->n_kv_heads;
     d->page_bytes = layout_page_bytes(&c->shape->layouts[layer]);
     d->k_bytes = (size_t)PAGE_TOKENS * y->d_k * (c->opts.dtype == SKV_F32 ? 4 : 2);
-    d->in_turn = skv_policy_history(&c->opts.decode);
+    d->in_turn = skv_policy_history(context_select(c, layer));
     d->rows = calloc(c->pass_n, sizeof *d->rows);
     if (!d->rows)
         goto error;

@@ -195,6 +195,8 @@ struct skv_context {
     struct skv_stats stats;
 };
 
+/* What decode steps select in a layer. */
+const struct skv_select *context_select(const struct skv_context *, unsigned layer);
 static inline uint64_t context_sealed_pages(const struct skv_context *c)
 {
     return c->sealed * BLOCK_PAGES;

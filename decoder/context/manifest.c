@@ -21,6 +21,7 @@ enum section {
     SECTION_ENGINE,
     SECTION_PARTS,
     SECTION_LAYERS,
+    SECTION_DECODE_LAYERS,
     SECTIONS,
 };
 
@@ -29,6 +30,10 @@ struct stored_select {
     float mass;
     uint32_t given, tail;
     float opt[SKV_POLICY_OPTS];
+};
+struct stored_layer_select {
+    uint32_t from, to;
+    struct stored_select select;
 };
 struct stored_options {
     struct stored_select decode, prefill;
@@ -102,10 +107,14 @@ int manifest_pack(const struct manifest *m, const char *name, uint8_t **out, siz
                                     .dtype = o->dtype,
                                     .durable = o->durable,
                                     .history = o->history};
+    struct stored_layer_select layers[SKV_LAYER_RANGES] = {0};
+    for (uint32_t i = 0; i < o->n_decode_layers; i++)
+        layers[i] = (struct stored_layer_select){o->decode_layers[i].from, o->decode_layers[i].to,
+                                                 store_select(&o->decode_layers[i].select)};
     size_t recipe = m->recipe ? strlen(m->recipe) : 0;
-    size_t size = sizeof m->head + SECTIONS * 8 + sizeof stored + recipe + o->n_protect * sizeof *m->protect +
-                  strlen(m->model) + strlen(m->isa) + m->engine_bytes + m->n_parts * sizeof *m->parts +
-                  m->n_layers * sizeof *m->layers;
+    size_t size = sizeof m->head + SECTIONS * 8 + sizeof stored + sizeof layers + recipe +
+                  o->n_protect * sizeof *m->protect + strlen(m->model) + strlen(m->isa) + m->engine_bytes +
+                  m->n_parts * sizeof *m->parts + m->n_layers * sizeof *m->layers;
     if (size > TIER_OBJECT_MAX)
         return skv_fail(err, -EFBIG,
                         "context \"%s\" cannot be saved: its unsealed tail of %zu MiB and %zu protected "
@@ -123,6 +132,7 @@ int manifest_pack(const struct manifest *m, const char *name, uint8_t **out, siz
         at = pack_section(at, SECTION_RECIPE, m->recipe, recipe);
     at = pack_section(at, SECTION_PROTECT, m->protect, o->n_protect * sizeof *m->protect);
     at = pack_section(at, SECTION_LAYERS, m->layers, m->n_layers * sizeof *m->layers);
+    at = pack_section(at, SECTION_DECODE_LAYERS, layers, o->n_decode_layers * sizeof *layers);
     at = pack_section(at, SECTION_MODEL, m->model, strlen(m->model));
     at = pack_section(at, SECTION_ISA, m->isa, strlen(m->isa));
     at = pack_section(at, SECTION_ENGINE, m->engine, m->engine_bytes);
@@ -150,6 +160,18 @@ static bool load_options(struct skv_context_opts *o, const uint8_t *at, size_t n
     o->history = s.history == 1;
     return s.durable <= 1 && s.history <= 1 && (s.dtype == SKV_F16 || s.dtype == SKV_F32) &&
            policy_check(&o->decode, NULL) == 0 && policy_check(&o->prefill, NULL) == 0;
+}
+
+static bool load_decode_layers(struct skv_context_opts *o, const uint8_t *at, size_t n)
+{
+    struct stored_layer_select s[SKV_LAYER_RANGES];
+    if (n > sizeof s || n % sizeof *s)
+        return false;
+    memcpy(s, at, n);
+    o->n_decode_layers = (uint32_t)(n / sizeof *s);
+    for (uint32_t i = 0; i < o->n_decode_layers; i++)
+        o->decode_layers[i] = (struct skv_layer_select){s[i].from, s[i].to, load_select(&s[i].select)};
+    return true; /* context_new checks them */
 }
 
 /* A copy of n bytes with a zero behind them in place of old. */
@@ -189,6 +211,8 @@ static bool load_section(struct manifest *m, uint32_t number, const uint8_t *at,
         m->protect = copy_bytes(m->protect, at, n);
         m->opts.n_protect = n / sizeof *m->protect;
         return m->protect && n % sizeof *m->protect == 0;
+    case SECTION_DECODE_LAYERS:
+        return load_decode_layers(&m->opts, at, n);
     case SECTION_MODEL:
         return copy_text(m->model, sizeof m->model, at, n);
     case SECTION_ISA:

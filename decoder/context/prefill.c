@@ -306,7 +306,8 @@ static int note_received(struct prefill *p)
             memcpy(q + h * of_head, p->q + (h * p->rows + (size_t)(p->n - 1) * p->g) * p->y->d_k,
                    of_head * sizeof *q);
     int rc =
-        q ? received_row(c->received, layer, n_pages, policy_half_life(&c->opts.decode), p->n, q) : -ENOMEM;
+        q ? received_row(c->received, layer, n_pages, policy_half_life(context_select(c, layer)), p->n, q)
+          : -ENOMEM;
     free(q);
     for (unsigned h = 0; h < p->y->n_kv_heads && rc == 0; h++) {
         const float *seen = p->seen[h];

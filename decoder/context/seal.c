@@ -110,6 +110,15 @@ struct index_job {
     struct buf *const *kv;
 };
 
+static void hash_decode(struct identity *id, const struct skv_select *s, uint32_t window)
+{
+    uint32_t mass;
+    memcpy(&mass, &s->mass, sizeof mass);
+    uint64_t fields[] = {s->policy, s->budget, s->unit, mass, window};
+    identity_add(id, fields, sizeof fields);
+    hash_policy_opts(id, s);
+}
+
 /* chain_i = BLAKE2b(chain_{i-1}, ids or tags, passes, decode recipe if a token was decoded) */
 void chain_block(const struct skv_context *c, uint64_t block, const uint8_t *prev, uint8_t *out)
 {
@@ -122,12 +131,12 @@ void chain_block(const struct skv_context *c, uint64_t block, const uint8_t *pre
     else
         identity_add(&id, c->ids + t0, BLOCK_TOKENS * sizeof *c->ids);
     if (passes_hash(c, &id, t0, t0 + BLOCK_TOKENS)) {
-        const struct skv_select *s = &c->opts.decode;
-        uint32_t mass;
-        memcpy(&mass, &s->mass, sizeof mass);
-        uint64_t fields[] = {s->policy, s->budget, s->unit, mass, c->opts.window};
-        identity_add(&id, fields, sizeof fields);
-        hash_policy_opts(&id, s);
+        hash_decode(&id, &c->opts.decode, c->opts.window);
+        for (uint32_t i = 0; i < c->opts.n_decode_layers; i++) {
+            const struct skv_layer_select *y = &c->opts.decode_layers[i];
+            identity_add_u64(&id, (uint64_t)y->from << 32 | y->to);
+            hash_decode(&id, &y->select, c->opts.window);
+        }
     }
     identity_end(&id, out);
 }

@@ -36,6 +36,14 @@ says 'A:B'
 ends 2 run -m x -p x --chunk 100
 ends 2 run -m x -p x --policy magic
 says 'is unknown: cascade, dense, window, norm-only'
+ends 2 run -m x -p x --layer-policy 3-1=dense
+says 'A <= B'
+ends 2 run -m x -p x --policy window --tail
+says 'estimates no mass'
+ends 2 run -m x -p x --policy heavy-hitter --beta 0.5
+says 'has no option "beta"'
+ends 0 policies
+prints '^  heavy-hitter '
 ends 2 run -m x -p x --top-p 1.5
 ends 2 run -m x -p x --window 512 --seal-lag 100
 ends 2 bench step -m x --tokens 9,8

@@ -348,6 +348,58 @@ static void a_pass_of_many_is_as_many_passes(void **state)
     }
 }
 
+/* ---- layers ---- */
+
+/* One step's outputs after a prompt, by what `o` selects; by way of a fork and a saved context. */
+static void one_step(const struct skv_context_opts *o, float *out[LAYERS])
+{
+    skv_tier *t = open_tier(NULL, 2);
+    skv_context *c = open_context(t, o), *f;
+    struct skv_error err = {0};
+    uint64_t digest = 1;
+    prefill(t, c, 0, PROMPT, 128, &digest);
+    check(skv_context_fork(c, &f, &err), &err);
+    skv_context_close(c);
+    check(skv_context_snapshot(f, "layers", NULL, &err), &err);
+    skv_context_close(f);
+    check(skv_context_reopen(t, &model, NULL, "layers", &c, &err), &err);
+    for (unsigned l = 0; l < LAYERS; l++)
+        out[l] = calloc(layers[l].n_heads * layers[l].d_v, sizeof(float));
+    check(pass(t, c, SKV_DECODE, PROMPT, 1, &digest, out, &err), &err);
+    skv_context_close(c);
+    skv_tier_close(t);
+}
+
+static void a_layer_follows_its_own_policy(void **state)
+{
+    (void)state;
+    struct skv_context_opts o = small_opts();
+    float *dense[LAYERS], *window[LAYERS], *mixed[LAYERS];
+    o.decode.policy = SKV_DENSE;
+    one_step(&o, dense);
+    o.decode.policy = SKV_WINDOW;
+    one_step(&o, window);
+    o.n_decode_layers = 2;
+    o.decode_layers[0] = (struct skv_layer_select){0, LAYERS, {.policy = SKV_DENSE, .unit = 16}};
+    o.decode_layers[1] = (struct skv_layer_select){0, 1, {.policy = SKV_WINDOW, .unit = 16}};
+    one_step(&o, mixed);
+    for (unsigned l = 0; l < LAYERS; l++) {
+        size_t n = layers[l].n_heads * layers[l].d_v * sizeof(float);
+        assert_memory_equal(mixed[l], l ? dense[l] : window[l], n);
+        assert_memory_not_equal(dense[l], window[l], n);
+        free(dense[l]);
+        free(window[l]);
+        free(mixed[l]);
+    }
+    skv_tier *t = open_tier(NULL, 1);
+    skv_context *c;
+    struct skv_error err = {0};
+    o.decode_layers[1].to = LAYERS + 1;
+    assert_int_equal(skv_context_open(t, &model, &o, &c, &err), -EINVAL);
+    assert_non_null(strstr(err.text, "layers 0 to 2: the model has layers 0 to 1"));
+    skv_tier_close(t);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -358,6 +410,7 @@ int main(void)
         cmocka_unit_test(the_tail_is_what_is_left),
         cmocka_unit_test(the_past_is_the_same_on_every_road),
         cmocka_unit_test(a_pass_of_many_is_as_many_passes),
+        cmocka_unit_test(a_layer_follows_its_own_policy),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
