@@ -8,6 +8,7 @@ static const struct cli_command commands[] = {
     {"run", cmd_run, "continue a prompt with a model"},
     {"tokenize", cmd_tokenize, "text to token ids"},
     {"logits", cmd_logits, "token ids to logits, for comparing engines"},
+    {"trace", cmd_trace, "capture queries, keys and values of a text, to compare policies offline"},
     {"make-model", cmd_make_model, "write a model: one that recalls facts, or a random one"},
     {"policies", cmd_policies, "the ways of choosing what a step attends to, explained"},
     {"eval", cmd_eval, "measure answers, time and bytes of several policies over one stored context"},

@@ -22,6 +22,8 @@ struct session {
     struct session_times times;
     session_loss *on_loss;
     void *on_loss_arg;
+    session_watcher *watch;
+    void *watch_arg;
     struct matmul_room room;
 
     /* Scratch for passes of up to `capacity` tokens, carved out of one block. */
@@ -199,6 +201,8 @@ static int attention_block(struct pass *p, uint32_t layer, bool only_store, stru
     if (rc)
         return rc;
     each_part(p, turn_part);
+    if (s->watch)
+        s->watch(s->watch_arg, layer, p->n, s->q, s->k, s->v);
 
     uint64_t begin = clock_ns();
     rc = skv_put(s->ctx, layer, s->k, s->v, err);
@@ -298,6 +302,12 @@ void session_on_loss(struct session *s, session_loss *fn, void *arg)
 {
     s->on_loss = fn;
     s->on_loss_arg = arg;
+}
+
+void session_watch(struct session *s, session_watcher *fn, void *arg)
+{
+    s->watch = fn;
+    s->watch_arg = arg;
 }
 
 /* Has the hook see to what is lost. The passes that it makes itself have none. */

@@ -47,6 +47,13 @@ int session_truncate(struct session *, uint64_t n, struct skv_error *err);
 typedef int session_loss(void *arg, struct session *, struct skv_error *err);
 void session_on_loss(struct session *, session_loss *, void *arg);
 
+/* Called in every layer of a pass before its k and v are put: q (n, n_heads, d_k) and k (n, n_kv_heads, d_k)
+ * turned, v (n, n_kv_heads, d_v), of the positions that the pass opened; valid during the call. For looking
+ * only. A pass that is repeated after a loss calls again. NULL: none. */
+typedef void session_watcher(void *arg, uint32_t layer, uint32_t n, const float *q, const float *k,
+                             const float *v);
+void session_watch(struct session *, session_watcher *, void *arg);
+
 /* SKV_PREFILL over n tokens in passes that end at multiples of chunk (positions in the context), so that a
  * prefill stopped and resumed at such a multiple has the bits of a straight one. logits (vocab, after the
  * last token) may be NULL. progress (may be NULL) is called after each pass; what it returns, if not 0, ends
