@@ -559,7 +559,7 @@ int options_parse(const struct opt_command *c, int argc, char **argv, struct opt
         else
             rc = set_value(&p, w.opt, w.place, w.value);
     }
-    if (!rc && c->operands && c->operands->n != c->n_operands)
+    if (!rc && c->operands && c->n_operands != OPERANDS_ANY && c->operands->n != c->n_operands)
         rc = skv_fail(err, -EINVAL, "expected %zu argument%s besides options, not %zu", c->n_operands,
                       c->n_operands == 1 ? "" : "s", c->operands->n);
     return rc ? rc : check_required(&p);

@@ -76,7 +76,7 @@ struct opt_command {
     const char *examples; /* lines already broken; NULL: none */
     const struct opt_group *groups;
     struct opt_list *operands; /* takes arguments that are no options, in order; NULL: there may be none */
-    size_t n_operands;         /* how many there must be */
+    size_t n_operands;         /* how many there must be, or OPERANDS_ANY */
 };
 
 /* Owns what values point at; zero it first, free it when the values are no longer used. */
@@ -87,6 +87,7 @@ struct opt_memory {
 };
 
 enum { OPTIONS_SHOWN = 1 };
+#define OPERANDS_ANY SIZE_MAX
 
 /* Parses argv[1…]. 0: go on; OPTIONS_SHOWN: help or version was printed to stdout; -EINVAL (or another -errno
  * if the config file can't be read): err says what was wrong, with a suggestion for unknown names. */

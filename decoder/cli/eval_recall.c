@@ -492,6 +492,7 @@ int cmd_eval(int argc, char **argv)
     static const struct cli_command tasks[] = {
         {"recall", eval_recall,
          "facts in a long text: right answers, time, bytes and memory of several policies"},
+        {"mass", eval_mass, "policies on captured traces: attention mass held, output error, bytes"},
         {0},
     };
     return cli_dispatch(tasks, "scoutkv eval", "Usage: scoutkv eval TASK -m MODEL [options]", "", argc, argv);

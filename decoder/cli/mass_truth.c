@@ -198,12 +198,22 @@ struct mass_outcome mass_outcome_of(const struct mass_truth *m, const uint32_t *
         for (size_t i = 0; i < n; i++)
             held += far[pages[i]];
         out.rows += m->n_pages > m->n_protected;
-        out.held += held;
-        out.held_all += held * m->far_mass[row];
-        out.far_all += m->far_mass[row];
+        out.held_rows += held;
+        out.held += held * m->far_mass[row];
+        out.far += m->far_mass[row];
         out.error += output_error(m, row, pages, n);
     }
     return out;
+}
+
+void mass_truth_score(const struct mass_truth *m, float *score)
+{
+    for (size_t p = 0; p < m->n_pages; p++) {
+        double sum = 0;
+        for (unsigned row = 0; row < m->rows; row++)
+            sum += m->far[row * m->n_pages + p] * m->far_mass[row];
+        score[p] = (float)sum;
+    }
 }
 
 /* ---- every position ---- */

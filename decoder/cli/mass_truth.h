@@ -45,12 +45,16 @@ void mass_truth_free(struct mass_truth *);
 
 /* What reading these pages (rising, far ones) besides what is near gives, summed over rows. */
 struct mass_outcome {
-    unsigned rows;            /* that have far mass at all */
-    double held;              /* Σ of the share of the row's far mass that the pages hold */
-    double held_all, far_all; /* Σ of the same as a share of the row's whole attention, and of all far mass */
-    double error;             /* Σ ‖output - dense‖ / ‖dense‖ over all of the group's rows */
+    unsigned rows;    /* that have far mass at all */
+    double held_rows; /* Σ of the share of the row's far mass that the pages hold */
+    double held, far; /* Σ of what they hold as a share of the row's whole attention, and of the far mass */
+    double error;     /* Σ ‖output - dense‖ / ‖dense‖ over all of the group's rows */
 };
 struct mass_outcome mass_outcome_of(const struct mass_truth *, const uint32_t *pages, size_t n);
+
+/* What the oracle goes by: score (n_pages) receives each page's far mass, summed over rows; 0 for protected
+ * ones. No choice of as many pages holds more than those of the largest. */
+void mass_truth_score(const struct mass_truth *, float *score);
 
 /* Adds to received (a number per sealed page) the share of the whole attention that each sealed page gets
  * from the query at position t, summed over rows; of f32 scores, since it is done for every position.

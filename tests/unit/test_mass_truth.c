@@ -83,22 +83,26 @@ static void test_outcome(void **state)
 
     struct mass_outcome got = mass_outcome_of(&m, NULL, 0);
     assert_int_equal(got.rows, 2);
-    near(got.held, 0, "what nothing holds");
+    near(got.held_rows, 0, "what nothing holds");
     /* near only: both rows give (1, 0) */
     double d0 = 2. / 200, d1 = (e100 + e50) / all;
     near(got.error, d0 / sqrt(1 + d0 * d0) + d1 / sqrt(1 + d1 * d1), "error of reading nothing");
 
     got = mass_outcome_of(&m, best, 1);
-    near(got.held, 1. / 7 + (15 + e100) / (110 + e100 + e50), "what page 4 holds");
-    near(got.held_all, 16. / 200 + (15 + e100) / all, "what it holds of all attention");
-    near(got.far_all, 112. / 200 + (110 + e100 + e50) / all, "all far mass");
+    near(got.held_rows, 1. / 7 + (15 + e100) / (110 + e100 + e50), "what page 4 holds");
+    near(got.held, 16. / 200 + (15 + e100) / all, "what it holds of all attention");
+    near(got.far, 112. / 200 + (110 + e100 + e50) / all, "all far mass");
     /* 88 near tokens and the page's 16 */
     double r0 = 1. / 104 - d0, r1 = e100 / (88 + 15 + e100) - d1;
     near(got.error, fabs(r0) / sqrt(1 + d0 * d0) + fabs(r1) / sqrt(1 + d1 * d1), "error of reading page 4");
 
     got = mass_outcome_of(&m, every, 7);
-    near(got.held, 2, "what all pages hold");
+    near(got.held_rows, 2, "what all pages hold");
     near(got.error, 0, "error of reading everything");
+    float score[8];
+    mass_truth_score(&m, score);
+    assert_true(score[0] == 0);
+    near((double)score[4], (double)(float)(16. / 200 + (15 + e100) / all), "what the oracle sees in page 4");
     mass_truth_free(&m);
 }
 

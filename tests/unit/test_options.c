@@ -44,7 +44,8 @@ struct fixture {
 };
 
 /* Parses words after the program's name; the list ends with NULL. */
-static struct opt_list *operands; /* if there may be any: two */
+static struct opt_list *operands; /* if there may be any */
+static size_t n_operands = 2;
 
 static int parse(struct fixture *f, ...)
 {
@@ -58,7 +59,7 @@ static int parse(struct fixture *f, ...)
     options_free(&f->mem);
     *f = (struct fixture){.v = {.ack = "ram", .budget = 2048, .cache = 64 << 20, .temp = 0.8}};
     f->groups[0] = (struct opt_group){"Options", table, &f->v};
-    f->cmd = (struct opt_command){"scoutkv run", "-m FILE", "Runs.", NULL, f->groups, operands, 2};
+    f->cmd = (struct opt_command){"scoutkv run", "-m FILE", "Runs.", NULL, f->groups, operands, n_operands};
     return options_parse(&f->cmd, argc, argv, &f->mem, &f->err);
 }
 
@@ -227,6 +228,14 @@ static void operands_stand_between_options(void **s)
     list = (struct opt_list){0};
     assert_int_equal(parse(&f, "-m", "x", "one", NULL), -EINVAL);
     assert_non_null(strstr(f.err.text, "expected 2 arguments besides options, not 1"));
+    static const size_t any[] = {0, 1, 3};
+    for (size_t i = 0; i < 3; i++) {
+        list = (struct opt_list){0};
+        n_operands = OPERANDS_ANY;
+        assert_int_equal(parse(&f, "-m", "x", i > 0 ? "a" : NULL, i > 1 ? "b" : NULL, "c", NULL), 0);
+        assert_int_equal(list.n, any[i]);
+    }
+    n_operands = 2;
     operands = NULL;
     options_free(&f.mem);
 }

@@ -1,0 +1,129 @@
+/* mass_index.c: see mass_index.h. */
+#include "decoder/cli/mass_index.h"
+
+#include "decoder/scout/reps.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { BLOCK_PAGES = SKV_BLOCK / SKV_PAGE };
+
+/* A piece's arrays while they are written. */
+struct writer {
+    uint8_t *page_groups, *block_groups;
+    float *norms;
+    void *part[INDEX_PARTS];
+};
+
+static int piece_new(const struct mass_head *h, uint32_t needs, struct writer *w)
+{
+    size_t page_bytes = reps_group_bytes(REPS_PAGE, h->d_k),
+           block_bytes = reps_group_bytes(REPS_BLOCK, h->d_k);
+    bool ok = (w->page_groups = malloc(PIECE_PAGES / REPS_LANES * page_bytes)) &&
+              (w->block_groups = malloc(PIECE_BLOCKS / REPS_LANES * block_bytes)) &&
+              (w->norms = calloc(PIECE_PAGES, sizeof *w->norms));
+    for (unsigned i = 0; i < INDEX_PARTS && ok; i++)
+        if (needs >> i & 1)
+            ok = (w->part[i] = calloc(1, part_bytes((enum index_part)i, h->d_k, h->d_v)));
+    if (!ok)
+        return -ENOMEM;
+    for (size_t g = 0; g < PIECE_PAGES / REPS_LANES; g++)
+        reps_group_clear(REPS_PAGE, h->d_k, w->page_groups + g * page_bytes);
+    for (size_t g = 0; g < PIECE_BLOCKS / REPS_LANES; g++)
+        reps_group_clear(REPS_BLOCK, h->d_k, w->block_groups + g * block_bytes);
+    return 0;
+}
+
+static float largest_norm(unsigned d_k, const float *k)
+{
+    double most = 0;
+    for (unsigned t = 0; t < SKV_PAGE; t++, k += d_k) {
+        double square = 0;
+        for (unsigned i = 0; i < d_k; i++)
+            square += (double)k[i] * (double)k[i];
+        most = square > most ? square : most;
+    }
+    return (float)sqrt(most);
+}
+
+/* k (64, d_k), v (64, d_v) of a block. */
+static void piece_add(const struct mass_head *h, unsigned block, const float *k, const float *v,
+                      const struct writer *w)
+{
+    size_t page_bytes = reps_group_bytes(REPS_PAGE, h->d_k),
+           block_bytes = reps_group_bytes(REPS_BLOCK, h->d_k);
+    for (unsigned p = 0; p < BLOCK_PAGES; p++) {
+        const float *keys = k + (size_t)p * SKV_PAGE * h->d_k;
+        unsigned page = block * BLOCK_PAGES + p;
+        reps_build(REPS_PAGE, h->d_k, keys, w->page_groups + page / REPS_LANES * page_bytes,
+                   page % REPS_LANES);
+        w->norms[page] = largest_norm(h->d_k, keys);
+    }
+    reps_build(REPS_BLOCK, h->d_k, k, w->block_groups + block / REPS_LANES * block_bytes, block % REPS_LANES);
+    for (unsigned i = 0; i < INDEX_PARTS; i++)
+        if (w->part[i])
+            part_add((enum index_part)i, h->d_k, h->d_v, block, k, v, w->part[i]);
+}
+
+int mass_index_build(struct mass_index *x, const struct mass_head *h, size_t n_blocks, uint32_t needs)
+{
+    float *block = malloc(SKV_BLOCK * (size_t)(h->d_k + h->d_v) * sizeof *block);
+    int rc = 0;
+    x->n_pieces = (n_blocks + PIECE_BLOCKS - 1) / PIECE_BLOCKS;
+    x->pieces = calloc(x->n_pieces + 1, sizeof *x->pieces);
+    if (!block || !x->pieces)
+        rc = -ENOMEM;
+    for (size_t piece = 0; piece < x->n_pieces && rc == 0; piece++) {
+        struct writer w = {0};
+        rc = piece_new(h, needs, &w);
+        x->pieces[piece] = (struct far_piece){w.page_groups, w.block_groups, w.norms, {0}};
+        for (unsigned i = 0; i < INDEX_PARTS; i++)
+            x->pieces[piece].part[i] = w.part[i];
+        for (size_t b = piece * PIECE_BLOCKS; b < n_blocks && b < (piece + 1) * PIECE_BLOCKS && rc == 0;
+             b++) {
+            float *v = block + SKV_BLOCK * (size_t)h->d_k;
+            for (size_t t = 0; t < SKV_BLOCK; t++) {
+                memcpy(block + t * h->d_k, h->k + (b * SKV_BLOCK + t) * h->k_step, h->d_k * sizeof *block);
+                memcpy(v + t * h->d_v, h->v + (b * SKV_BLOCK + t) * h->v_step, h->d_v * sizeof *block);
+            }
+            piece_add(h, (unsigned)(b % PIECE_BLOCKS), block, v, &w);
+        }
+    }
+    free(block);
+    if (rc)
+        mass_index_free(x);
+    return rc;
+}
+
+void mass_index_free(struct mass_index *x)
+{
+    for (size_t i = 0; x->pieces && i < x->n_pieces; i++) {
+        free((void *)(uintptr_t)x->pieces[i].page_groups);
+        free((void *)(uintptr_t)x->pieces[i].block_groups);
+        free((void *)(uintptr_t)x->pieces[i].norms);
+        for (unsigned part = 0; part < INDEX_PARTS; part++)
+            free((void *)(uintptr_t)x->pieces[i].part[part]);
+    }
+    free(x->pieces);
+    *x = (struct mass_index){0};
+}
+
+double mass_bytes_kept(const struct skv_select *s, unsigned d_k, unsigned d_v)
+{
+    uint32_t needs = policy_needs(s);
+    double bytes = 0;
+    if (s->policy == SKV_CASCADE || s->policy == SKV_SALIENCE)
+        bytes += (double)reps_group_bytes(REPS_PAGE, d_k) / (REPS_LANES * SKV_PAGE);
+    if (s->policy == SKV_CASCADE)
+        bytes += (double)reps_group_bytes(REPS_BLOCK, d_k) / (REPS_LANES * SKV_BLOCK);
+    if (s->policy == SKV_NORM_ONLY)
+        bytes += (double)sizeof(float) / SKV_PAGE;
+    if (needs & NEEDS_RECEIVED)
+        bytes += (double)sizeof(float) / SKV_PAGE;
+    for (unsigned i = 0; i < INDEX_PARTS; i++)
+        if (needs >> i & 1)
+            bytes += (double)part_bytes((enum index_part)i, d_k, d_v) / (PIECE_PAGES * SKV_PAGE);
+    return bytes;
+}

@@ -1,0 +1,376 @@
+/* mass_run.c: all policies on one trace.
+ *
+ * Each KV head of each layer is measured by itself: its pages are indexed as a context would, then the
+ * queries go by in order. Of a marked one the truth is computed once, and every policy chooses at every
+ * budget. What policies go by that look at the past (received mass, mean query) comes from all queries
+ * before, with dense attention: better than a context that only reads what it chose would know. */
+#include "decoder/cli/interrupt.h"
+#include "decoder/cli/mass_eval.h"
+#include "decoder/cli/mass_index.h"
+#include "decoder/scout/scout.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct run {
+    const struct mass_setup *setup;
+    const struct kv_trace *trace;
+    struct unit *units; /* (n_layers, n_kv_heads) */
+    uint32_t needs;
+};
+
+/* One KV head at work. */
+struct unit {
+    struct mass_cell *cells;      /* (mass_cells) */
+    struct mass_samples *samples; /* (n_policies, n_budgets) */
+    unsigned layer, head;
+    struct mass_head kv;
+    struct mass_index index;
+    struct mass_truth truth;
+    float *received[MASS_POLICIES]; /* (pages) for those that want it */
+    float *got;                     /* (pages) of one query */
+    double *query_sum;              /* (rows, d_k) scaled */
+    float *mean_q, *q;              /* (rows, d_k) scaled */
+    float *score;                   /* (n_tokens) */
+    uint32_t *order;                /* (pages) of scout_top */
+    float *lse, *share;             /* (rows) */
+    float *eligible_mass;           /* (rows, ld) log masses without those of protected pages */
+    uint64_t *eligible;             /* bitmap */
+    uint32_t *pages;                /* chosen */
+    void *scratch;
+    size_t scratch_bytes;
+    int rc;
+};
+
+/* ---- what goes by ---- */
+
+static bool wants(const struct mass_setup *s, unsigned policy, uint32_t need)
+{
+    return policy_needs(&s->policy[policy]) & need;
+}
+
+static void fade(struct unit *u, unsigned policy, const struct mass_setup *s, size_t n_pages)
+{
+    float half_life = policy_half_life(&s->policy[policy]);
+    float keep = half_life > 0 ? exp2f(-1 / half_life) : 0;
+    for (size_t p = 0; p < n_pages; p++)
+        u->received[policy][p] = u->received[policy][p] * keep + u->got[p];
+}
+
+/* The query at position t becomes the past. */
+static void goes_by(const struct run *r, struct unit *u, uint64_t t)
+{
+    const struct mass_setup *s = r->setup;
+    if (r->needs & NEEDS_RECEIVED) {
+        size_t n_pages = mass_sealed_blocks(t, s->window) * (SKV_BLOCK / SKV_PAGE);
+        memset(u->got, 0, n_pages * sizeof *u->got);
+        mass_receive(&u->kv, t, s->window, u->score, u->got);
+        for (unsigned p = 0; p < s->n_policies; p++)
+            if (u->received[p])
+                fade(u, p, s, n_pages);
+    }
+    const float *q = u->kv.q + t * u->kv.q_step;
+    for (size_t i = 0; i < (size_t)u->kv.rows * u->kv.d_k; i++)
+        u->query_sum[i] += (double)(q[i] * u->kv.scale);
+}
+
+/* ---- one choice ---- */
+
+static int scratch_for(struct unit *u, size_t bytes)
+{
+    if (bytes <= u->scratch_bytes)
+        return 0;
+    free(u->scratch);
+    u->scratch_bytes = (bytes + 63) / 64 * 64;
+    u->scratch = aligned_alloc(64, u->scratch_bytes);
+    if (!u->scratch)
+        u->scratch_bytes = 0;
+    return u->scratch ? 0 : -ENOMEM;
+}
+
+static void view_of(const struct run *r, struct unit *u, uint64_t t, unsigned policy, struct far_view *v)
+{
+    const struct mass_setup *s = r->setup;
+    memset(u->lse, 0, u->kv.rows * sizeof *u->lse);
+    memset(u->share, 0, u->kv.rows * sizeof *u->share);
+    *v = (struct far_view){.layer = u->layer,
+                           .head = u->head,
+                           .d_k = u->kv.d_k,
+                           .d_v = u->kv.d_v,
+                           .rows = u->kv.rows,
+                           .q = u->q,
+                           .position = t,
+                           .n_pages = u->truth.n_pages,
+                           .n_blocks = u->truth.n_pages / (SKV_BLOCK / SKV_PAGE),
+                           .pieces = u->index.pieces,
+                           .eligible = u->eligible,
+                           .received = u->received[policy],
+                           .mean_q = t && wants(s, policy, NEEDS_MEAN_QUERY) ? u->mean_q : NULL,
+                           .truth = u->truth.logmass,
+                           .truth_ld = u->truth.ld,
+                           .unit = s->unit / SKV_PAGE,
+                           .lse = u->lse,
+                           .share = u->share};
+}
+
+/* Pages of one policy for one query; -ENOMEM. */
+static int choose(const struct run *r, struct unit *u, uint64_t t, unsigned policy, uint32_t budget,
+                  struct far_view *v, size_t *n)
+{
+    const struct skv_select *s = &r->setup->policy[policy];
+    const struct policy *p = policy_get(s->policy);
+    float opt[SKV_POLICY_OPTS];
+    *n = 0;
+    view_of(r, u, t, policy, v);
+    v->k = budget / r->setup->unit;
+    if (s->policy == SKV_ORACLE) {
+        mass_truth_score(&u->truth, u->score);
+        *n = scout_top(v->n_pages, u->score, u->eligible, v->k, v->unit, 0, u->order, u->pages);
+        return 0;
+    }
+    if (!p->score && !p->choose) { /* dense, and what reads nothing far */
+        for (size_t i = u->truth.n_protected; s->policy == SKV_DENSE && i < v->n_pages; i++)
+            u->pages[(*n)++] = (uint32_t)i;
+        return 0;
+    }
+    policy_opts(s, opt);
+    v->opt = opt;
+    v->mass = s->mass;
+    if (scratch_for(u, policy_room(p, v)))
+        return -ENOMEM;
+    v->scratch = u->scratch;
+    for (unsigned slice = 0; slice < policy_slices(p, v); slice++)
+        p->scan(v, slice);
+    *n = policy_choose(p, v, u->pages);
+    return 0;
+}
+
+static int keep_sample(struct mass_samples *s, double estimated, double missed)
+{
+    if (s->n == s->room) {
+        size_t room = s->room ? 2 * s->room : 256;
+        struct mass_sample *grown = realloc(s->at, room * sizeof *grown);
+        if (!grown)
+            return -ENOMEM;
+        s->at = grown;
+        s->room = room;
+    }
+    s->at[s->n++] = (struct mass_sample){(float)estimated, (float)missed};
+    return 0;
+}
+
+/* What a step would say that it missed: it knows the mass that it attended to, and estimates the rest. */
+static int sample(struct unit *u, const struct far_view *v, size_t n, struct mass_samples *samples)
+{
+    const struct mass_truth *m = &u->truth;
+    int rc = 0;
+    for (unsigned row = 0; row < m->rows && rc == 0; row++) {
+        double held = 0;
+        for (size_t i = 0; i < n; i++)
+            held += m->far[row * m->n_pages + u->pages[i]];
+        double read = m->near_mass[row] + held * m->far_mass[row];
+        double rest = exp((double)v->lse[row] - m->lse[row]) * (1 - (double)v->share[row]);
+        double missed = m->far_mass[row] * (1 - held);
+        rc = keep_sample(samples, rest > 0 ? rest / (read + rest) : 0, missed > 0 ? missed : 0);
+    }
+    return rc;
+}
+
+static int measure(const struct run *r, struct unit *u, uint64_t t, unsigned kind, unsigned policy,
+                   unsigned budget)
+{
+    const struct mass_setup *s = r->setup;
+    struct mass_cell *c = &u->cells[mass_cell_at(s, kind, policy, budget)];
+    struct far_view v;
+    size_t n;
+    int rc = choose(r, u, t, policy, s->budget[budget], &v, &n);
+    if (rc)
+        return rc;
+    struct mass_outcome o = mass_outcome_of(&u->truth, u->pages, n);
+    c->rows += o.rows;
+    c->held_rows += o.held_rows;
+    c->far += o.far;
+    c->held += o.held;
+    c->all_rows += u->kv.rows;
+    c->error += o.error;
+    c->choices += 1;
+    c->tokens += (double)n * SKV_PAGE;
+    c->far_tokens += (double)v.n_pages * SKV_PAGE;
+    c->bytes += (double)v.bytes;
+    return s->calibration && v.estimated ? sample(u, &v, n, &u->samples[policy * s->n_budgets + budget]) : 0;
+}
+
+/* ---- one query ---- */
+
+static void mark_eligible(struct unit *u)
+{
+    const struct mass_truth *m = &u->truth;
+    memset(u->eligible, 0, m->ld / 64 * sizeof *u->eligible);
+    for (size_t p = m->n_protected; p < m->n_pages; p++)
+        u->eligible[p / 64] |= UINT64_C(1) << (p % 64);
+}
+
+static int measure_query(const struct run *r, struct unit *u, uint64_t t, unsigned kind)
+{
+    const struct mass_setup *s = r->setup;
+    const float *q = u->kv.q + t * u->kv.q_step;
+    int rc = mass_truth_at(&u->truth, &u->kv, t, s->window, s->protected_pages);
+    if (rc || u->truth.n_pages <= u->truth.n_protected)
+        return rc;
+    for (size_t i = 0; i < (size_t)u->kv.rows * u->kv.d_k; i++) {
+        u->q[i] = q[i] * u->kv.scale;
+        u->mean_q[i] = t ? (float)(u->query_sum[i] / (double)t) : 0;
+    }
+    mark_eligible(u);
+    for (unsigned policy = 0; policy < s->n_policies && rc == 0; policy++)
+        for (unsigned budget = 0; budget < s->n_budgets && rc == 0; budget++)
+            rc = measure(r, u, t, kind, policy, budget);
+    return rc;
+}
+
+/* ---- one KV head ---- */
+
+static void unit_end(struct unit *u)
+{
+    mass_index_free(&u->index);
+    mass_truth_free(&u->truth);
+    for (unsigned p = 0; p < MASS_POLICIES; p++)
+        free(u->received[p]);
+    void *rest[] = {u->got,   u->query_sum, u->mean_q, u->q,     u->score,  u->lse,
+                    u->share, u->eligible,  u->pages,  u->order, u->scratch};
+    for (size_t i = 0; i < sizeof rest / sizeof *rest; i++)
+        free(rest[i]);
+    free(u->cells);
+    for (unsigned i = 0; u->samples && i < MASS_POLICIES * MASS_BUDGETS; i++)
+        free(u->samples[i].at);
+    free(u->samples);
+}
+
+static int unit_begin(const struct run *r, struct unit *u)
+{
+    const struct kv_trace_head *h = &r->trace->head;
+    const struct mass_setup *s = r->setup;
+    size_t rows = h->n_heads / h->n_kv_heads, n_blocks = mass_sealed_blocks(h->n_tokens - 1, s->window),
+           ld = (n_blocks * (SKV_BLOCK / SKV_PAGE) + 63) / 64 * 64 + 64;
+    u->kv = (struct mass_head){.q = kv_trace_q(r->trace, u->layer) + u->head * rows * h->d_k,
+                               .k = kv_trace_k(r->trace, u->layer) + (size_t)u->head * h->d_k,
+                               .v = kv_trace_v(r->trace, u->layer) + (size_t)u->head * h->d_v,
+                               .q_step = (size_t)h->n_heads * h->d_k,
+                               .k_step = (size_t)h->n_kv_heads * h->d_k,
+                               .v_step = (size_t)h->n_kv_heads * h->d_v,
+                               .rows = (uint32_t)rows,
+                               .d_k = h->d_k,
+                               .d_v = h->d_v,
+                               .scale = h->scale};
+    bool ok = (u->cells = calloc(mass_cells(s), sizeof *u->cells)) &&
+              (u->samples = calloc(MASS_POLICIES * MASS_BUDGETS, sizeof *u->samples)) &&
+              (u->got = calloc(ld, sizeof *u->got)) &&
+              (u->query_sum = calloc(rows * h->d_k, sizeof *u->query_sum)) &&
+              (u->mean_q = calloc(rows * h->d_k, sizeof *u->mean_q)) &&
+              (u->q = calloc(rows * h->d_k, sizeof *u->q)) &&
+              (u->score = malloc(h->n_tokens * sizeof *u->score)) &&
+              (u->lse = calloc(rows, sizeof *u->lse)) && (u->share = calloc(rows, sizeof *u->share)) &&
+              (u->eligible = calloc(ld / 64, sizeof *u->eligible)) &&
+              (u->pages = malloc(ld * sizeof *u->pages)) && (u->order = malloc(ld * sizeof *u->order));
+    for (unsigned p = 0; p < s->n_policies && ok; p++)
+        if (wants(s, p, NEEDS_RECEIVED))
+            ok = (u->received[p] = calloc(ld, sizeof *u->received[p]));
+    return ok ? mass_index_build(&u->index, &u->kv, n_blocks, r->needs) : -ENOMEM;
+}
+
+static void run_unit(void *arg, unsigned part)
+{
+    const struct run *r = arg;
+    const struct kv_trace_head *h = &r->trace->head;
+    struct unit *u = &r->units[part];
+    u->layer = part / h->n_kv_heads;
+    u->head = part % h->n_kv_heads;
+    u->rc = unit_begin(r, u);
+    bool past = r->needs & (NEEDS_RECEIVED | NEEDS_MEAN_QUERY);
+    for (uint64_t t = 0; t < h->n_tokens && u->rc == 0; t++) {
+        if (r->trace->mark[t])
+            u->rc = measure_query(r, u, t, r->trace->mark[t] - KV_TRACE_COPY);
+        if (past)
+            goes_by(r, u, t);
+        if (interrupted())
+            u->rc = -EINTR;
+    }
+}
+
+/* ---- one trace ---- */
+
+static void add_cells(const struct mass_setup *s, const struct mass_cell *from, struct mass_cell *to)
+{
+    for (unsigned i = 0; i < mass_cells(s); i++) {
+        const struct mass_cell *a = &from[i];
+        struct mass_cell *b = &to[i];
+        b->rows += a->rows;
+        b->held_rows += a->held_rows;
+        b->far += a->far;
+        b->held += a->held;
+        b->all_rows += a->all_rows;
+        b->error += a->error;
+        b->choices += a->choices;
+        b->tokens += a->tokens;
+        b->far_tokens += a->far_tokens;
+        b->bytes += a->bytes;
+    }
+}
+
+static int add_samples(const struct mass_setup *s, const struct mass_samples *from, struct mass_samples *to)
+{
+    int rc = 0;
+    for (unsigned i = 0; i < s->n_policies * s->n_budgets; i++)
+        for (size_t j = 0; j < from[i].n && rc == 0; j++)
+            rc = keep_sample(&to[i], (double)from[i].at[j].estimated, (double)from[i].at[j].missed);
+    return rc;
+}
+
+static int say(const struct run *r, const struct unit *u, struct skv_error *err)
+{
+    switch (u->rc) {
+    case -ENOMEM:
+        return skv_fail(err, u->rc, "out of memory for layer %u of %s", u->layer, r->trace->path);
+    case -ERANGE:
+        return skv_fail(err, -EINVAL,
+                        "%s: in layer %u some q·k is no finite number: no policy can be measured",
+                        r->trace->path, u->layer);
+    default:
+        return skv_fail(err, u->rc, "interrupted");
+    }
+}
+
+int mass_run(const struct mass_setup *s, const struct kv_trace *trace, struct pool *pool,
+             struct mass_trace *out, struct mass_samples *samples, struct skv_error *err)
+{
+    const struct kv_trace_head *h = &trace->head;
+    unsigned n_units = h->n_layers * h->n_kv_heads;
+    struct run r = {.setup = s, .trace = trace, .units = calloc(n_units, sizeof *r.units)};
+    *out = (struct mass_trace){.file = trace->path,
+                               .n_tokens = h->n_tokens,
+                               .n_layers = h->n_layers,
+                               .cells = calloc((size_t)h->n_layers * mass_cells(s), sizeof *out->cells)};
+    int rc = r.units && out->cells ? 0 : skv_fail(err, -ENOMEM, "out of memory");
+    for (unsigned p = 0; p < s->n_policies; p++)
+        r.needs |= policy_needs(&s->policy[p]);
+    for (uint64_t t = 0; t < h->n_tokens; t++)
+        if (trace->mark[t])
+            out->queries[trace->mark[t] - KV_TRACE_COPY]++;
+    if (rc == 0)
+        pool_run(pool, n_units, run_unit, &r);
+    for (unsigned i = 0; i < n_units && r.units && rc == 0; i++) {
+        struct unit *u = &r.units[i];
+        rc = u->rc ? say(&r, u, err) : 0;
+        if (rc)
+            break;
+        add_cells(s, u->cells, out->cells + (size_t)u->layer * mass_cells(s));
+        if (add_samples(s, u->samples, samples))
+            rc = skv_fail(err, -ENOMEM, "out of memory");
+    }
+    for (unsigned i = 0; r.units && i < n_units; i++)
+        unit_end(&r.units[i]);
+    free(r.units);
+    return rc;
+}
