@@ -2,8 +2,11 @@
  *
  * Each KV head of each layer is measured by itself: its pages are indexed as a context would, then the
  * queries go by in order. Of a marked one the truth is computed once, and every policy chooses at every
- * budget. What policies go by that look at the past (received mass, mean query) comes from all queries
- * before, with dense attention: better than a context that only reads what it chose would know. */
+ * budget.
+ *
+ * Policies that go by the past have one of their own at each budget. Up to the first marked query everything
+ * is attended to, as in a prefill; from there on a policy knows of what it has chosen, and nothing of the
+ * rest. */
 #include "decoder/cli/interrupt.h"
 #include "decoder/cli/mass_eval.h"
 #include "decoder/cli/mass_index.h"
@@ -19,6 +22,7 @@ struct run {
     const struct kv_trace *trace;
     struct unit *units; /* (n_layers, n_kv_heads) */
     uint32_t needs;
+    uint64_t first_marked; /* token */
 };
 
 /* One KV head at work. */
@@ -29,54 +33,28 @@ struct unit {
     struct mass_head kv;
     struct mass_index index;
     struct mass_truth truth;
-    float *received[MASS_POLICIES]; /* (pages) for those that want it */
-    float *got;                     /* (pages) of one query */
-    double *query_sum;              /* (rows, d_k) scaled */
-    float *mean_q, *q;              /* (rows, d_k) scaled */
-    float *score;                   /* (n_tokens) */
-    uint32_t *order;                /* (pages) of scout_top */
-    float *lse, *share;             /* (rows) */
-    float *eligible_mass;           /* (rows, ld) log masses without those of protected pages */
-    uint64_t *eligible;             /* bitmap */
-    uint32_t *pages;                /* chosen */
+    size_t n_pages, n_protected; /* of the query at hand: sealed, and of these always read */
+    float **received;            /* (n_policies, n_budgets): (pages), NULL where nobody wants it */
+    float *got;                  /* (rows, pages) of one query */
+    double *query_sum;           /* (rows, d_k) scaled */
+    float *mean_q, *q;           /* (rows, d_k) scaled */
+    float *score;                /* (n_tokens) */
+    uint32_t *order;             /* (pages) of scout_top */
+    float *lse, *share;          /* (rows) */
+    float *eligible_mass;        /* (rows, ld) log masses without those of protected pages */
+    uint64_t *eligible;          /* bitmap */
+    uint32_t *pages;             /* chosen */
     void *scratch;
     size_t scratch_bytes;
     int rc;
 };
 
-/* ---- what goes by ---- */
+/* ---- one choice ---- */
 
 static bool wants(const struct mass_setup *s, unsigned policy, uint32_t need)
 {
     return policy_needs(&s->policy[policy]) & need;
 }
-
-static void fade(struct unit *u, unsigned policy, const struct mass_setup *s, size_t n_pages)
-{
-    float half_life = policy_half_life(&s->policy[policy]);
-    float keep = half_life > 0 ? exp2f(-1 / half_life) : 0;
-    for (size_t p = 0; p < n_pages; p++)
-        u->received[policy][p] = u->received[policy][p] * keep + u->got[p];
-}
-
-/* The query at position t becomes the past. */
-static void goes_by(const struct run *r, struct unit *u, uint64_t t)
-{
-    const struct mass_setup *s = r->setup;
-    if (r->needs & NEEDS_RECEIVED) {
-        size_t n_pages = mass_sealed_blocks(t, s->window) * (SKV_BLOCK / SKV_PAGE);
-        memset(u->got, 0, n_pages * sizeof *u->got);
-        mass_receive(&u->kv, t, s->window, u->score, u->got);
-        for (unsigned p = 0; p < s->n_policies; p++)
-            if (u->received[p])
-                fade(u, p, s, n_pages);
-    }
-    const float *q = u->kv.q + t * u->kv.q_step;
-    for (size_t i = 0; i < (size_t)u->kv.rows * u->kv.d_k; i++)
-        u->query_sum[i] += (double)(q[i] * u->kv.scale);
-}
-
-/* ---- one choice ---- */
 
 static int scratch_for(struct unit *u, size_t bytes)
 {
@@ -90,7 +68,8 @@ static int scratch_for(struct unit *u, size_t bytes)
     return u->scratch ? 0 : -ENOMEM;
 }
 
-static void view_of(const struct run *r, struct unit *u, uint64_t t, unsigned policy, struct far_view *v)
+static void view_of(const struct run *r, struct unit *u, uint64_t t, unsigned policy, unsigned budget,
+                    struct far_view *v)
 {
     const struct mass_setup *s = r->setup;
     memset(u->lse, 0, u->kv.rows * sizeof *u->lse);
@@ -102,36 +81,34 @@ static void view_of(const struct run *r, struct unit *u, uint64_t t, unsigned po
                            .rows = u->kv.rows,
                            .q = u->q,
                            .position = t,
-                           .n_pages = u->truth.n_pages,
-                           .n_blocks = u->truth.n_pages / (SKV_BLOCK / SKV_PAGE),
+                           .n_pages = u->n_pages,
+                           .n_blocks = u->n_pages / (SKV_BLOCK / SKV_PAGE),
                            .pieces = u->index.pieces,
                            .eligible = u->eligible,
-                           .received = u->received[policy],
+                           .received = u->received[policy * s->n_budgets + budget],
                            .mean_q = t && wants(s, policy, NEEDS_MEAN_QUERY) ? u->mean_q : NULL,
-                           .truth = u->truth.logmass,
-                           .truth_ld = u->truth.ld,
+                           .k = s->budget[budget] / s->unit,
                            .unit = s->unit / SKV_PAGE,
                            .lse = u->lse,
                            .share = u->share};
 }
 
-/* Pages of one policy for one query; -ENOMEM. */
-static int choose(const struct run *r, struct unit *u, uint64_t t, unsigned policy, uint32_t budget,
+/* Pages of one policy for one query, into u->pages; the oracle needs u->truth. -ENOMEM. */
+static int choose(const struct run *r, struct unit *u, uint64_t t, unsigned policy, unsigned budget,
                   struct far_view *v, size_t *n)
 {
     const struct skv_select *s = &r->setup->policy[policy];
     const struct policy *p = policy_get(s->policy);
     float opt[SKV_POLICY_OPTS];
     *n = 0;
-    view_of(r, u, t, policy, v);
-    v->k = budget / r->setup->unit;
+    view_of(r, u, t, policy, budget, v);
     if (s->policy == SKV_ORACLE) {
         mass_truth_score(&u->truth, u->score);
         *n = scout_top(v->n_pages, u->score, u->eligible, v->k, v->unit, 0, u->order, u->pages);
         return 0;
     }
     if (!p->score && !p->choose) { /* dense, and what reads nothing far */
-        for (size_t i = u->truth.n_protected; s->policy == SKV_DENSE && i < v->n_pages; i++)
+        for (size_t i = u->n_protected; s->policy == SKV_DENSE && i < v->n_pages; i++)
             u->pages[(*n)++] = (uint32_t)i;
         return 0;
     }
@@ -185,7 +162,7 @@ static int measure(const struct run *r, struct unit *u, uint64_t t, unsigned kin
     struct mass_cell *c = &u->cells[mass_cell_at(s, kind, policy, budget)];
     struct far_view v;
     size_t n;
-    int rc = choose(r, u, t, policy, s->budget[budget], &v, &n);
+    int rc = choose(r, u, t, policy, budget, &v, &n);
     if (rc)
         return rc;
     struct mass_outcome o = mass_outcome_of(&u->truth, u->pages, n);
@@ -204,29 +181,83 @@ static int measure(const struct run *r, struct unit *u, uint64_t t, unsigned kin
 
 /* ---- one query ---- */
 
-static void mark_eligible(struct unit *u)
+/* What is far, and the query, scaled. */
+static void take_query(const struct run *r, struct unit *u, uint64_t t)
 {
-    const struct mass_truth *m = &u->truth;
-    memset(u->eligible, 0, m->ld / 64 * sizeof *u->eligible);
-    for (size_t p = m->n_protected; p < m->n_pages; p++)
+    const float *q = u->kv.q + t * u->kv.q_step;
+    u->n_pages = mass_sealed_blocks(t, r->setup->window) * (SKV_BLOCK / SKV_PAGE);
+    u->n_protected = r->setup->protected_pages < u->n_pages ? r->setup->protected_pages : u->n_pages;
+    memset(u->eligible, 0, (u->n_pages + 63) / 64 * sizeof *u->eligible);
+    for (size_t p = u->n_protected; p < u->n_pages; p++)
         u->eligible[p / 64] |= UINT64_C(1) << (p % 64);
+    for (size_t i = 0; i < (size_t)u->kv.rows * u->kv.d_k; i++) {
+        u->q[i] = q[i] * u->kv.scale;
+        u->mean_q[i] = t ? (float)(u->query_sum[i] / (double)t) : 0;
+    }
 }
 
 static int measure_query(const struct run *r, struct unit *u, uint64_t t, unsigned kind)
 {
     const struct mass_setup *s = r->setup;
-    const float *q = u->kv.q + t * u->kv.q_step;
     int rc = mass_truth_at(&u->truth, &u->kv, t, s->window, s->protected_pages);
-    if (rc || u->truth.n_pages <= u->truth.n_protected)
+    if (rc)
         return rc;
-    for (size_t i = 0; i < (size_t)u->kv.rows * u->kv.d_k; i++) {
-        u->q[i] = q[i] * u->kv.scale;
-        u->mean_q[i] = t ? (float)(u->query_sum[i] / (double)t) : 0;
-    }
-    mark_eligible(u);
     for (unsigned policy = 0; policy < s->n_policies && rc == 0; policy++)
         for (unsigned budget = 0; budget < s->n_budgets && rc == 0; budget++)
             rc = measure(r, u, t, kind, policy, budget);
+    return rc;
+}
+
+/* ---- the past ---- */
+
+/* Fades what was and adds what the read pages got: everything near, what is protected, and of the other far
+ * ones the n chosen (all: NULL). A row's read pages share its attention. */
+static void receive(struct unit *u, uint64_t t, float keep, const uint32_t *chosen, size_t n, float *received)
+{
+    size_t n_all = (size_t)t / SKV_PAGE + 1, first_near = u->n_pages;
+    for (size_t p = 0; p < n_all; p++)
+        received[p] *= keep;
+    for (unsigned row = 0; row < u->kv.rows; row++) {
+        const float *got = u->got + row * n_all;
+        float read = 0;
+        for (size_t p = chosen ? first_near : 0; p < n_all; p++)
+            read += got[p];
+        for (size_t p = 0; chosen && p < u->n_protected; p++)
+            read += got[p];
+        for (size_t i = 0; i < n; i++)
+            read += got[chosen[i]];
+        float share = read > 0 ? 1 / read : 0;
+        for (size_t p = chosen ? first_near : 0; p < n_all; p++)
+            received[p] += got[p] * share;
+        for (size_t p = 0; chosen && p < u->n_protected; p++)
+            received[p] += got[p] * share;
+        for (size_t i = 0; i < n; i++)
+            received[chosen[i]] += got[chosen[i]] * share;
+    }
+}
+
+/* The query at position t becomes the past. */
+static int goes_by(const struct run *r, struct unit *u, uint64_t t)
+{
+    const struct mass_setup *s = r->setup;
+    struct far_view v;
+    size_t n = 0;
+    int rc = 0;
+    if (r->needs & NEEDS_RECEIVED)
+        mass_received(&u->kv, t, u->score, u->got);
+    for (unsigned i = 0; i < s->n_policies * s->n_budgets && rc == 0; i++) {
+        if (!u->received[i])
+            continue;
+        float half_life = policy_half_life(&s->policy[i / s->n_budgets]);
+        bool all = t < r->first_marked;
+        if (!all && u->n_pages > u->n_protected)
+            rc = choose(r, u, t, i / s->n_budgets, i % s->n_budgets, &v, &n);
+        if (rc == 0)
+            receive(u, t, half_life > 0 ? exp2f(-1 / half_life) : 0, all ? NULL : u->pages, n,
+                    u->received[i]);
+    }
+    for (size_t i = 0; i < (size_t)u->kv.rows * u->kv.d_k; i++)
+        u->query_sum[i] += (double)u->q[i];
     return rc;
 }
 
@@ -236,8 +267,9 @@ static void unit_end(struct unit *u)
 {
     mass_index_free(&u->index);
     mass_truth_free(&u->truth);
-    for (unsigned p = 0; p < MASS_POLICIES; p++)
-        free(u->received[p]);
+    for (unsigned i = 0; u->received && i < MASS_POLICIES * MASS_BUDGETS; i++)
+        free(u->received[i]);
+    free(u->received);
     void *rest[] = {u->got,   u->query_sum, u->mean_q, u->q,     u->score,  u->lse,
                     u->share, u->eligible,  u->pages,  u->order, u->scratch};
     for (size_t i = 0; i < sizeof rest / sizeof *rest; i++)
@@ -253,7 +285,8 @@ static int unit_begin(const struct run *r, struct unit *u)
     const struct kv_trace_head *h = &r->trace->head;
     const struct mass_setup *s = r->setup;
     size_t rows = h->n_heads / h->n_kv_heads, n_blocks = mass_sealed_blocks(h->n_tokens - 1, s->window),
-           ld = (n_blocks * (SKV_BLOCK / SKV_PAGE) + 63) / 64 * 64 + 64;
+           ld = (n_blocks * (SKV_BLOCK / SKV_PAGE) + 63) / 64 * 64 + 64,
+           n_all = (h->n_tokens - 1) / SKV_PAGE + 1;
     u->kv = (struct mass_head){.q = kv_trace_q(r->trace, u->layer) + u->head * rows * h->d_k,
                                .k = kv_trace_k(r->trace, u->layer) + (size_t)u->head * h->d_k,
                                .v = kv_trace_v(r->trace, u->layer) + (size_t)u->head * h->d_v,
@@ -266,7 +299,8 @@ static int unit_begin(const struct run *r, struct unit *u)
                                .scale = h->scale};
     bool ok = (u->cells = calloc(mass_cells(s), sizeof *u->cells)) &&
               (u->samples = calloc(MASS_POLICIES * MASS_BUDGETS, sizeof *u->samples)) &&
-              (u->got = calloc(ld, sizeof *u->got)) &&
+              (u->got = malloc(rows * n_all * sizeof *u->got)) &&
+              (u->received = calloc(MASS_POLICIES * MASS_BUDGETS, sizeof *u->received)) &&
               (u->query_sum = calloc(rows * h->d_k, sizeof *u->query_sum)) &&
               (u->mean_q = calloc(rows * h->d_k, sizeof *u->mean_q)) &&
               (u->q = calloc(rows * h->d_k, sizeof *u->q)) &&
@@ -274,9 +308,9 @@ static int unit_begin(const struct run *r, struct unit *u)
               (u->lse = calloc(rows, sizeof *u->lse)) && (u->share = calloc(rows, sizeof *u->share)) &&
               (u->eligible = calloc(ld / 64, sizeof *u->eligible)) &&
               (u->pages = malloc(ld * sizeof *u->pages)) && (u->order = malloc(ld * sizeof *u->order));
-    for (unsigned p = 0; p < s->n_policies && ok; p++)
-        if (wants(s, p, NEEDS_RECEIVED))
-            ok = (u->received[p] = calloc(ld, sizeof *u->received[p]));
+    for (unsigned i = 0; i < s->n_policies * s->n_budgets && ok; i++)
+        if (wants(s, i / s->n_budgets, NEEDS_RECEIVED))
+            ok = (u->received[i] = calloc(n_all, sizeof *u->received[i]));
     return ok ? mass_index_build(&u->index, &u->kv, n_blocks, r->needs) : -ENOMEM;
 }
 
@@ -290,10 +324,13 @@ static void run_unit(void *arg, unsigned part)
     u->rc = unit_begin(r, u);
     bool past = r->needs & (NEEDS_RECEIVED | NEEDS_MEAN_QUERY);
     for (uint64_t t = 0; t < h->n_tokens && u->rc == 0; t++) {
-        if (r->trace->mark[t])
+        if (!past && !r->trace->mark[t])
+            continue;
+        take_query(r, u, t);
+        if (r->trace->mark[t] && u->n_pages > u->n_protected)
             u->rc = measure_query(r, u, t, r->trace->mark[t] - KV_TRACE_COPY);
-        if (past)
-            goes_by(r, u, t);
+        if (past && u->rc == 0)
+            u->rc = goes_by(r, u, t);
         if (interrupted())
             u->rc = -EINTR;
     }
@@ -355,7 +392,9 @@ int mass_run(const struct mass_setup *s, const struct kv_trace *trace, struct po
     int rc = r.units && out->cells ? 0 : skv_fail(err, -ENOMEM, "out of memory");
     for (unsigned p = 0; p < s->n_policies; p++)
         r.needs |= policy_needs(&s->policy[p]);
-    for (uint64_t t = 0; t < h->n_tokens; t++)
+    while (r.first_marked < h->n_tokens && !trace->mark[r.first_marked])
+        r.first_marked++;
+    for (uint64_t t = r.first_marked; t < h->n_tokens; t++)
         if (trace->mark[t])
             out->queries[trace->mark[t] - KV_TRACE_COPY]++;
     if (rc == 0)

@@ -218,20 +218,21 @@ void mass_truth_score(const struct mass_truth *m, float *score)
 
 /* ---- every position ---- */
 
-void mass_receive(const struct mass_head *h, uint64_t t, uint32_t window, float *score, float *received)
+void mass_received(const struct mass_head *h, uint64_t t, float *score, float *got)
 {
     const struct kernels *k = kernels_get();
-    size_t n = (size_t)t + 1, n_pages = mass_sealed_blocks(t, window) * (SKV_BLOCK / SKV_PAGE);
-    for (unsigned row = 0; row < h->rows && n_pages; row++) {
+    size_t n = (size_t)t + 1, n_pages = (size_t)t / SKV_PAGE + 1;
+    for (unsigned row = 0; row < h->rows; row++, got += n_pages) {
         const float *q = h->q + t * h->q_step + (size_t)row * h->d_k;
         for (size_t j = 0; j < n; j++)
             score[j] = h->scale * k->dot(h->d_k, q, h->k + j * h->k_step);
         float share = (float)(1 / k->exp_sum(n, score, k->max(n, score)));
         for (size_t p = 0; p < n_pages; p++) {
+            size_t end = (p + 1) * SKV_PAGE < n ? (p + 1) * SKV_PAGE : n;
             float sum = 0;
-            for (size_t j = p * SKV_PAGE; j < (p + 1) * SKV_PAGE; j++)
+            for (size_t j = p * SKV_PAGE; j < end; j++)
                 sum += score[j];
-            received[p] += sum * share;
+            got[p] = sum * share;
         }
     }
 }

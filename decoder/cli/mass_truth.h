@@ -56,9 +56,8 @@ struct mass_outcome mass_outcome_of(const struct mass_truth *, const uint32_t *p
  * ones. No choice of as many pages holds more than those of the largest. */
 void mass_truth_score(const struct mass_truth *, float *score);
 
-/* Adds to received (a number per sealed page) the share of the whole attention that each sealed page gets
- * from the query at position t, summed over rows; of f32 scores, since it is done for every position.
- * score: t+1 floats of work space. */
-void mass_receive(const struct mass_head *, uint64_t t, uint32_t window, float *score, float *received);
+/* What every page up to the query's own gets of the query at position t: got (rows, t/16 + 1) shares of the
+ * whole attention; of f32 scores, since it is asked for every position. score: t+1 floats of work space. */
+void mass_received(const struct mass_head *, uint64_t t, float *score, float *got);
 
 #endif
