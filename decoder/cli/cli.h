@@ -14,6 +14,7 @@ int cmd_make_model(int argc, char **argv);
 int cmd_policies(int argc, char **argv);
 int cmd_eval(int argc, char **argv);
 int eval_mass(int argc, char **argv);
+int cmd_eval_text(int argc, char **argv);
 int cmd_bench(int argc, char **argv);
 int cmd_bench_store(int argc, char **argv);
 int cmd_bench_trace(int argc, char **argv);

@@ -493,6 +493,8 @@ int cmd_eval(int argc, char **argv)
         {"recall", eval_recall,
          "facts in a long text: right answers, time, bytes and memory of several policies"},
         {"mass", eval_mass, "policies on captured traces: attention mass held, output error, bytes"},
+        {"text", cmd_eval_text,
+         "perplexity on a text, and how far it is from dense's, beside bytes and time"},
         {0},
     };
     return cli_dispatch(tasks, "scoutkv eval", "Usage: scoutkv eval TASK -m MODEL [options]", "", argc, argv);

@@ -51,6 +51,11 @@ double meter_bytes_per_step(const struct meter *m)
     return meter_steps(m) ? (double)m->fetched_bytes / (double)meter_steps(m) : 0;
 }
 
+double meter_scout_bytes_per_step(const struct meter *m)
+{
+    return meter_steps(m) ? (double)m->scout_bytes / (double)meter_steps(m) : 0;
+}
+
 double meter_mean_ms(const struct meter *m, enum meter_part part)
 {
     return hist_mean(&m->part[part]) / 1e6;
@@ -104,6 +109,6 @@ json_t *meter_json(const struct meter *m)
                                       meter_longest_ms(m, p)));
     return json_pack("{s:I,s:o,s:f,s:f,s:f,s:f}", "steps", (json_int_t)meter_steps(m), "ms", ms,
                      "bytes_per_step", meter_bytes_per_step(m), "scout_bytes_per_step",
-                     meter_steps(m) ? (double)m->scout_bytes / (double)meter_steps(m) : 0.0, "held_share",
-                     meter_hit_share(m), "missed_mass", meter_missed_mass(m));
+                     meter_scout_bytes_per_step(m), "held_share", meter_hit_share(m), "missed_mass",
+                     meter_missed_mass(m));
 }

@@ -34,6 +34,7 @@ void meter_end(struct meter *, const skv_context *);
 
 uint64_t meter_steps(const struct meter *);
 double meter_bytes_per_step(const struct meter *);
+double meter_scout_bytes_per_step(const struct meter *); /* representatives that the scout read */
 double meter_mean_ms(const struct meter *, enum meter_part);
 double meter_ms(const struct meter *, enum meter_part, double quantile);
 /* Of one step: what a failure cost shows here, not in the quantiles. */

@@ -1,0 +1,95 @@
+#include "decoder/cli/eval_rows.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+int eval_policies(const char *list, const struct skv_select *base, struct eval_choices *out,
+                  struct skv_error *err)
+{
+    while (*list) {
+        size_t len = strcspn(list, ",");
+        struct eval_choice c = {.select = *base};
+        snprintf(c.name, sizeof c.name, "%.*s", len < sizeof c.name ? (int)len : 0, list);
+        int rc = skv_policy_parse(c.name, &c.select.policy, err);
+        if (rc)
+            return rc;
+        struct eval_choice *grown = realloc(out->at, (out->n + 1) * sizeof *grown);
+        if (!grown)
+            return skv_fail(err, -ENOMEM, "out of memory");
+        out->at = grown;
+        out->at[out->n++] = c;
+        list += len + (list[len] == ',');
+    }
+    return out->n ? 0 : skv_fail(err, -EINVAL, "policies: the list is empty");
+}
+
+bool eval_takes_budget(const struct skv_select *s)
+{
+    return s->policy != SKV_DENSE && s->policy != SKV_WINDOW;
+}
+
+static int by_number(const void *a, const void *b)
+{
+    uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
+    return (x > y) - (x < y);
+}
+
+/* One of the list, in tokens; 0: it is none. */
+static double budget_of(const char *text, size_t len, uint64_t tokens)
+{
+    char word[32], *end;
+    if (len == 0 || len >= sizeof word || strspn(text, "0123456789.") < len - (text[len - 1] == '%'))
+        return 0;
+    snprintf(word, sizeof word, "%.*s", (int)len, text);
+    double value = strtod(word, &end);
+    if (!strcmp(end, "%"))
+        return value <= 100 ? value / 100 * (double)tokens : 0;
+    return *end || strchr(word, '.') ? 0 : value;
+}
+
+int eval_budgets(const char *list, uint64_t tokens, uint32_t unit, uint32_t **budgets, size_t *n,
+                 struct skv_error *err)
+{
+    uint32_t *b = malloc((strlen(list) / 2 + 1) * sizeof *b); /* a digit and a comma each */
+    size_t count = 0, kept = 0;
+    if (!b)
+        return skv_fail(err, -ENOMEM, "out of memory");
+    while (*list) {
+        size_t len = strcspn(list, ",");
+        double value = budget_of(list, len, tokens);
+        if (value <= 0 || value > 1 << 30) {
+            free(b);
+            return skv_fail(
+                err, -EINVAL,
+                "budgets: '%.*s' is neither a number of tokens nor a percentage, as in 64,256,10%%",
+                len > 40 ? 40 : (int)len, list);
+        }
+        uint32_t rounded = (uint32_t)value / unit * unit;
+        b[count++] = rounded ? rounded : unit;
+        list += len + (list[len] == ',');
+    }
+    qsort(b, count, sizeof *b, by_number);
+    for (size_t i = 0; i < count; i++)
+        if (i == 0 || b[i] != b[i - 1])
+            b[kept++] = b[i];
+    *budgets = b;
+    *n = kept;
+    return kept ? 0 : skv_fail(err, -EINVAL, "budgets: the list is empty");
+}
+
+int eval_fork(struct session *session, skv_context *base, const struct skv_select *select,
+              uint64_t cache_bytes, skv_context **fork, struct skv_error *err)
+{
+    int rc = skv_context_fork(base, fork, err);
+    if (rc)
+        return rc;
+    rc = skv_context_configure(*fork, select, cache_bytes, err);
+    if (rc) {
+        skv_context_close(*fork);
+        *fork = NULL;
+        return rc;
+    }
+    session_use(session, *fork);
+    return 0;
+}
