@@ -166,59 +166,88 @@ int text_write_json(const struct text_result *r, const char *path, struct skv_er
     return bad ? skv_fail(err, -EIO, "cannot write %s", path) : 0;
 }
 
-/* ---- as a plot ---- */
+/* ---- as plots ---- */
 
-/* The row's points begin a series of the budgets of its policy, which follow each other. */
-static size_t series_of(const struct text_result *r, size_t first, double *x, double *y, double *spread)
+enum { RATIO, KL, PLOTS };
+
+struct curves {
+    struct svg_series *series[PLOTS]; /* [n_rows] each */
+    double *x, *y[PLOTS], *spread[PLOTS];
+    size_t n_series;
+};
+
+static bool curves_new(struct curves *c, size_t n)
 {
-    size_t n = 0;
-    for (size_t i = first; i < r->n_rows && !strcmp(r->row[i].choice.name, r->row[first].choice.name); i++) {
-        struct text_figures f = text_figures(r, &r->row[i]);
-        x[n] = r->row[i].choice.select.budget;
-        y[n] = f.ratio;
-        spread[n++] = isfinite(f.nats.se) ? f.ratio * f.nats.se : 0;
+    bool ok = (c->x = calloc(n, sizeof *c->x));
+    for (int p = 0; p < PLOTS; p++) {
+        ok &= (c->series[p] = calloc(n, sizeof *c->series[p])) != NULL;
+        ok &= (c->y[p] = calloc(n, sizeof *c->y[p])) != NULL;
+        ok &= (c->spread[p] = calloc(n, sizeof *c->spread[p])) != NULL;
     }
-    return n;
+    return ok;
+}
+
+static void curves_free(struct curves *c)
+{
+    free(c->x);
+    for (int p = 0; p < PLOTS; p++) {
+        free(c->series[p]);
+        free(c->y[p]);
+        free(c->spread[p]);
+    }
+}
+
+/* Rows that differ by nothing but budget follow each other, and are a series. */
+static void add_curves(struct curves *c, const struct text_result *r)
+{
+    for (size_t i = 0; i < r->n_rows; i++) {
+        const struct text_row *row = &r->row[i];
+        struct text_figures f = text_figures(r, row);
+        c->x[i] = row->choice.select.budget;
+        c->y[RATIO][i] = f.ratio;
+        c->spread[RATIO][i] = f.ratio * f.nats.se;
+        c->y[KL][i] = f.kl.mean;
+        c->spread[KL][i] = f.kl.se;
+        if (!row->budgeted)
+            continue;
+        bool first = i == 0 || strcmp(row->choice.name, r->row[i - 1].choice.name);
+        c->n_series += first;
+        for (int p = 0; p < PLOTS; p++) {
+            struct svg_series *s = &c->series[p][c->n_series - 1];
+            if (first)
+                *s = (struct svg_series){
+                    .name = row->choice.name, .x = c->x + i, .y = c->y[p] + i, .spread = c->spread[p] + i};
+            s->n++;
+        }
+    }
 }
 
 int text_write_svg(const struct text_result *r, const char *path, struct skv_error *err)
 {
-    size_t n = r->n_rows, used = 0;
-    double *xy = calloc(3 * n, sizeof *xy), *ticks = calloc(n, sizeof *ticks);
-    struct svg_series *series = calloc(n, sizeof *series);
-    char title[160];
-    int rc = xy && ticks && series ? 0 : skv_fail(err, -ENOMEM, "out of memory");
-    snprintf(title, sizeof title, "Perplexity on %zu × %" PRIu64 " tokens after %" PRIu64 ", by dense's",
-             r->pieces.n, r->score, r->pieces.len - r->score);
-    struct svg_plot plot = {.title = title,
-                            .x_label = "far tokens read per KV head, layer and step",
-                            .y_label = "perplexity ÷ dense",
-                            .log_x = true,
-                            .y_line = 1,
-                            .y_line_name = "dense",
-                            .series = series,
-                            .x_ticks = ticks};
-    for (size_t i = 0; !rc && i < n;) {
-        size_t points = 1;
-        if (r->row[i].budgeted) {
-            struct svg_series *s = &series[plot.n_series++];
-            double *x = xy + used, *y = xy + n + used, *spread = xy + 2 * n + used;
-            points = s->n = series_of(r, i, x, y, spread);
-            *s = (struct svg_series){
-                .name = r->row[i].choice.name, .x = x, .y = y, .spread = spread, .n = points};
-            if (!plot.n_x_ticks)
-                while (plot.n_x_ticks < points) {
-                    ticks[plot.n_x_ticks] = x[plot.n_x_ticks];
-                    plot.n_x_ticks++;
-                }
-            used += points;
-        }
-        i += points;
-    }
+    struct curves c = {0};
+    char title[PLOTS][160];
+    struct svg_plot plot[PLOTS];
+    int rc = curves_new(&c, r->n_rows) ? 0 : skv_fail(err, -ENOMEM, "out of memory");
     if (!rc)
-        rc = svg_plot_write(&plot, path, err);
-    free(xy);
-    free(ticks);
-    free(series);
+        add_curves(&c, r);
+    snprintf(title[RATIO], sizeof title[RATIO],
+             "Perplexity against dense: %zu texts of %zu tokens, last %" PRIu64, r->pieces.n, r->pieces.len,
+             r->score);
+    snprintf(title[KL], sizeof title[KL], "Next-token distribution: KL(dense ‖ policy)");
+    for (int p = 0; p < PLOTS && !rc; p++)
+        plot[p] = (struct svg_plot){.title = title[p],
+                                    .x_label = "far tokens read per KV head, layer and step",
+                                    .y_label = p == RATIO ? "perplexity ÷ dense" : "nats per token",
+                                    .log_x = true,
+                                    .log_y = p == KL,
+                                    .x_ticks = c.series[p][0].x,
+                                    .n_x_ticks = c.series[p][0].n,
+                                    .y_line = 1,
+                                    .y_line_name = p == RATIO ? "dense" : NULL,
+                                    .series = c.series[p],
+                                    .n_series = c.n_series};
+    if (!rc)
+        rc = svg_plot_write(plot, PLOTS, path, err);
+    curves_free(&c);
     return rc;
 }

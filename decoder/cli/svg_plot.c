@@ -329,31 +329,49 @@ static void draw_legend(const struct frame *f)
     }
 }
 
-int svg_plot_draw(const struct svg_plot *plot, FILE *out, struct skv_error *err)
+static void draw_plot(const struct frame *f, int down)
 {
-    struct frame f = {.out = out, .plot = plot};
-    if (!fit_axes(&f))
+    fprintf(f->out, "<g transform=\"translate(0 %d)\">\n", down);
+    draw_axes(f);
+    draw_words(f);
+    draw_lines(f);
+    for (size_t i = 0; i < f->plot->n_series; i++)
+        draw_series(f, i);
+    draw_legend(f);
+    fputs("</g>\n", f->out);
+}
+
+int svg_plot_draw(const struct svg_plot *plots, size_t n, FILE *out, struct skv_error *err)
+{
+    struct frame f = {.out = out};
+    int height = 0, down = 0;
+    for (size_t i = 0; i < n; i++) {
+        f.plot = &plots[i];
+        height += fit_axes(&f) ? HEIGHT : 0;
+    }
+    if (!height)
         return skv_fail(err, -EINVAL, "plot: there is no point that can be drawn");
     fprintf(out,
             "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %d %d\" width=\"%d\" height=\"%d\" "
             "font-family=\"sans-serif\" fill=\"#111\">\n<rect width=\"%d\" height=\"%d\" fill=\"#fff\"/>\n",
-            WIDTH, HEIGHT, WIDTH, HEIGHT, WIDTH, HEIGHT);
-    draw_axes(&f);
-    draw_words(&f);
-    draw_lines(&f);
-    for (size_t i = 0; i < plot->n_series; i++)
-        draw_series(&f, i);
-    draw_legend(&f);
+            WIDTH, height, WIDTH, height, WIDTH, height);
+    for (size_t i = 0; i < n; i++) {
+        f.plot = &plots[i];
+        if (fit_axes(&f)) {
+            draw_plot(&f, down);
+            down += HEIGHT;
+        }
+    }
     fputs("</svg>\n", out);
     return ferror(out) ? skv_fail(err, -EIO, "cannot write the plot") : 0;
 }
 
-int svg_plot_write(const struct svg_plot *plot, const char *path, struct skv_error *err)
+int svg_plot_write(const struct svg_plot *plots, size_t n, const char *path, struct skv_error *err)
 {
     FILE *out = fopen(path, "w");
     if (!out)
         return skv_fail(err, -errno, "cannot write %s: %s", path, strerror(errno));
-    int rc = svg_plot_draw(plot, out, err);
+    int rc = svg_plot_draw(plots, n, out, err);
     if (fclose(out) && !rc)
         rc = skv_fail(err, -EIO, "cannot write %s: %s", path, strerror(errno));
     return rc;

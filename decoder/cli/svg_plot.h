@@ -31,9 +31,9 @@ struct svg_plot {
     size_t n_series;
 };
 
-/* -EINVAL: there is no point that can be drawn. */
-int svg_plot_write(const struct svg_plot *, const char *path, struct skv_error *);
+/* n plots, one below the other; one without a point that can be drawn is left out. -EINVAL: all are. */
+int svg_plot_write(const struct svg_plot *, size_t n, const char *path, struct skv_error *);
 /* The same to an open file; -EIO if that fails. */
-int svg_plot_draw(const struct svg_plot *, FILE *, struct skv_error *);
+int svg_plot_draw(const struct svg_plot *, size_t n, FILE *, struct skv_error *);
 
 #endif
