@@ -20,7 +20,8 @@ ends 0 make-model random -o "$dir/random.gguf" --layers 2 --dim 64 --heads 4 --k
 cat README.md decoder/README.md decoder/*/README.md >"$dir/text"
 
 # 384 tokens lie before the scored ones: a budget of as many is everything, 32 is not.
-text="eval text -m $dir/random.gguf --tokens 448 --score 64 --window 64 --texts 3"
+sizes="--tokens 448 --score 64 --window 64 --texts 3"
+text="eval text -m $dir/random.gguf $sizes"
 start_nodes 2
 # shellcheck disable=SC2086 # words
 ends 0 $text -f "$dir/text" --seed 3 --budgets 32,100% --policies cascade,norm-only --json "$dir/json" --svg "$dir/svg" --nodes "$nodes"
@@ -104,5 +105,5 @@ size=$(wc -c <"$dir/random.gguf")
 cp "$dir/random.gguf" "$dir/nan.gguf"
 head -c 4096 /dev/zero | tr '\0' '\377' | dd of="$dir/nan.gguf" bs=1 seek=$((size - 8192)) conv=notrunc 2>/dev/null
 # shellcheck disable=SC2086
-ends 1 eval text -m "$dir/nan.gguf" ${text#eval text -m $dir/random.gguf} -f "$dir/text" --budgets 32
+ends 1 eval text -m "$dir/nan.gguf" $sizes -f "$dir/text" --budgets 32
 says 'no numbers'
