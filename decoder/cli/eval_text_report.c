@@ -68,8 +68,9 @@ void text_print(const struct text_result *r)
 {
     char tokens[32], length[32], scored[32], time[32], budgets[128];
     const struct text_pieces *p = &r->pieces;
-    printf("%s of %s: ", count_format(tokens, sizeof tokens, p->text_tokens), r->file);
-    printf("%zu pieces of %s tokens, the last %" PRIu64 " of each scored (%s in all; %s)\n", p->n,
+    printf("%s, from %g %% on: %s tokens; ", r->file, r->from,
+           count_format(tokens, sizeof tokens, p->text_tokens));
+    printf("%zu pieces of %s, the last %" PRIu64 " of each scored (%s in all, in %s)\n", p->n,
            count_format(length, sizeof length, p->len), r->score,
            count_format(scored, sizeof scored, p->n * r->score),
            duration_format(time, sizeof time, r->seconds));
