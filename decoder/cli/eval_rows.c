@@ -4,24 +4,47 @@
 #include <stdlib.h>
 #include <string.h>
 
+static int add_policy(const char *spec, const struct skv_select *base, struct eval_choices *out,
+                      struct skv_error *err)
+{
+    struct eval_choice c = {.select = {.budget = base->budget, .unit = base->unit, .mass = base->mass}};
+    int rc = skv_policy_parse(spec, &c.select, err);
+    if (rc)
+        return rc;
+    skv_policy_format(&c.select, c.name);
+    struct eval_choice *grown = realloc(out->at, (out->n + 1) * sizeof *grown);
+    if (!grown)
+        return skv_fail(err, -ENOMEM, "out of memory");
+    out->at = grown;
+    out->at[out->n++] = c;
+    return 0;
+}
+
+static int add_all(const struct skv_select *base, struct eval_choices *out, struct skv_error *err)
+{
+    int rc = 0;
+    for (int i = 0; i < SKV_POLICIES && !rc; i++)
+        rc = add_policy(skv_policy_name((enum skv_policy)i), base, out, err);
+    return rc;
+}
+
 int eval_policies(const char *list, const struct skv_select *base, struct eval_choices *out,
                   struct skv_error *err)
 {
+    if (!*list)
+        return skv_fail(err, -EINVAL, "policies: the list is empty");
     while (*list) {
+        char spec[SKV_POLICY_TEXT];
         size_t len = strcspn(list, ",");
-        struct eval_choice c = {.select = *base};
-        snprintf(c.name, sizeof c.name, "%.*s", len < sizeof c.name ? (int)len : 0, list);
-        int rc = skv_policy_parse(c.name, &c.select.policy, err);
+        if (len >= sizeof spec)
+            return skv_fail(err, -EINVAL, "policies: '%.40s…' is longer than any policy", list);
+        snprintf(spec, sizeof spec, "%.*s", (int)len, list);
+        int rc = strcmp(spec, "all") ? add_policy(spec, base, out, err) : add_all(base, out, err);
         if (rc)
             return rc;
-        struct eval_choice *grown = realloc(out->at, (out->n + 1) * sizeof *grown);
-        if (!grown)
-            return skv_fail(err, -ENOMEM, "out of memory");
-        out->at = grown;
-        out->at[out->n++] = c;
         list += len + (list[len] == ',');
     }
-    return out->n ? 0 : skv_fail(err, -EINVAL, "policies: the list is empty");
+    return 0;
 }
 
 bool eval_takes_budget(const struct skv_select *s)

@@ -6,8 +6,8 @@
 #include "decoder/cli/engine.h"
 
 struct eval_choice {
-    char name[64];            /* as written: what rows and JSON call it */
-    struct skv_select select; /* its budget is the row's */
+    char name[SKV_POLICY_TEXT]; /* with its options: what rows and JSON call it */
+    struct skv_select select;   /* its budget is the row's */
 };
 
 struct eval_choices {
@@ -15,7 +15,8 @@ struct eval_choices {
     size_t n;
 };
 
-/* "NAME,NAME…" into choices, each with base's budget, unit and mass. -EINVAL (usage) names what is wrong. */
+/* "NAME[:OPTION=VALUE…],…" into choices, each with base's budget, unit and mass; "all" stands for every
+ * policy there is. They are added to those that are there. -EINVAL (usage) names what is wrong. */
 int eval_policies(const char *list, const struct skv_select *base, struct eval_choices *, struct skv_error *);
 /* Whether its rows differ by budget. */
 bool eval_takes_budget(const struct skv_select *);

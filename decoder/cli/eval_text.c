@@ -4,9 +4,9 @@
  * DESIGN. Pieces of a text are prefilled densely but for their last tokens, which are then fed by decode
  * steps, the true ones whatever the model would have said: each step's logits are scored with the token that
  * follows. Every row does so in a fresh fork with an empty cache; the first is dense, whose logits stay for
- * the others to be compared with. `window` at a budget is no fork but a context of its own whose window is
- * longer by the budget: as many tokens attended, the newest instead of the chosen. What it loses tells how
- * much the text needs what lies far at all. */
+ * the others to be compared with. `sinks` at every budget is always there: as many tokens, the newest instead
+ * of the chosen. What it loses tells how much the text needs what lies far at all. Policies that go by what
+ * pages received fork from a base of their own, so that the others don't carry its cost. */
 #include "common/clock.h"
 #include "common/progress.h"
 #include "decoder/cli/cli.h"
@@ -42,7 +42,8 @@ static const struct opt table[] = {
      .max = 99.99},
     {"seed", 's', OPT_U64, AT(seed), "S", "of the pieces' places"},
     {"policies", 0, OPT_STRING, AT(policies), "LIST",
-     "rows of the table, one for each budget; dense, and window with as many tokens, are always there"},
+     "rows of the table, one for each budget, as NAME[:OPTION=VALUE…] (see scoutkv policies), or all; dense, "
+     "window and sinks are always there"},
     {"budgets", 0, OPT_STRING, AT(budgets), "LIST",
      "far tokens read per KV head and layer and step, or percentages of --tokens"},
     {"json", 0, OPT_STRING, AT(json), "FILE", "write the result there too"},
@@ -71,12 +72,10 @@ static int add_row(struct text_eval *e, struct eval_choice choice, uint32_t budg
 {
     struct text_result *r = &e->result;
     size_t texts = e->args->texts, score = e->args->score;
-    struct text_row row = {.choice = choice, .window = e->args->kv.window, .cache = e->args->kv.cache};
-    bool window = choice.select.policy == SKV_WINDOW;
-    row.budgeted = window || eval_takes_budget(&choice.select);
+    struct text_row row = {.choice = choice, .cache = e->args->kv.cache};
+    row.budgeted = eval_takes_budget(&choice.select);
+    row.history = skv_policy_history(&choice.select);
     row.choice.select.budget = row.budgeted ? budget : 0;
-    if (window)
-        row.window += budget;
     for (size_t i = 0; i < r->n_rows; i++)
         if (!strcmp(r->row[i].choice.name, choice.name) &&
             r->row[i].choice.select.budget == row.choice.select.budget)
@@ -93,26 +92,22 @@ static int add_row(struct text_eval *e, struct eval_choice choice, uint32_t budg
     return at->nats && at->text_kl && at->kl ? 0 : skv_fail(err, -ENOMEM, "out of memory");
 }
 
-/* dense, window at every budget, then what was asked for. */
+/* dense, window, sinks at every budget, then what was asked for. */
 static int make_rows(struct text_eval *e, struct skv_error *err)
 {
     const struct text_args *a = e->args;
-    struct eval_choices always = {0}, asked = {0};
+    struct eval_choices rows = {0};
     uint32_t *budgets = NULL;
     size_t n = 0;
-    int rc = eval_policies("dense,window", &e->opts.decode, &always, err);
+    int rc = eval_policies("dense,window,sinks", &e->opts.decode, &rows, err);
     if (!rc)
-        rc = eval_policies(a->policies, &e->opts.decode, &asked, err);
+        rc = eval_policies(a->policies, &e->opts.decode, &rows, err);
     if (!rc)
         rc = eval_budgets(a->budgets, a->tokens, a->kv.select, &budgets, &n, err);
-    for (size_t i = 0; i < always.n && !rc; i++)
+    for (size_t i = 0; i < rows.n && !rc; i++)
         for (size_t b = 0; b < n && !rc; b++)
-            rc = add_row(e, always.at[i], budgets[b], err);
-    for (size_t i = 0; i < asked.n && !rc; i++)
-        for (size_t b = 0; b < n && !rc; b++)
-            rc = add_row(e, asked.at[i], budgets[b], err);
-    free(always.at);
-    free(asked.at);
+            rc = add_row(e, rows.at[i], budgets[b], err);
+    free(rows.at);
     free(budgets);
     return rc;
 }
@@ -255,14 +250,12 @@ static void close_base(struct text_eval *e)
     e->base = NULL;
 }
 
-/* The text up to its scored tokens, stored, for the rows with this window. */
-static int open_base(struct text_eval *e, size_t text, uint32_t window, struct skv_error *err)
+/* The text up to its scored tokens, stored, for the rows that need history or for the others. */
+static int open_base(struct text_eval *e, size_t text, bool history, struct skv_error *err)
 {
     const struct text_args *a = e->args;
     struct skv_context_opts opts = e->opts;
-    opts.window = window;
-    if (opts.seal_lag && opts.seal_lag < window)
-        opts.seal_lag = window;
+    opts.history = history;
     int rc = engine_context(&e->engine, &opts, &e->base, &e->session, err);
     if (!rc)
         rc = engine_prefill(&e->engine, e->session, e->label, e->result.pieces.ids + text * a->tokens,
@@ -270,28 +263,22 @@ static int open_base(struct text_eval *e, size_t text, uint32_t window, struct s
     return rc ? rc : skv_flush(e->base, err);
 }
 
-static uint64_t rows_of(const struct text_result *r, size_t n, uint32_t window)
-{
-    uint64_t count = 0;
-    for (size_t i = 0; i < n; i++)
-        count += r->row[i].window == window;
-    return count;
-}
-
-/* Rows of one window share a base. Dense is first, and its window is the first too. */
+/* Dense is first, and needs no history. */
 static int measure_text(struct text_eval *e, size_t text, struct skv_error *err)
 {
     struct text_result *r = &e->result;
     int rc = 0;
     snprintf(e->label, sizeof e->label, "text %zu of %u", text + 1, e->args->texts);
-    for (size_t first = 0; first < r->n_rows && !rc; first++) {
-        uint32_t window = r->row[first].window;
-        if (rows_of(r, first, window))
+    for (int history = 0; history <= 1 && !rc; history++) {
+        size_t n = 0;
+        for (size_t i = 0; i < r->n_rows; i++)
+            n += r->row[i].history == history;
+        if (n == 0)
             continue;
-        rc = open_base(e, text, window, err);
-        progress_begin(&e->bar, e->label, "steps", rows_of(r, r->n_rows, window) * e->args->score);
-        for (size_t i = first; i < r->n_rows && !rc; i++)
-            if (r->row[i].window == window)
+        rc = open_base(e, text, history, err);
+        progress_begin(&e->bar, e->label, "steps", n * e->args->score);
+        for (size_t i = 0; i < r->n_rows && !rc; i++)
+            if (r->row[i].history == history)
                 rc = measure(e, &r->row[i], text, err);
         progress_end(&e->bar);
         close_base(e);
@@ -380,7 +367,7 @@ int cmd_eval_text(int argc, char **argv)
                           .score = 512,
                           .texts = 8,
                           .seed = 1,
-                          .policies = "norm-only,cascade",
+                          .policies = "random,norm-only,heavy-hitter,quest,cascade,oracle",
                           .budgets = "64,128,256,10%"};
     struct opt_memory mem = {0};
     struct skv_error err = {0};
@@ -405,14 +392,14 @@ int cmd_eval_text(int argc, char **argv)
         "perplexity and its difference in nats (with its standard error over texts), how far the next-token\n"
         "distribution moved (KL), how often the likeliest token stayed; beside it what a step cost.\n"
         "\n"
-        "`window` has a window that is longer by the budget: as many tokens, all near. Where it is as good "
-        "as "
-        "dense,\n"
-        "the text does not need what is far, and says nothing about policies. The cache, if not given, is "
-        "twice the\n"
-        "row's budget.",
+        "`window` reads nothing far; `sinks` has a window that is longer by the budget: as many tokens, all "
+        "near. Where\n"
+        "it is as good as dense, the text does not need what is far, and says nothing about policies. The "
+        "cache, if not\n"
+        "given, is twice the row's budget.",
         "  scoutkv eval text -m model.gguf -f novel.txt --from 90\n"
-        "  scoutkv eval text -m model.gguf -f novel.txt --policies cascade --budgets 10% --texts 16\n"
+        "  scoutkv eval text -m model.gguf -f novel.txt --policies cascade,cascade:beta=0.5 --budgets 10% "
+        "--texts 16\n"
         "  scoutkv eval text -m model.gguf -f novel.txt --tokens 100000 --window 1024 --budgets 1%,2%,5% "
         "--json t.json --svg t.svg",
         groups};

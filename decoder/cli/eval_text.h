@@ -11,7 +11,7 @@
 struct text_row {
     struct eval_choice choice;
     bool budgeted;                  /* choice.select.budget tells it from others of its policy */
-    uint32_t window;                /* newest tokens attended; `window` at a budget has that much more */
+    bool history;                   /* its base notes what pages received */
     uint64_t cache;                 /* bytes */
     double *nats;                   /* [texts]: mean of -log p(token) over the scored ones */
     double *text_kl;                /* [texts]: mean KL(dense ‖ row) */

@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* A text on which `window` is this near to dense doesn't need what is far. */
+/* A text on which as many newest tokens are this near to dense doesn't need what is far. */
 #define TELLS 1.02
 
 struct text_figures text_figures(const struct text_result *r, const struct text_row *row)
@@ -27,9 +27,9 @@ struct text_figures text_figures(const struct text_result *r, const struct text_
     return f;
 }
 
-static bool is_window(const struct text_row *row)
+static bool is_newest(const struct text_row *row)
 {
-    return row->choice.select.policy == SKV_WINDOW;
+    return row->choice.select.policy == SKV_SINKS;
 }
 
 /* Budgets at which the text cannot tell policies apart, as words; "" if there are none. */
@@ -38,13 +38,13 @@ static void untold(const struct text_result *r, char *out, size_t len)
     size_t n = 0;
     out[0] = 0;
     for (size_t i = 0; i < r->n_rows && n < len; i++)
-        if (is_window(&r->row[i]) && text_figures(r, &r->row[i]).ratio <= TELLS)
+        if (is_newest(&r->row[i]) && text_figures(r, &r->row[i]).ratio <= TELLS)
             n += (size_t)snprintf(out + n, len - n, "%s%u", n ? ", " : "", r->row[i].choice.select.budget);
 }
 
 /* ---- for people ---- */
 
-static void print_row(const struct text_result *r, const struct text_row *row)
+static void print_row(const struct text_result *r, const struct text_row *row, int width)
 {
     struct text_figures f = text_figures(r, row);
     const struct meter *m = &row->meter;
@@ -57,7 +57,7 @@ static void print_row(const struct text_result *r, const struct text_row *row)
         snprintf(hits, sizeof hits, "%.1f %%", 100 * meter_hit_share(m));
     if (m->missed_n > 0)
         snprintf(missed, sizeof missed, "%.3f", meter_missed_mass(m));
-    printf("%-16s %6s %10.4f %7.4f %8.4f %7s %8.5f %7.4f %7.1f %% %12s %9.2f %11s %8.1f %8s %7s\n",
+    printf("%-*s %6s %10.4f %7.4f %8.4f %7s %8.5f %7.4f %7.1f %% %12s %9.2f %11s %8.1f %8s %7s\n", width,
            row->choice.name, budget, f.perplexity, f.ratio, f.nats.mean, spread, f.kl.mean, f.kl_p99,
            100 * f.agreement, size_format(fetched, sizeof fetched, (uint64_t)meter_bytes_per_step(m)),
            f.held_per_token, size_format(read, sizeof read, (uint64_t)meter_scout_bytes_per_step(m)),
@@ -76,17 +76,22 @@ void text_print(const struct text_result *r)
            duration_format(time, sizeof time, r->seconds));
     printf("besides the budget: window %u, sinks %u; selected together: %u tokens\n\n", r->kv->window,
            r->kv->sinks, r->kv->select);
-    printf("%-16s %6s %10s %7s %8s %7s %8s %7s %9s %12s %9s %11s %8s %8s %7s\n", "policy", "budget",
+    int width = 12;
+    for (size_t i = 0; i < r->n_rows; i++)
+        if ((int)strlen(r->row[i].choice.name) > width)
+            width = (int)strlen(r->row[i].choice.name);
+    printf("%-*s %6s %10s %7s %8s %7s %8s %7s %9s %12s %9s %11s %8s %8s %7s\n", width, "policy", "budget",
            "perplexity", "ratio", "nats", "+-", "KL", "p99", "same top", "fetched/step", "B/token",
            "scout reads", "scout us", "held", "missed");
     for (size_t i = 0; i < r->n_rows; i++)
-        print_row(r, &r->row[i]);
+        print_row(r, &r->row[i], width);
     puts("\nratio, nats: perplexity by dense's, and its logarithm, with its standard error over pieces; KL: "
          "of dense to the\nrow, nats a token; B/token: representatives per layer and KV head; held: of the "
          "selected pages; missed: estimated");
     untold(r, budgets, sizeof budgets);
     if (*budgets)
-        printf("note: window is within %.0f %% of dense at %s tokens: there this text cannot tell policies "
+        printf("note: sinks (the newest tokens) is within %.0f %% of dense at %s tokens: there this text "
+               "cannot tell policies "
                "apart\n",
                100 * (TELLS - 1), budgets);
     on_loss_print(r->on_loss, &r->lost, stdout);
@@ -112,14 +117,14 @@ static json_t *row_json(const struct text_result *r, const struct text_row *row)
 {
     struct text_figures f = text_figures(r, row);
     json_t *budget = row->budgeted ? json_integer(row->choice.select.budget) : json_null();
-    return json_pack(
-        "{s:s, s:o, s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "policy",
-        row->choice.name, "budget", budget, "window", (json_int_t)row->window, "cache_bytes",
-        (json_int_t)row->cache, "perplexity", number(f.perplexity), "ratio", number(f.ratio), "ratio_min",
-        number(exp(f.nats.min)), "ratio_max", number(exp(f.nats.max)), "nats", number(f.nats.mean), "nats_se",
-        number(f.nats.se), "kl", number(f.kl.mean), "kl_se", number(f.kl.se), "kl_p99", number(f.kl_p99),
-        "argmax_agreement", number(f.agreement), "representative_bytes_per_token", number(f.held_per_token),
-        "text_nats", numbers(row->nats, r->pieces.n), "costs", meter_json(&row->meter));
+    return json_pack("{s:s, s:o, s:I, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}",
+                     "policy", row->choice.name, "budget", budget, "cache_bytes", (json_int_t)row->cache,
+                     "perplexity", number(f.perplexity), "ratio", number(f.ratio), "ratio_min",
+                     number(exp(f.nats.min)), "ratio_max", number(exp(f.nats.max)), "nats",
+                     number(f.nats.mean), "nats_se", number(f.nats.se), "kl", number(f.kl.mean), "kl_se",
+                     number(f.kl.se), "kl_p99", number(f.kl_p99), "argmax_agreement", number(f.agreement),
+                     "representative_bytes_per_token", number(f.held_per_token), "text_nats",
+                     numbers(row->nats, r->pieces.n), "costs", meter_json(&row->meter));
 }
 
 static json_t *rows_json(const struct text_result *r)
@@ -142,7 +147,7 @@ static json_t *untold_json(const struct text_result *r)
 {
     json_t *a = json_array();
     for (size_t i = 0; a && i < r->n_rows; i++)
-        if (is_window(&r->row[i]) && text_figures(r, &r->row[i]).ratio <= TELLS)
+        if (is_newest(&r->row[i]) && text_figures(r, &r->row[i]).ratio <= TELLS)
             json_array_append_new(a, json_integer(r->row[i].choice.select.budget));
     return a;
 }

@@ -28,8 +28,8 @@ ends 0 $text -f "$dir/text" --seed 3 --budgets 32,100% --policies cascade,norm-o
 for key in seed tokens score texts text_tokens window sinks select context_kv_bytes seconds from_percent; do
     [ -n "$(number $key)" ] || fail "the JSON has no $key"
 done
-for row in 'dense null' 'window 32' 'window 448' 'cascade 32' 'cascade 448' 'norm-only 32' 'norm-only 448'; do
-    for key in window cache_bytes perplexity ratio ratio_min ratio_max nats nats_se kl kl_se kl_p99 argmax_agreement \
+for row in 'dense null' 'window null' 'sinks 32' 'sinks 448' 'cascade 32' 'cascade 448' 'norm-only 32' 'norm-only 448'; do
+    for key in cache_bytes perplexity ratio ratio_min ratio_max nats nats_se kl kl_se kl_p99 argmax_agreement \
         representative_bytes_per_token steps bytes_per_step scout_bytes_per_step held_share missed_mass; do
         # shellcheck disable=SC2086
         [ -n "$(number $key $row)" ] || fail "row $row has no $key"
@@ -37,22 +37,22 @@ for row in 'dense null' 'window 32' 'window 448' 'cascade 32' 'cascade 448' 'nor
     # shellcheck disable=SC2086
     holds "$row: every step" "$(number steps $row) == 3 * 64"
 done
-[ "$(grep -c '"policy":' "$dir/json")" -eq 8 ] || fail "there are not 7 rows and the policy of losses"
+[ "$(grep -c '"policy":' "$dir/json")" -eq 9 ] || fail "there are not 8 rows and the policy of losses"
 holds "dense is like dense" "$(number kl dense null) == 0 && $(number ratio dense null) == 1 && $(number argmax_agreement dense null) == 1"
 holds "a random model knows nothing" "$(number perplexity dense null) > 100"
-for row in 'cascade 448' 'norm-only 448' 'window 448'; do # all read everything, in page order
+for row in 'cascade 448' 'norm-only 448' 'sinks 448'; do # all read everything, in page order
     # shellcheck disable=SC2086
     holds "$row is dense" "$(number kl $row) == 0 && $(number kl_p99 $row) == 0 && $(number nats $row) == 0 && $(number nats_se $row) == 0"
     # shellcheck disable=SC2086
     holds "$row is dense" "$(number ratio $row) == 1 && $(number argmax_agreement $row) == 1 && $(number perplexity $row) == $(number perplexity dense null)"
 done
-for row in 'cascade 32' 'norm-only 32' 'window 32'; do
+for row in 'cascade 32' 'norm-only 32' 'sinks 32' 'window null'; do
     # shellcheck disable=SC2086
     holds "$row leaves out something" "$(number kl $row) > 0 && $(number kl_p99 $row) >= $(number kl $row)"
 done
 holds "dense reads it all" "$(number bytes_per_step dense null) > 0.5 * $(number context_kv_bytes) && $(number bytes_per_step dense null) <= $(number context_kv_bytes)"
 holds "32 tokens are few" "$(number bytes_per_step cascade 32) > 0 && $(number bytes_per_step cascade 32) < 0.2 * $(number bytes_per_step dense null)"
-holds "only cascade scouts" "$(number scout_bytes_per_step cascade 32) > 0 && $(number scout_bytes_per_step window 32) == 0 && $(number scout_bytes_per_step dense null) == 0"
+holds "the newest are found without looking" "$(number scout_bytes_per_step cascade 32) > 0 && $(number scout_bytes_per_step sinks 32) == 0 && $(number scout_bytes_per_step window null) == 0 && $(number scout_bytes_per_step dense null) == 0"
 prints '^cascade  *448 .* 1\.0000 '
 prints 'cannot tell policies apart'
 grep -q '^<svg ' "$dir/svg" || fail "no plot"
@@ -71,6 +71,19 @@ ends 0 $text -f "$dir/text" --seed 4 --budgets 32 --policies cascade --json "$di
 ends 0 $text -f "$dir/text" --texts 1 --budgets 32 --policies cascade --from 95 --json "$dir/json"
 [ "$(number nats_se cascade 32)" = null ] || fail "one piece has no spread"
 holds "the last part is short" "$(number text_tokens) < $(wc -c <"$dir/text") / 20 + 1"
+
+# Every policy, with options too, gives dense's bits when it may read everything.
+# shellcheck disable=SC2086
+ends 0 $text -f "$dir/text" --texts 1 --budgets 100% --policies all,cascade:beta=0.5 --json "$dir/json"
+policies=$("$scoutkv" policies --json | sed -n 's/^    "name": "\(.*\)",$/\1/p')
+[ "$(echo "$policies" | wc -l)" -ge 4 ] || fail "scoutkv policies lists '$policies'"
+for policy in $policies cascade:beta=0.5; do
+    case $policy in
+    window) ;;
+    dense) holds "dense" "$(number kl dense null) == 0" ;;
+    *) holds "$policy reads everything" "$(number kl $policy 448) == 0 && $(number ratio $policy 448) == 1" ;;
+    esac
+done
 
 # Input that cannot do.
 head -c 1000 "$dir/text" >"$dir/short"

@@ -169,20 +169,38 @@ static void policies_keep_their_order(void **state)
     struct eval_choices c = {0};
     struct skv_error err = {0};
     const struct skv_select base = {.budget = 96, .unit = 32, .mass = 0.5f};
-    assert_int_equal(eval_policies("window,cascade,dense", &base, &c, &err), 0);
-    assert_int_equal(c.n, 3);
-    assert_string_equal(c.at[1].name, "cascade");
+    if (eval_policies("window,cascade:beta=0.5,dense,all", &base, &c, &err))
+        fail_msg("%s", err.text);
+    assert_int_equal(c.n, 3 + SKV_POLICIES);
+    assert_string_equal(c.at[0].name, "window");
+    assert_string_equal(c.at[1].name, "cascade:beta=0.5");
     assert_int_equal(c.at[1].select.policy, SKV_CASCADE);
+    assert_int_equal(c.at[1].select.given, 2);
+    assert_int_equal(c.at[2].select.budget, 96);
     assert_int_equal(c.at[2].select.unit, 32);
-    assert_true(eval_takes_budget(&c.at[1].select) && !eval_takes_budget(&c.at[2].select));
+    assert_true(c.at[2].select.mass == 0.5f);
+    assert_true(eval_takes_budget(&c.at[1].select));
+    assert_false(eval_takes_budget(&c.at[0].select) || eval_takes_budget(&c.at[2].select));
+    for (int i = 0; i < SKV_POLICIES; i++)
+        assert_int_equal(c.at[3 + i].select.policy, i);
     free(c.at);
-    c = (struct eval_choices){0};
-    assert_int_equal(eval_policies("cascade,cascad", &base, &c, &err), -EINVAL);
-    assert_non_null(strstr(err.text, "cascad"));
-    free(c.at);
-    c = (struct eval_choices){0};
-    assert_int_equal(eval_policies("", &base, &c, &err), -EINVAL);
-    free(c.at);
+}
+
+static void bad_policies_are_named(void **state)
+{
+    (void)state;
+    char endless[400];
+    memset(endless, 'x', sizeof endless - 1);
+    endless[sizeof endless - 1] = 0;
+    const char *const bad[] = {"cascade,cascad", "cascade,,dense", "", "cascade:beta=x", endless};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        struct eval_choices c = {0};
+        struct skv_error err = {0};
+        const struct skv_select base = {.budget = 96, .unit = 16};
+        if (eval_policies(bad[i], &base, &c, &err) != -EINVAL || !err.text[0])
+            fail_msg("'%s' was taken", bad[i]);
+        free(c.at);
+    }
 }
 
 int main(void)
@@ -197,6 +215,7 @@ int main(void)
         cmocka_unit_test(budgets_are_whole_selections),
         cmocka_unit_test(bad_budgets_are_named),
         cmocka_unit_test(policies_keep_their_order),
+        cmocka_unit_test(bad_policies_are_named),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
