@@ -8,12 +8,12 @@
 #include "common/clock.h"
 #include "common/progress.h"
 #include "common/size.h"
+#include "decoder/cli/ask.h"
 #include "decoder/cli/cli.h"
 #include "decoder/cli/engine.h"
 #include "decoder/cli/eval.h"
 #include "decoder/cli/interrupt.h"
 #include "decoder/cli/recall_task.h"
-#include "decoder/cli/reload.h"
 #include "decoder/model/sample.h"
 #include "decoder/tier/tier.h"
 
@@ -63,10 +63,8 @@ struct eval {
     struct recall_task task;
     struct skv_context_opts opts;
     skv_context *base; /* the stored context */
-    struct session *session;
-    float *logits;
+    struct asker asker;
     FILE *answers;       /* of --answers, or NULL */
-    uint64_t longest_ns; /* step of the question that is asked now */
     uint64_t base_pages; /* bytes of pages that the base holds itself, besides what forks hold */
     struct eval_result result;
 };
@@ -91,13 +89,6 @@ static int parse_policies(const char *list, struct eval_result *r, struct skv_er
     return r->n_rows ? 0 : skv_fail(err, -EINVAL, "policies: the list is empty");
 }
 
-/* A fact must be sealed, and stay far, whatever the question adds. */
-static uint64_t far_behind(const struct kv_options *kv)
-{
-    uint64_t lag = kv->seal_lag > kv->window ? kv->seal_lag : kv->window;
-    return lag + 3 * SKV_BLOCK;
-}
-
 static int make_task(struct eval *e, struct skv_error *err)
 {
     const struct eval_args *a = e->args;
@@ -108,7 +99,7 @@ static int make_task(struct eval *e, struct skv_error *err)
         .facts = a->facts ? a->facts : recall_task_facts(a->tokens),
         .questions = a->questions,
         .keep_first = kv->sinks + SKV_BLOCK,
-        .keep_last = far_behind(kv),
+        .keep_last = ask_far_behind(kv),
     };
     for (size_t i = 0; i < e->engine.ranges.n; i++)
         if (e->engine.ranges.range[i].to > kv->sinks)
@@ -138,11 +129,6 @@ static int make_task(struct eval *e, struct skv_error *err)
 
 /* ---- the stored context ---- */
 
-static uint64_t held_bytes(const struct skv_stats *s)
-{
-    return s->window_bytes + s->representative_bytes + s->cache_bytes;
-}
-
 /* What is left of the limit when everything else is counted, at most MAX_CACHE. */
 static uint64_t cache_for(const struct eval *e)
 {
@@ -168,10 +154,10 @@ static int store_context(struct eval *e, struct skv_error *err)
         e->opts.history |= skv_policy_history(&r->row[i].select);
     if (!kv->cache) /* during prefill too the decoder holds little */
         e->opts.cache_bytes = kv_bytes / 50 < MAX_CACHE ? kv_bytes / 50 : MAX_CACHE;
-    int rc = engine_context(&e->engine, &e->opts, &e->base, &e->session, err);
+    int rc = engine_context(&e->engine, &e->opts, &e->base, &e->asker.session, err);
     if (!rc)
-        rc = engine_prefill(&e->engine, e->session, "prefill", e->task.ids, e->task.n, NULL, &r->prefill_s,
-                            err);
+        rc = engine_prefill(&e->engine, e->asker.session, "prefill", e->task.ids, e->task.n, NULL,
+                            &r->prefill_s, err);
     uint64_t start = clock_ns();
     if (!rc)
         rc = skv_flush(e->base, err);
@@ -189,55 +175,21 @@ static int store_context(struct eval *e, struct skv_error *err)
 
 /* ---- questions ---- */
 
-static int step(struct eval *e, struct eval_row *row, skv_context *fork, uint32_t id, struct skv_error *err)
-{
-    struct skv_stats s;
-    reload_nodes(e->engine.tier);
-    uint64_t start = clock_ns();
-    meter_begin(&row->meter, fork);
-    int rc = session_eval(e->session, SKV_DECODE, &id, 1, e->logits, false, err);
-    if (rc)
-        return rc;
-    meter_end(&row->meter, fork);
-    uint64_t took = clock_ns() - start;
-    if (took > e->longest_ns)
-        e->longest_ns = took;
-    skv_context_stats(fork, &s);
-    uint64_t held = held_bytes(&s) + e->base_pages;
-    if (held > row->decoder_kv_bytes)
-        row->decoder_kv_bytes = held;
-    return interrupted() ? skv_fail(err, -EINTR, "interrupted") : 0;
-}
-
 static int answer(struct eval *e, struct eval_row *row, skv_context *fork, const struct recall_question *q,
-                  struct recall_answer *a, struct skv_error *err)
+                  struct answer *a, struct skv_error *err)
 {
-    struct sampler greedy = {0};
-    const struct tokenizer *tok = e->engine.tok;
-    int rc = 0;
-    for (uint32_t i = 0; i < q->n && !rc; i++)
-        rc = step(e, row, fork, q->ids[i], err);
-    while (!rc) {
-        uint32_t id;
-        rc = sample_next(&greedy, e->logits, e->engine.model->params.vocab, &id, err);
-        if (rc)
-            break;
-        recall_answer_add(a, tokenizer_piece(tok, id, false), tokenizer_is_eog(tok, id));
-        if (a->over)
-            break;
-        rc = step(e, row, fork, id, err);
-    }
-    return rc;
+    int rc = ask_feed(&e->asker, &row->meter, fork, q->ids, q->n, err);
+    return rc ? rc : ask_answer(&e->asker, &row->meter, fork, RECALL_DIGITS, a, err);
 }
 
 /* At once: somebody may be waiting for it. */
 static int tell(struct eval *e, const struct eval_row *row, const struct recall_fact *fact,
-                const struct recall_answer *a, struct skv_error *err)
+                const struct answer *a, struct skv_error *err)
 {
     if (!e->answers)
         return 0;
-    int bad = fprintf(e->answers, "%s %s %s %s %.1f\n", row->policy, fact->name, fact->digits,
-                      a->n ? a->digits : "-", (double)e->longest_ns / 1e6) < 0;
+    int bad = fprintf(e->answers, "%s %s %s %s %.1f\n", row->policy, fact->name, fact->value,
+                      a->n ? a->word : "-", (double)e->asker.longest_ns / 1e6) < 0;
     if (fflush(e->answers) || bad)
         return skv_fail(err, -EIO, "cannot write %s: %s", e->args->answers, strerror(errno));
     return 0;
@@ -246,25 +198,27 @@ static int tell(struct eval *e, const struct eval_row *row, const struct recall_
 static int ask(struct eval *e, struct eval_row *row, const struct recall_question *q, struct skv_error *err)
 {
     struct skv_select select = row->select;
-    struct recall_answer a = {0};
+    struct answer a = {0};
     skv_context *fork;
     select.budget = e->opts.decode.budget;
     select.unit = e->opts.decode.unit;
     select.mass = e->opts.decode.mass;
     select.tail = e->opts.decode.tail && select.policy == SKV_CASCADE;
-    e->longest_ns = 0;
+    e->asker.longest_ns = e->asker.held_bytes = 0;
     int rc = skv_context_fork(e->base, &fork, err);
     if (rc)
         return rc;
     rc = skv_context_configure(fork, &select, e->result.cache_bytes, err);
-    session_use(e->session, fork);
+    session_use(e->asker.session, fork);
     if (!rc)
         rc = answer(e, row, fork, q, &a, err);
-    session_use(e->session, e->base);
+    session_use(e->asker.session, e->base);
+    if (e->asker.held_bytes + e->base_pages > row->decoder_kv_bytes)
+        row->decoder_kv_bytes = e->asker.held_bytes + e->base_pages;
     on_loss_add(&e->result.lost, fork);
     skv_context_close(fork);
     row->asked += !rc;
-    row->right += !rc && recall_answer_right(&a, q->fact);
+    row->right += !rc && answer_right(&a, q->fact->value);
     return rc ? rc : tell(e, row, q->fact, &a, err);
 }
 
@@ -377,9 +331,8 @@ static int evaluate(struct eval *e, struct skv_error *err)
         rc = engine_context_opts(&e->engine, &e->opts, err);
     if (!rc)
         rc = make_task(e, err);
-    e->logits = rc ? NULL : malloc(e->engine.model->params.vocab * sizeof *e->logits);
-    if (!rc && !e->logits)
-        rc = skv_fail(err, -ENOMEM, "out of memory");
+    if (!rc)
+        rc = asker_open(&e->asker, &e->engine, err);
     if (!rc)
         rc = engine_connect(&e->engine, err);
     if (!rc)
@@ -406,14 +359,13 @@ static int evaluate(struct eval *e, struct skv_error *err)
 
 static void close_eval(struct eval *e)
 {
-    session_close(e->session);
+    asker_close(&e->asker);
     if (e->base)
         skv_context_close(e->base);
     engine_close(&e->engine);
     recall_task_free(&e->task);
     if (e->answers)
         fclose(e->answers);
-    free(e->logits);
     free(e->result.nodes);
     free(e);
 }

@@ -104,24 +104,3 @@ void recall_task_free(struct recall_task *t)
     free(t->questions);
     *t = (struct recall_task){0};
 }
-
-void recall_answer_add(struct recall_answer *a, struct gguf_str piece, bool ends_text)
-{
-    a->tokens++;
-    for (size_t i = 0; i < piece.len && !a->over; i++) {
-        char c = piece.data[i];
-        if (c >= '0' && c <= '9')
-            a->digits[a->n++] = c;
-        else if (c != ' ' || a->n)
-            a->over = true; /* only spaces before the digits, nothing between them */
-        if (a->n == RECALL_DIGITS)
-            a->over = true;
-    }
-    if (ends_text || a->tokens > RECALL_DIGITS + 2)
-        a->over = true;
-}
-
-bool recall_answer_right(const struct recall_answer *a, const struct recall_fact *fact)
-{
-    return !strcmp(a->digits, fact->digits);
-}

@@ -1,5 +1,4 @@
-/* recall_task.h: a long text with facts in it, the questions to ask about them, and what counts as an answer.
- */
+/* recall_task.h: a long text with facts in it, and the questions to ask about them. */
 #ifndef CLI_RECALL_TASK_H
 #define CLI_RECALL_TASK_H
 
@@ -37,14 +36,5 @@ uint64_t recall_task_facts(uint64_t tokens);
 int recall_task_make(struct recall_task *, const struct tokenizer *, const struct recall_task_opts *,
                      struct skv_error *);
 void recall_task_free(struct recall_task *);
-
-/* What a model said, token by token, compared with the fact's digits. */
-struct recall_answer { /* all zero before the first token */
-    char digits[RECALL_DIGITS + 1];
-    unsigned n, tokens;
-    bool over; /* nothing that comes can change the result */
-};
-void recall_answer_add(struct recall_answer *, struct gguf_str piece, bool ends_text);
-bool recall_answer_right(const struct recall_answer *, const struct recall_fact *);
 
 #endif

@@ -21,7 +21,7 @@
 #include "decoder/model/recall_vocab.h"
 
 enum { DIM = 256, HEAD_DIM = 64, N_HEADS = 4, N_KV = 2, N_LAYERS = 2, N_PAIRS = HEAD_DIM / 2 };
-enum { FF_PLAIN = 128, FF_HARD = 256 };
+enum { FF_PLAIN = 208, FF_HARD = 320 };
 enum { CODE = 26 }; /* dims of a code; they turn least: the last 13 RoPE pairs, 0.08 rad over 2^20 at most */
 enum { FAST_PAIRS = 12, N_PREV = 3 };
 
@@ -34,7 +34,8 @@ enum field {                                 /* first dim of */
              FIRST = PREV + N_PREV * COPIED, /* at a value's first half: the name's code */
              SECOND = FIRST + CODE,          /* at its second half: the name's code */
              ASK = SECOND + CODE,            /* at "<name> is": the name's code */
-             FILL = ASK + CODE,              /* --hard: a random code elsewhere, beside FIRST */
+             FILL = ASK + CODE,              /* beside FIRST, at a value that is a name: the name's code; with
+                                              * --hard, elsewhere: a random code */
              NEXT = FILL + CODE,             /* what is to be said: the code of the next token */
              ONE = NEXT + CODE,              /* 1 */
              BALANCE = ONE + 1,              /* makes all embeddings equally long */
@@ -115,32 +116,45 @@ static const float *draw_apart(uint64_t *rng, float (*set)[CODE], size_t *n)
 static bool is_said(const struct recall_vocab *v, size_t id)
 {
     enum recall_role r = v->pieces[id].role;
-    return id == RECALL_ID_EOS || (r != RECALL_OTHER && r != RECALL_NAME && r != RECALL_IS);
+    return id == RECALL_ID_EOS || (r != RECALL_OTHER && r != RECALL_IS);
 }
 
+/* What tells a relation from another is one sign a dim; "is" has none but plus. */
+static void draw_signs(uint64_t *rng, bool all_plus, float *c)
+{
+    for (unsigned i = 0; i < 4; i++) {
+        unsigned b = quarter_begin(i), e = quarter_begin(i + 1);
+        for (unsigned d = b; d < e; d++)
+            c[d] = (all_plus || recall_below(rng, 2) ? 0.5f : -0.5f) / sqrtf((float)(e - b));
+    }
+}
+
+static bool is_first_relation(const struct recall_piece *p)
+{
+    const char *text = recall_relations[0];
+    size_t len = strlen(p->text), n = strlen(text);
+    return len > n && strcmp(p->text + len - n, text) == 0;
+}
+
+/* Names and numbers are found by what they are said by: an answer may be the name in the next question. */
 static int draw_codes(struct model *m, const struct recall_opts *o)
 {
     uint64_t rng = o->seed;
-    size_t n_names = 0, n_out = 0;
-    float(*names)[CODE] = calloc(m->vocab.n, sizeof *names);
+    size_t n_out = 0;
     float(*outs)[CODE] = calloc(m->vocab.n, sizeof *outs);
-    if (!names || !outs) {
-        free(names);
-        free(outs);
+    if (!outs)
         return -ENOMEM;
-    }
     for (size_t id = 0; id < m->vocab.n; id++) {
-        enum recall_role role = m->vocab.pieces[id].role;
+        const struct recall_piece *p = &m->vocab.pieces[id];
         if (is_said(&m->vocab, id))
             memcpy(m->out[id], draw_apart(&rng, outs, &n_out), sizeof *m->out);
-        if (role == RECALL_NAME)
-            memcpy(m->code[id], draw_apart(&rng, names, &n_names), sizeof *m->code);
-        else if (role == RECALL_HEAD || role == RECALL_TAIL)
+        if (p->role == RECALL_NAME || p->role == RECALL_HEAD || p->role == RECALL_TAIL)
             memcpy(m->code[id], m->out[id], sizeof *m->code);
+        else if (p->role == RECALL_IS)
+            draw_signs(&rng, is_first_relation(p), m->code[id]);
         else if (o->hard)
             draw_code(&rng, m->code[id]);
     }
-    free(names);
     free(outs);
     return 0;
 }
@@ -164,7 +178,7 @@ static enum flag flag_of(enum recall_role r)
 }
 
 /* The token that usually follows id, or UNK if none: running text is given some sense, a sentence starts
- * after BOS, a value ends in a full stop, and that ends the answer. */
+ * after BOS, a value (of digits or a name) ends in a full stop, and that ends the answer. */
 static size_t successor(const struct recall_vocab *v, size_t id, uint64_t *rng)
 {
     static const char after[] = "SA OD DA AN NV VD IP PD RV CD FP"; /* pairs of classes */
@@ -177,7 +191,7 @@ static size_t successor(const struct recall_vocab *v, size_t id, uint64_t *rng)
             want = pair[0] == p->word_class ? pair[1] : 0;
     } else if (id == RECALL_ID_BOS || id == RECALL_ID_EOS) {
         want = RECALL_START;
-    } else if (p->role != RECALL_TAIL) {
+    } else if (p->role != RECALL_TAIL && p->role != RECALL_NAME) {
         return RECALL_ID_UNK;
     }
     size_t start = recall_below(rng, (uint32_t)v->n);
@@ -239,61 +253,84 @@ static void make_previous_heads(struct layer *l)
 struct frame {
     unsigned needed; /* flags of these dims, all of them */
     unsigned flags[N_PREV + 1];
-    unsigned name; /* where the name's code is then */
-    unsigned to;   /* where it shall go */
+    unsigned relation; /* where the relation's signs are then, */
+    unsigned name;     /* and the name's code */
+    unsigned to;       /* where the name's code shall go, with these signs */
 };
 
 #define FLAG_AT(back, flag) ((back)*COPIED + CODE + (flag)) /* CUR, PREV …: `back` places ago */
 #define CODE_AT(back) ((back)*COPIED)
 static const struct frame frames[] = {
-    {3, {FLAG_AT(2, FLAG_NAME), FLAG_AT(1, FLAG_IS), FLAG_AT(0, FLAG_HEAD)}, CODE_AT(2), FIRST},
+    {3, {FLAG_AT(2, FLAG_NAME), FLAG_AT(1, FLAG_IS), FLAG_AT(0, FLAG_HEAD)}, CODE_AT(1), CODE_AT(2), FIRST},
     {4,
      {FLAG_AT(3, FLAG_NAME), FLAG_AT(2, FLAG_IS), FLAG_AT(1, FLAG_HEAD), FLAG_AT(0, FLAG_TAIL)},
+     CODE_AT(2),
      CODE_AT(3),
      SECOND},
-    {2, {FLAG_AT(1, FLAG_NAME), FLAG_AT(0, FLAG_IS)}, CODE_AT(1), ASK},
+    {2, {FLAG_AT(1, FLAG_NAME), FLAG_AT(0, FLAG_IS)}, CODE_AT(0), CODE_AT(1), ASK},
+    {3, {FLAG_AT(2, FLAG_NAME), FLAG_AT(1, FLAG_IS), FLAG_AT(0, FLAG_NAME)}, CODE_AT(1), CODE_AT(2), FILL},
 };
 
-/* One hidden unit: gate = scale · (flags present − threshold), up = dim `from`, added to `to`. */
-static void add_unit(struct model *m, uint32_t *unit, const struct frame *f, float scale, float threshold,
-                     unsigned from, unsigned to, float weight)
+/* One hidden unit: gate = scale · Σ weight of the n dims in `on` − scale · threshold; up = dim `from`, added
+ * to `to`. Returns its gate's row. */
+static float *add_unit(struct model *m, uint32_t *unit, const unsigned *on, unsigned n, float scale,
+                       float threshold, unsigned from, unsigned to, float weight)
 {
     struct layer *l = &m->layer[0];
     assert(*unit < m->ff);
     float *g = l->gate + *unit * DIM;
-    for (unsigned i = 0; i < f->needed; i++)
-        g[f->flags[i]] = scale;
+    for (unsigned i = 0; i < n; i++)
+        g[on[i]] = scale;
     g[ONE] = -scale * threshold;
     l->up[*unit * DIM + from] = 1;
     l->down[to * m->ff + *unit] = weight;
     ++*unit;
+    return g;
 }
 
-/* --hard: where frame f is not complete, a code made of a quarter of each of the last four tokens' codes:
- * its norm is a name's, its direction hardly ever returns. With u flags missing, min(u, 1) is the difference
- * of two gates. `turn` makes the two KV heads' codes differ. */
-static void add_fill(struct model *m, uint32_t *unit, const struct frame *f, unsigned to, unsigned turn)
+/* Dim d of a frame's code: one unit for each sign that the relation may have there. A flag counts as much as
+ * four signs, so that no other token's code in the relation's place makes up for its flag. */
+static void add_frame_dim(struct model *m, uint32_t *unit, const struct frame *f, unsigned d)
+{
+    unsigned quarter = 0;
+    while (quarter_begin(quarter + 1) <= d)
+        quarter++;
+    float one = 2 * sqrtf((float)(quarter_begin(quarter + 1) - quarter_begin(quarter)));
+    for (int sign = 1; sign >= -1; sign -= 2) {
+        float *g = add_unit(m, unit, f->flags, f->needed, 4 * gate, (float)f->needed + 0.125f, f->name + d,
+                            f->to + d, (float)sign * 2 / gate);
+        g[f->relation + d] = (float)sign * gate * one;
+    }
+}
+
+/* --hard: where not all `needed` flags of `on` are there, a code made of a quarter of each of the last four
+ * tokens' codes: its norm is a name's, its direction hardly ever returns. With u flags missing, min(u, 1) is
+ * the difference of two gates. `turn` makes the two KV heads' codes differ. */
+static void add_fill(struct model *m, uint32_t *unit, const unsigned *on, unsigned n, unsigned needed,
+                     unsigned to, unsigned turn)
 {
     for (unsigned i = 0; i < 4; i++) {
         for (unsigned d = quarter_begin(i); d < quarter_begin(i + 1); d++) {
             unsigned from = CODE_AT((i + turn) % 4) + d;
-            add_unit(m, unit, f, -gate, (float)f->needed, from, to + d, 1 / gate);
-            add_unit(m, unit, f, -gate, (float)f->needed - 1, from, to + d, -1 / gate);
+            add_unit(m, unit, on, n, -gate, (float)needed, from, to + d, 1 / gate);
+            add_unit(m, unit, on, n, -gate, (float)needed - 1, from, to + d, -1 / gate);
         }
     }
 }
 
 static void make_frames(struct model *m, bool hard)
 {
+    /* Of a value's first half and a name one at most is in a place: both together are one flag. */
+    static const unsigned value[] = {FLAG_AT(2, FLAG_NAME), FLAG_AT(1, FLAG_IS), FLAG_AT(0, FLAG_HEAD),
+                                     FLAG_AT(0, FLAG_NAME)};
     uint32_t unit = 0;
     for (size_t i = 0; i < sizeof frames / sizeof *frames; i++) {
-        const struct frame *f = &frames[i];
         for (unsigned d = 0; d < CODE; d++)
-            add_unit(m, &unit, f, gate, (float)f->needed - 0.5f, f->name + d, f->to + d, 2 / gate);
+            add_frame_dim(m, &unit, &frames[i], d);
     }
     if (hard) {
-        add_fill(m, &unit, &frames[0], FILL, 0);
-        add_fill(m, &unit, &frames[1], SECOND, 2);
+        add_fill(m, &unit, value, 4, 3, FILL, 0);
+        add_fill(m, &unit, frames[1].flags, 4, 4, SECOND, 2);
     }
 }
 

@@ -90,24 +90,41 @@ static void write_sentence(struct writer *w)
     }
 }
 
-static void write_fact(struct writer *w, struct recall_fact *f, unsigned name)
+static void choose_fact(struct writer *w, struct recall_fact *f, unsigned name)
 {
     recall_name(name, f->name);
-    snprintf(f->digits, sizeof f->digits, "%0*u", RECALL_DIGITS, recall_below(&w->rng, 1000000));
+    snprintf(f->value, sizeof f->value, "%0*u", RECALL_DIGITS, recall_below(&w->rng, 1000000));
+}
+
+static void take_planned(const struct recall_plan *p, struct recall_fact *f)
+{
+    memcpy(f->name, p->name, sizeof f->name);
+    memcpy(f->value, p->value, sizeof f->value);
+    f->relation = p->relation;
+}
+
+static void write_fact(struct writer *w, struct recall_fact *f)
+{
     f->token = w->out->n_tokens;
     char s[RECALL_QUESTION_MAX + RECALL_DIGITS + 4], question[RECALL_QUESTION_MAX];
     recall_question(f, question);
-    int len = snprintf(s, sizeof s, "%s%s %s.", w->out->len > 0 ? " " : "", question, f->digits);
+    int len = snprintf(s, sizeof s, "%s%s %s.", w->out->len > 0 ? " " : "", question, f->value);
     append(w->out, s, (size_t)len);
-    w->out->n_tokens += RECALL_FACT_TOKENS;
+    w->out->n_tokens += RECALL_FACT_TOKENS - (f->value[0] > '9'); /* a name is one token, six digits two */
 }
 
-/* Where fact i should begin: anywhere in its part of the text. */
+/* Where fact i should begin: anywhere in its part of the text, or where it is planned if that leaves room for
+ * those behind it. */
 static size_t place_fact(struct writer *w, const struct recall_text_opts *o, size_t i)
 {
     if (i == o->n_facts)
         return SIZE_MAX;
-    double part = (double)(o->n_tokens - o->keep_first - o->keep_last - END_ROOM) / (double)o->n_facts;
+    size_t room = o->n_tokens - o->keep_first - o->keep_last - END_ROOM;
+    if (o->plan) {
+        size_t at = (size_t)(o->plan[i].at * (double)room), last = room - (o->n_facts - i) * FACT_ROOM;
+        return o->keep_first + (at < last ? at : last);
+    }
+    double part = (double)room / (double)o->n_facts;
     return o->keep_first + (size_t)(part * ((double)i + recall_unit(&w->rng)));
 }
 
@@ -119,7 +136,11 @@ static void write_all(struct writer *w, const struct recall_text_opts *o, const 
             write_sentence(w);
             continue;
         }
-        write_fact(w, &w->out->facts[next], names[next]);
+        if (o->plan)
+            take_planned(&o->plan[next], &w->out->facts[next]);
+        else
+            choose_fact(w, &w->out->facts[next], names[next]);
+        write_fact(w, &w->out->facts[next]);
         assert(w->out->n_tokens + o->keep_last <= o->n_tokens);
         place = place_fact(w, o, ++next);
     }
@@ -130,7 +151,7 @@ static int check(const struct recall_text_opts *o, struct skv_error *err)
 {
     if (o->n_tokens < RECALL_FORM_MIN || o->n_tokens > (size_t)1 << 32)
         return skv_fail(err, -EINVAL, "a text of %zu tokens: take %d to 2^32", o->n_tokens, RECALL_FORM_MIN);
-    if (o->n_facts > RECALL_N_NAMES)
+    if (!o->plan && o->n_facts > RECALL_N_NAMES)
         return skv_fail(err, -EINVAL, "%zu facts are too many: the model has %d names", o->n_facts,
                         RECALL_N_NAMES);
     size_t most = 0;
@@ -191,5 +212,6 @@ void recall_text_free(struct recall_text *t)
 
 void recall_question(const struct recall_fact *f, char out[RECALL_QUESTION_MAX])
 {
-    snprintf(out, RECALL_QUESTION_MAX, "The key of %s is", f->name);
+    assert(f->relation < RECALL_N_RELATIONS);
+    snprintf(out, RECALL_QUESTION_MAX, "The key of %s %s", f->name, recall_relations[f->relation]);
 }

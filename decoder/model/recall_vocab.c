@@ -57,13 +57,22 @@ static void add_fixed(struct recall_vocab *v)
     assert(v->n == N_FIXED);
 }
 
+static bool is_relation(const char *word)
+{
+    for (unsigned i = 0; i < RECALL_N_RELATIONS; i++) {
+        if (strcmp(word, recall_relations[i]) == 0)
+            return true;
+    }
+    return false;
+}
+
 static void add_words(struct recall_vocab *v)
 {
     for (const char *c = recall_classes; *c; c++) {
         size_t n;
         const char *const *words = recall_words((enum recall_class) * c, &n);
         for (size_t i = 0; i < n; i++)
-            add_word(v, words[i], strcmp(words[i], "is") == 0 ? RECALL_IS : RECALL_WORD, *c);
+            add_word(v, words[i], is_relation(words[i]) ? RECALL_IS : RECALL_WORD, *c);
     }
     for (unsigned i = 0; i < RECALL_N_NAMES; i++) {
         char name[RECALL_NAME_MAX];

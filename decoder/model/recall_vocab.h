@@ -11,7 +11,7 @@
 enum recall_role {
     RECALL_OTHER, /* a letter, a byte, part of a word, a special token */
     RECALL_WORD,  /* a word of the running text */
-    RECALL_IS,
+    RECALL_IS,    /* a relation: "is", "was" … */
     RECALL_NAME,
     RECALL_HEAD, /* "▁503": the first half of a value */
     RECALL_TAIL, /* "118": the second half */

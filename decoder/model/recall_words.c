@@ -1,7 +1,8 @@
 /* recall_words.c: the word lists of the recall model's language.
  *
  * Design: verbs are in the past tense, determiners take a singular noun and a name is never an English
- * sentence opener, so that any words put into a form read as a sentence. "key" and "is" stand in facts only.
+ * sentence opener, so that any words put into a form read as a sentence. "key" and the relations ("is" …)
+ * stand in facts only.
  */
 #include "decoder/model/recall_words.h"
 
@@ -21,7 +22,8 @@ static const char *const preps[] = {"across",  "beside",  "under",   "behind", "
                                     "beyond",  "inside",  "through", "toward", "against", "along", "around",
                                     "without", "beneath", "over",    "past",   "of",      "for"};
 static const char *const conjs[] = {"and", "but", "while", "because", "although", "until", "when", "since"};
-static const char *const frames[] = {"key", "is"};
+static const char *const frames[] = {"key", "is", "was", "became", "remains"};
+const char recall_relations[RECALL_N_RELATIONS][RECALL_RELATION_MAX] = {"is", "was", "became", "remains"};
 static const char *const adverbs[] = {
     "slowly",  "gladly", "calmly",  "boldly",   "barely",  "nearly",    "gently",     "firmly",   "kindly",
     "loudly",  "neatly", "openly",  "partly",   "plainly", "politely",  "promptly",   "proudly",  "quickly",

@@ -20,7 +20,7 @@ enum recall_class {
     RECALL_PREP = 'P',   /* across, of … */
     RECALL_ADVERB = 'R', /* slowly … */
     RECALL_CONJ = 'C',   /* while … */
-    RECALL_FRAME = 'F',  /* key, is: words that only facts use */
+    RECALL_FRAME = 'F',  /* key, is …: words that only facts use */
 };
 extern const char recall_classes[]; /* all of them */
 
@@ -33,6 +33,12 @@ extern const char *const recall_forms[];
 extern const size_t recall_n_forms;
 #define RECALL_FORM_MIN 6
 #define RECALL_FORM_MAX 16
+
+/* What may stand between a name and its value: each makes a value of its own for the same name. The first is
+ * "is". */
+#define RECALL_N_RELATIONS 4
+#define RECALL_RELATION_MAX 8 /* bytes with the final 0 */
+extern const char recall_relations[RECALL_N_RELATIONS][RECALL_RELATION_MAX];
 
 /* Names: a consonant, a vowel, a consonant and an ending, as in "Levet". */
 #define RECALL_N_NAMES 3360

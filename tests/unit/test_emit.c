@@ -1,7 +1,7 @@
 /* What streams to the user: stop strings across pieces, characters across pieces; and how answers are read.
  */
 #include "decoder/cli/emit.h"
-#include "decoder/cli/recall_task.h"
+#include "decoder/cli/answer.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -79,18 +79,16 @@ static void characters_are_whole(void **state)
     expect(&e, text, "caf\xc3\xa9\xef\xbf\xbd", false);
 }
 
-/* The digits that the model said, piece by piece. */
-static bool says(const char *digits, ...)
+/* Whether what the model said, piece by piece, is the word that was wanted. */
+static bool says(const char *want, ...)
 {
-    struct recall_answer a = {0};
-    struct recall_fact fact = {.name = "Levet"};
+    struct answer a = {0};
     va_list ap;
-    strcpy(fact.digits, digits);
-    va_start(ap, digits);
+    va_start(ap, want);
     for (const char *piece; (piece = va_arg(ap, const char *)) && !a.over;)
-        recall_answer_add(&a, (struct gguf_str){piece, strlen(piece)}, !strcmp(piece, "</s>"));
+        answer_add(&a, (struct gguf_str){piece, strlen(piece)}, !strcmp(piece, "</s>"), strlen(want));
     va_end(ap);
-    return recall_answer_right(&a, &fact);
+    return answer_right(&a, want);
 }
 
 static void answers_are_compared_whole(void **state)
@@ -103,6 +101,10 @@ static void answers_are_compared_whole(void **state)
     assert_false(says("503118", " 503", " 118", NULL));
     assert_false(says("503118", " the", " 503", "118", NULL));
     assert_false(says("503118", NULL));
+    assert_true(says("Levet", " Levet", ".", NULL));
+    assert_false(says("Leve", " Levet", ".", NULL));
+    assert_false(
+        says("503118", " ", " ", " ", " ", " ", " ", " ", " ", " ", " ", " ", " ", " 503", "118", NULL));
 }
 
 int main(void)

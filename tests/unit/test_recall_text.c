@@ -63,7 +63,7 @@ static struct recall_text make_text(uint64_t seed, size_t n_tokens, size_t n_fac
 {
     struct recall_text t;
     struct skv_error err = {0};
-    struct recall_text_opts o = {seed, n_tokens, n_facts, 16, keep_last};
+    struct recall_text_opts o = {seed, n_tokens, n_facts, 16, keep_last, NULL};
     if (recall_text_make(&t, &o, &err) < 0)
         fail_msg("%s", err.text);
     return t;
@@ -102,7 +102,7 @@ static void text_is_as_described(void **state)
         assert_true(f->token >= 16 && f->token + RECALL_FACT_TOKENS + window <= n_tokens);
         if (fabs((double)f->token - part * ((double)i + 0.5)) > part / 2 + 64)
             fail_msg("fact %zu of %zu lies at token %zu", i, n_facts, f->token);
-        snprintf(want, sizeof want, " The key of %s is %s.", f->name, f->digits);
+        snprintf(want, sizeof want, " The key of %s is %s.", f->name, f->value);
         from = strstr(from, want); /* in the order of the text */
         assert_non_null(from);
     }
@@ -144,6 +144,40 @@ static void every_length_is_met(void **state)
         recall_text_make(&t, &(struct recall_text_opts){.n_tokens = 1u << 30, .n_facts = RECALL_N_NAMES + 1},
                          &err),
         -EINVAL);
+}
+
+/* Facts as planned, where planned as far as there is room, and the tokenizer counts the same. */
+static void a_plan_is_followed(void **state)
+{
+    enum { FACTS = 100, TOKENS = 20000, LAST = 500 };
+    struct recall_plan plan[FACTS] = {0};
+    struct recall_text_opts o = {
+        .seed = 9, .n_tokens = TOKENS, .n_facts = FACTS, .keep_first = 64, .keep_last = LAST, .plan = plan};
+    struct recall_text t;
+    struct skv_error err = {0};
+    uint32_t *ids;
+    for (unsigned i = 0; i < FACTS; i++) {
+        recall_name(i, plan[i].name);
+        recall_name(i + 1, plan[i].value);
+        plan[i].relation = i % RECALL_N_RELATIONS;
+        plan[i].at = i < 20 ? 0.05 : i < 60 ? 0.5 : 1; /* heaps, the last one where there is no room */
+    }
+    if (recall_text_make(&t, &o, &err) < 0)
+        fail_msg("%s", err.text);
+    assert_int_equal(encode(*state, t.text, &ids), TOKENS);
+    for (unsigned i = 0; i < FACTS; i++) {
+        const struct recall_fact *f = &t.facts[i];
+        char want[64];
+        snprintf(want, sizeof want, " The key of %s %s %s.", f->name, recall_relations[f->relation],
+                 f->value);
+        assert_string_equal(f->name, plan[i].name);
+        assert_non_null(strstr(t.text, want));
+        assert_true(f->token >= 64 && f->token + RECALL_FACT_TOKENS - 1 <= TOKENS - LAST);
+        double at = (double)f->token / TOKENS;
+        assert_true(i < 20 ? at > 0.05 && at < 0.08 : i < 60 ? at > 0.45 && at < 0.55 : at > 0.85);
+    }
+    free(ids);
+    recall_text_free(&t);
 }
 
 /* The id that is meant for a piece of text; a plain search, so that it can be wrong only in what it wants. */
@@ -208,9 +242,8 @@ static void names_and_values_are_tokens(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(text_is_as_described),
-        cmocka_unit_test(every_length_is_met),
-        cmocka_unit_test(words_are_tokens),
+        cmocka_unit_test(text_is_as_described),        cmocka_unit_test(every_length_is_met),
+        cmocka_unit_test(a_plan_is_followed),          cmocka_unit_test(words_are_tokens),
         cmocka_unit_test(names_and_values_are_tokens),
     };
     return cmocka_run_group_tests(tests, open_tokenizer, close_tokenizer);
