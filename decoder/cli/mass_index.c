@@ -13,7 +13,7 @@ enum { BLOCK_PAGES = SKV_BLOCK / SKV_PAGE };
 /* A piece's arrays while they are written. */
 struct writer {
     uint8_t *page_groups, *block_groups;
-    float *norms;
+    float *norms, *scatter;
     void *part[INDEX_PARTS];
 };
 
@@ -23,7 +23,8 @@ static int piece_new(const struct mass_head *h, uint32_t needs, struct writer *w
            block_bytes = reps_group_bytes(REPS_BLOCK, h->d_k);
     bool ok = (w->page_groups = malloc(PIECE_PAGES / REPS_LANES * page_bytes)) &&
               (w->block_groups = malloc(PIECE_BLOCKS / REPS_LANES * block_bytes)) &&
-              (w->norms = calloc(PIECE_PAGES, sizeof *w->norms));
+              (w->norms = calloc(PIECE_PAGES, sizeof *w->norms)) &&
+              (w->scatter = malloc(h->d_k * sizeof *w->scatter));
     for (unsigned i = 0; i < INDEX_PARTS && ok; i++)
         if (needs >> i & 1)
             ok = (w->part[i] = calloc(1, part_bytes((enum index_part)i, h->d_k, h->d_v)));
@@ -62,6 +63,8 @@ static void piece_add(const struct mass_head *h, unsigned block, const float *k,
         w->norms[page] = largest_norm(h->d_k, keys);
     }
     reps_build(REPS_BLOCK, h->d_k, k, w->block_groups + block / REPS_LANES * block_bytes, block % REPS_LANES);
+    if (block == 0)
+        reps_scatter(h->d_k, k, w->scatter);
     for (unsigned i = 0; i < INDEX_PARTS; i++)
         if (w->part[i])
             part_add((enum index_part)i, h->d_k, h->d_v, block, k, v, w->part[i]);
@@ -78,7 +81,7 @@ int mass_index_build(struct mass_index *x, const struct mass_head *h, size_t n_b
     for (size_t piece = 0; piece < x->n_pieces && rc == 0; piece++) {
         struct writer w = {0};
         rc = piece_new(h, needs, &w);
-        x->pieces[piece] = (struct far_piece){w.page_groups, w.block_groups, w.norms, {0}};
+        x->pieces[piece] = (struct far_piece){w.page_groups, w.block_groups, w.norms, {0}, w.scatter};
         for (unsigned i = 0; i < INDEX_PARTS; i++)
             x->pieces[piece].part[i] = w.part[i];
         for (size_t b = piece * PIECE_BLOCKS; b < n_blocks && b < (piece + 1) * PIECE_BLOCKS && rc == 0;
@@ -103,6 +106,7 @@ void mass_index_free(struct mass_index *x)
         free((void *)(uintptr_t)x->pieces[i].page_groups);
         free((void *)(uintptr_t)x->pieces[i].block_groups);
         free((void *)(uintptr_t)x->pieces[i].norms);
+        free((void *)(uintptr_t)x->pieces[i].scatter);
         for (unsigned part = 0; part < INDEX_PARTS; part++)
             free((void *)(uintptr_t)x->pieces[i].part[part]);
     }
@@ -115,7 +119,8 @@ double mass_bytes_kept(const struct skv_select *s, unsigned d_k, unsigned d_v)
     uint32_t needs = policy_needs(s);
     double bytes = 0;
     if (s->policy == SKV_CASCADE || s->policy == SKV_SALIENCE)
-        bytes += (double)reps_group_bytes(REPS_PAGE, d_k) / (REPS_LANES * SKV_PAGE);
+        bytes += (double)reps_group_bytes(REPS_PAGE, d_k) / (REPS_LANES * SKV_PAGE) +
+                 (double)(d_k * sizeof(float)) / (PIECE_PAGES * SKV_PAGE);
     if (s->policy == SKV_CASCADE)
         bytes += (double)reps_group_bytes(REPS_BLOCK, d_k) / (REPS_LANES * SKV_BLOCK);
     if (s->policy == SKV_NORM_ONLY)

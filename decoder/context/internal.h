@@ -79,7 +79,7 @@ struct span {
     uint8_t *part[INDEX_PARTS]; /* NULL, or of all n_blocks (parts.h); found again, not saved */
     uint8_t chain[SPAN_BLOCKS][CHAIN_BYTES];
     _Alignas(uint64_t) uint8_t data[]; /* per layer and KV head: groups of pages [32] and of blocks [8],
-                       checksums [256] u64, norms [256] f32 */
+                       checksums [256] u64, norms [256] f32, scatter [d_k] f32 */
 };
 struct span *span_new(const struct shape *);
 struct span *span_ref(struct span *);
@@ -89,6 +89,7 @@ void span_unref(struct span *);
 struct span *span_own(const struct shape *, struct span *);
 uint8_t *span_groups(const struct shape *, const struct span *, unsigned layer, unsigned head);
 float *span_norms(const struct shape *, const struct span *, unsigned layer, unsigned head);
+float *span_scatter(const struct shape *, const struct span *, unsigned layer, unsigned head);
 uint8_t *span_block_groups(const struct shape *, const struct span *, unsigned layer, unsigned head);
 uint64_t *span_checksums(const struct shape *, const struct span *, unsigned layer, unsigned head);
 /* One KV head's part, or NULL. */

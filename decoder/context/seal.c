@@ -182,6 +182,8 @@ static void index_layer(void *arg, unsigned layer)
                    span_block_groups(c->shape, j->span, layer, h) +
                        in_span / REPS_LANES * reps_group_bytes(REPS_BLOCK, d_k),
                    in_span % REPS_LANES);
+        if (in_span == 0)
+            reps_scatter(d_k, keys, span_scatter(c->shape, j->span, layer, h));
         parts_add(c->shape, j->span, layer, h, in_span, keys, values);
     }
 }

@@ -68,6 +68,7 @@ static void view_pieces(struct chooser *h)
         p->page_groups = span_groups(c->shape, sp, v->layer, v->head);
         p->block_groups = span_block_groups(c->shape, sp, v->layer, v->head);
         p->norms = span_norms(c->shape, sp, v->layer, v->head);
+        p->scatter = span_scatter(c->shape, sp, v->layer, v->head);
         for (unsigned part = 0; part < INDEX_PARTS; part++)
             p->part[part] = span_part(c->shape, sp, part, v->layer, v->head);
     }

@@ -86,6 +86,11 @@ float *span_norms(const struct shape *s, const struct span *sp, unsigned layer, 
     return (float *)(span_checksums(s, sp, layer, head) + SPAN_PAGES);
 }
 
+float *span_scatter(const struct shape *s, const struct span *sp, unsigned layer, unsigned head)
+{
+    return span_norms(s, sp, layer, head) + SPAN_PAGES;
+}
+
 void span_truncate(const struct shape *s, struct span *sp, unsigned n)
 {
     assert(sp->refs == 1 && n <= sp->n_blocks);

@@ -21,6 +21,7 @@ struct far_piece {
     const uint8_t *page_groups, *block_groups; /* reps.h */
     const float *norms;                        /* largest |k| of each page */
     const void *part[INDEX_PARTS];             /* parts.h */
+    const float *scatter;                      /* (d_k) reps_scatter of its first block, for all its pages */
 };
 
 /* Needs, as bits besides those of parts (1 << enum index_part). */

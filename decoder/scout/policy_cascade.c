@@ -36,6 +36,7 @@ struct cascade {
     /* pages of the candidates, in whole groups of 8: lane i of group g is page 8·group_at[g] + i */
     size_t n_groups, ld;
     const uint8_t **groups;
+    const float **scatter; /* of the group's piece */
     uint32_t *group_at;
     uint64_t *eligible;  /* bitmap of lanes that may be chosen */
     float *mass, *score; /* (rows, ld), (ld) */
@@ -68,6 +69,7 @@ static size_t lay_out(const struct far_view *v, struct cascade *c, char *base)
     TAKE(block_lse, v->rows);
     TAKE(candidates, c->n_candidates);
     TAKE(groups, c->ld / GROUP);
+    TAKE(scatter, c->ld / GROUP);
     TAKE(group_at, c->ld / GROUP);
     TAKE(eligible, c->ld / 64 + 1);
     TAKE(mass, v->rows * c->ld);
@@ -123,6 +125,7 @@ static void scan(struct far_view *v, unsigned slice)
         size_t at = piece * PIECE_BLOCKS, left = v->n_blocks - at;
         struct scout_head sh = {.kind = REPS_BLOCK,
                                 .groups = &v->pieces[piece].block_groups,
+                                .scatter = &v->pieces[piece].scatter,
                                 .pages_per_piece = PIECE_BLOCKS,
                                 .d_k = v->d_k};
         scout_score(&sh, left < PIECE_BLOCKS ? left : PIECE_BLOCKS, v->rows, v->q, c.block_mass + at,
@@ -156,7 +159,8 @@ static void pick_candidates(struct far_view *v, struct cascade *c)
     size_t n = scout_top(v->n_blocks, c->block_score, NULL, c->n_candidates, 1, 0, c->order, c->candidates);
     assert(n == c->n_candidates);
     (void)n;
-    v->bytes += round_up(v->n_blocks, GROUP) / GROUP * reps_group_bytes(REPS_BLOCK, v->d_k);
+    v->bytes += round_up(v->n_blocks, GROUP) / GROUP * reps_group_bytes(REPS_BLOCK, v->d_k) +
+                round_up(v->n_blocks, PIECE_BLOCKS) / PIECE_BLOCKS * v->d_k * sizeof(float);
 }
 
 /* ---- second stage: the candidates' pages ---- */
@@ -170,6 +174,7 @@ static void gather_groups(struct far_view *v, struct cascade *c)
         uint64_t page = (uint64_t)c->candidates[i] * BLOCK;
         uint32_t at = (uint32_t)(page / GROUP);
         if (c->n_groups == 0 || c->group_at[c->n_groups - 1] != at) {
+            c->scatter[c->n_groups] = v->pieces[page / PIECE_PAGES].scatter;
             c->groups[c->n_groups] =
                 v->pieces[page / PIECE_PAGES].page_groups + page % PIECE_PAGES / GROUP * group_bytes;
             c->group_at[c->n_groups++] = at;
@@ -311,7 +316,8 @@ static size_t choose(struct far_view *v, uint32_t *pages)
     assert(v->rows <= 256);
     lay_out(v, &c, v->scratch);
     pick_candidates(v, &c);
-    struct scout_head sh = {.kind = REPS_PAGE, .groups = c.groups, .pages_per_piece = GROUP, .d_k = v->d_k};
+    struct scout_head sh = {
+        .kind = REPS_PAGE, .groups = c.groups, .scatter = c.scatter, .pages_per_piece = GROUP, .d_k = v->d_k};
     gather_groups(v, &c);
     size_t n_lanes = c.n_groups * GROUP;
     scout_score(&sh, n_lanes, v->rows, v->q, c.mass, c.ld);

@@ -11,8 +11,8 @@ enum { MAX_KEYS = REPS_BLOCK_KEYS, MAX_DIMS = 1024, ROW_BYTES = 32 };
 
 /* How much of the spread counts. 1 is the estimate itself; a calibration may know better per head. */
 static const float gamma_spread = 1.0f;
-/* ln 12 and ln 64, of the keys that are no outliers: numbers, because libm's may differ in the last bit */
-static const float log_centre_keys[] = {[REPS_PAGE] = 2.48490665f, [REPS_BLOCK] = 4.15888308f};
+/* ln 11 and ln 64, of the keys that are no outliers: numbers, because libm's may differ in the last bit */
+static const float log_centre_keys[] = {[REPS_PAGE] = 2.39789527f, [REPS_BLOCK] = 4.15888308f};
 
 /* ---- where things lie in a group ---- */
 
@@ -179,4 +179,27 @@ void reps_build(enum reps_kind kind, unsigned d_k, const float *k, uint8_t *grou
     float spread = gamma_spread * (scatter / (float)(n_centre * d_k));
     put_float(kind, d_k, group, spread_row(kind), lane, isfinite(spread) ? spread : 0.0f);
     put_float(kind, d_k, group, lcount_row(kind), lane, log_centre_keys[kind]);
+}
+
+void reps_scatter(unsigned d_k, const float *k, float *w)
+{
+    const bool all[REPS_PAGE_KEYS] = {true, true, true, true, true, true, true, true,
+                                      true, true, true, true, true, true, true, true};
+    const float even = 0.2f;
+    float mean[MAX_DIMS], sum = 0.0f;
+    assert(d_k % 8 == 0 && d_k <= MAX_DIMS);
+    memset(w, 0, d_k * sizeof *w);
+    for (unsigned page = 0; page < REPS_BLOCK_KEYS / REPS_PAGE_KEYS; page++, k += REPS_PAGE_KEYS * d_k) {
+        mean_of(REPS_PAGE_KEYS, d_k, k, all, REPS_PAGE_KEYS, mean);
+        for (unsigned t = 0; t < REPS_PAGE_KEYS; t++)
+            for (unsigned i = 0; i < d_k; i++) {
+                float e = k[(size_t)t * d_k + i] - mean[i];
+                w[i] += e * e;
+            }
+    }
+    for (unsigned i = 0; i < d_k; i++)
+        sum += w[i];
+    bool usable = isnormal(sum) && isfinite((float)d_k / sum);
+    for (unsigned i = 0; i < d_k; i++)
+        w[i] = usable ? (1.0f - even) * ((float)d_k * w[i] / sum) + even : 1.0f;
 }

@@ -4,12 +4,13 @@
  * mean of the other n; the spread is their mean variance per dim around the centre. The estimated log mass
  * for a query q (already scaled) is
  *
- *     log( n·exp(q·c + f(γ·v, n)) + Σ_j exp(q·o_j) ),   v = spread·|q|²
+ *     log( n·exp(q·c + f(γ·v, n)) + Σ_j exp(q·o_j) ),   v = spread·Σ_i w_i q_i²
  *     f(v, n) = v/2 while v <= 2 ln n, else sqrt(2 v ln n) - ln n
  *
- * (f: the log mean of n such exponentials by the random energy model.) A page keeps 4 outliers and is
- * accurate; a block keeps 1 and is cheap to read for every block of a long context at every step: it only
- * names the candidates whose pages are then judged.
+ * (f: the log mean of n such exponentials by the random energy model.) w says in which dims a head's keys
+ * scatter more than in others; it has mean 1 and serves many pages. A page keeps 5 outliers and is accurate;
+ * a block keeps none and is cheap to read for every block of a long context at every step: it only names the
+ * candidates whose pages are then judged.
  *
  * Vectors are 4 bit: value = (code - 8)·scale, codes 0..15, scale = f32 per vector. Eight pages (or blocks)
  * are interleaved, so that a kernel scores eight at once without a horizontal sum. A group of eight, lane by
@@ -32,7 +33,7 @@ enum {
     REPS_LANES = 8,
     REPS_PAGE_KEYS = 16,
     REPS_BLOCK_KEYS = 64,
-    REPS_PAGE_OUTLIERS = 4,
+    REPS_PAGE_OUTLIERS = 5,
     REPS_BLOCK_OUTLIERS = 0
 };
 
@@ -56,6 +57,9 @@ void reps_group_clear(enum reps_kind, unsigned d_k, uint8_t *group);
 /* Computes one representative of k (16 or 64, d_k) f32 into lane 0..7 of a group. Deterministic: the same
  * keys give the same bytes. */
 void reps_build(enum reps_kind, unsigned d_k, const float *k, uint8_t *group, unsigned lane);
+/* w of a block's keys k (64, d_k): how much each dim varies around its page's mean, beside the mean over
+ * dims. A fifth of it counts as even, since so few keys tell little. Deterministic. */
+void reps_scatter(unsigned d_k, const float *k, float *w);
 /* Empties a lane again (truncate). */
 void reps_lane_clear(enum reps_kind, unsigned d_k, uint8_t *group, unsigned lane);
 

@@ -19,20 +19,36 @@ _Static_assert((int)SCOUT_LANES == (int)REPS_LANES, "a kernel scores what a grou
 struct queries {
     int8_t q8[ROWS_AT_ONCE * MAX_DIMS]; /* (rows, d_k) */
     float scale[ROWS_AT_ONCE];
-    int32_t sum[ROWS_AT_ONCE]; /* of q8 */
-    float square[ROWS_AT_ONCE];
+    int32_t sum[ROWS_AT_ONCE];  /* of q8 */
+    float square[ROWS_AT_ONCE]; /* what a spread is multiplied with */
 };
+
+/* Σ w_i q_i². */
+static float weighted_square(unsigned d_k, const float *q, const float *w)
+{
+    float sum[8] = {0};
+    for (unsigned i = 0; i < d_k; i += 8)
+        for (unsigned j = 0; j < 8; j++)
+            sum[j] += q[i + j] * q[i + j] * (w ? w[i + j] : 1.0f);
+    return ((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7]));
+}
+
+static void weigh_dims(unsigned d_k, unsigned g, const float *q, const float *w, struct queries *out)
+{
+    for (unsigned r = 0; r < g; r++) {
+        float square = out->scale[r] != 0.0f ? weighted_square(d_k, q + (size_t)r * d_k, w) : 0.0f;
+        out->square[r] = isfinite(square) ? square : 0.0f;
+    }
+}
 
 static void quantise_row(unsigned d_k, const float *q, struct queries *out, unsigned row)
 {
-    float largest = 0.0f, square = 0.0f;
-    for (unsigned i = 0; i < d_k; i++) {
+    float largest = 0.0f;
+    for (unsigned i = 0; i < d_k; i++)
         largest = fabsf(q[i]) > largest ? fabsf(q[i]) : largest;
-        square += q[i] * q[i];
-    }
     float scale = largest / 127.0f;
     /* a row without length (or, from a broken model, without a finite one) scores every page alike */
-    bool usable = isnormal(scale) && isfinite(square);
+    bool usable = isnormal(scale) && isfinite(weighted_square(d_k, q, NULL));
     int32_t sum = 0;
     for (unsigned i = 0; i < d_k; i++) {
         int code = usable ? (int)lrintf(q[i] / scale) : 0;
@@ -41,7 +57,6 @@ static void quantise_row(unsigned d_k, const float *q, struct queries *out, unsi
     }
     out->scale[row] = usable ? scale : 0.0f;
     out->sum[row] = sum;
-    out->square[row] = usable ? square : 0.0f;
 }
 
 static void score_rows(const struct scout_head *h, size_t n_pages, unsigned g, const float *q, float *out,
@@ -49,10 +64,15 @@ static void score_rows(const struct scout_head *h, size_t n_pages, unsigned g, c
 {
     const struct kernels *k = kernels_get();
     struct queries queries;
+    const float *last = NULL;
     for (unsigned r = 0; r < g; r++)
         quantise_row(h->d_k, q + (size_t)r * h->d_k, &queries, r);
     for (size_t page = 0; page < n_pages; page += h->pages_per_piece) {
         size_t left = n_pages - page, here = left < h->pages_per_piece ? left : h->pages_per_piece;
+        const float *w = h->scatter ? h->scatter[page / h->pages_per_piece] : NULL;
+        if (page == 0 || w != last) /* neighbouring pieces may share theirs */
+            weigh_dims(h->d_k, g, q, w, &queries);
+        last = w;
         k->scout_groups((here + SCOUT_LANES - 1) / SCOUT_LANES, g, h->d_k, reps_vecs(h->kind),
                         h->groups[page / h->pages_per_piece], queries.q8, queries.scale, queries.sum,
                         queries.square, out + page, ld);

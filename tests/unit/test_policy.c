@@ -98,7 +98,8 @@ static void world_make(struct world *w, unsigned loud)
             reps_group_clear(REPS_PAGE, DIM, w->groups[p] + g * reps_group_bytes(REPS_PAGE, DIM));
         for (unsigned g = 0; g < PIECE_BLOCKS / 8; g++)
             reps_group_clear(REPS_BLOCK, DIM, w->blocks[p] + g * reps_group_bytes(REPS_BLOCK, DIM));
-        w->pieces[p] = (struct far_piece){w->groups[p], w->blocks[p], w->norms[p], {w->box[p], w->value[p]}};
+        w->pieces[p] =
+            (struct far_piece){w->groups[p], w->blocks[p], w->norms[p], {w->box[p], w->value[p]}, NULL};
     }
     for (unsigned b = 0; b < BLOCKS; b++) {
         float k[64 * DIM], v[64 * DIM];

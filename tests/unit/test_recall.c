@@ -587,7 +587,7 @@ static void show_representatives(bool hard, unsigned out[3])
         out[i] = found(&m, &t, kept[i], 4);
     printf(
         "%s: %zu of %zu matching keys are not 0, their norms %.3f to %.3f; of 32 facts' pages among the best "
-        "4 of 512: %u by the centre, %u by centre and 4 outliers, %u by all keys\n",
+        "4 of 512: %u by the centre, %u by centre and outliers, %u by all keys\n",
         hard ? "hard " : "plain", n_large, m.n - 4, least, most, out[0], out[1], out[2]);
     assert_true(most / least < 1.01);
     assert_true(hard ? n_large == m.n - 4 : n_large == t.n_facts);

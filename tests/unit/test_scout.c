@@ -95,7 +95,7 @@ static void test_equal_keys(void **state)
     assert_float_equal(out[6], logf(16), 1e-6f);
 }
 
-/* Twelve alike and four apart: nothing is lost. A query along one outlier finds it. */
+/* Eleven alike and five apart: nothing is lost. A query along one outlier finds it. */
 static void test_outliers(void **state)
 {
     (void)state;
@@ -109,7 +109,7 @@ static void test_outliers(void **state)
         for (unsigned t = 1; t < 16; t++)
             memcpy(k + t * D, k, D * sizeof *k);
         unsigned lone = (unsigned)next_random() % 16;
-        for (unsigned j = 0; j < 4; j++) {
+        for (unsigned j = 0; j < REPS_PAGE_OUTLIERS; j++) {
             float *o = k + (lone + 5 * j) % 16 * D;
             for (unsigned i = 0; i < D; i++)
                 o[i] = on_grid(0.25f);
@@ -192,7 +192,7 @@ static float decode(unsigned d, const uint8_t *group, unsigned vec, unsigned lan
     return (float)((i % 8 < 4 ? byte & 15 : byte >> 4) - 8) * scale;
 }
 
-/* Sixteen keys equally far from their mean: the first four are the outliers. */
+/* Sixteen keys equally far from their mean: the first ones are the outliers. */
 static void test_outlier_ties(void **state)
 {
     (void)state;
@@ -205,8 +205,53 @@ static void test_outlier_ties(void **state)
     for (unsigned vec = 1; vec < (1 + REPS_PAGE_OUTLIERS); vec++)
         for (unsigned i = 0; i < 16; i++)
             assert_float_equal(decode(16, group, vec, 2, i), i == vec - 1 ? 1.0f : 0.0f, 1e-6f);
-    for (unsigned i = 0; i < 16; i++) /* the centre of the other twelve */
-        assert_float_equal(decode(16, group, 0, 2, i), i < 4 ? 0.0f : 1.0f / 12, 1e-6f);
+    for (unsigned i = 0; i < 16; i++) /* the centre of the others */
+        assert_float_equal(decode(16, group, 0, 2, i),
+                           i < REPS_PAGE_OUTLIERS ? 0.0f : 1.0f / (16 - REPS_PAGE_OUTLIERS), 1e-6f);
+}
+
+/* Keys that scatter in some dims far more than in others: a query along the quiet ones must not be told of
+ * the others' scatter, and one along the loud ones of all of it. */
+static void test_scatter(void **state)
+{
+    (void)state;
+    enum { PAGES = 64 };
+    uint8_t group[4096];
+    const uint8_t *at = group;
+    float k[64 * D], w[D], q[D], with[8], without[8];
+    double off[2] = {0}, off_even[2] = {0}, sum = 0;
+    for (unsigned page = 0; page < PAGES; page++) {
+        for (unsigned i = 0; i < 64 * D; i++)
+            k[i] = normal() * (i % D < D / 4 ? 1.0f : 0.2f);
+        reps_group_clear(REPS_PAGE, D, group);
+        reps_build(REPS_PAGE, D, k, group, 0);
+        reps_scatter(D, k, w);
+        const float *scatter = w;
+        const struct scout_head head = {.groups = &at, .scatter = &scatter, .pages_per_piece = 8, .d_k = D};
+        for (unsigned loud = 0; loud < 2; loud++) {
+            for (unsigned i = 0; i < D; i++)
+                q[i] = (i < D / 4) == loud ? normal() * (loud ? 0.3f : 0.8f) : 0.0f;
+            scout_score(&head, 8, 1, q, with, 8);
+            score_group(D, group, q, without);
+            double truth = true_log_mass(D, q, k);
+            off[loud] += fabs((double)with[0] - truth) / PAGES;
+            off_even[loud] += fabs((double)without[0] - truth) / PAGES;
+        }
+    }
+    for (unsigned i = 0; i < D; i++)
+        sum += (double)w[i];
+    assert_float_equal((float)sum, (float)D, 1e-2f);
+    for (unsigned loud = 0; loud < 2; loud++)
+        if (off[loud] > 0.7 * off_even[loud])
+            fail_msg("queries along %s dims: off by %.3f with scatter, by %.3f without",
+                     loud ? "loud" : "quiet", off[loud], off_even[loud]);
+    memset(k, 0, sizeof k);
+    reps_scatter(D, k, w); /* nothing scatters: all dims are alike */
+    for (unsigned i = 0; i < D; i++)
+        assert_true(w[i] == 1.0f);
+    k[3] = NAN;
+    reps_scatter(D, k, w);
+    assert_true(w[0] == 1.0f && w[3] == 1.0f);
 }
 
 static void test_quantisation_error(void **state)
@@ -498,6 +543,7 @@ int main(void)
         cmocka_unit_test_setup(test_spread, setup),
         cmocka_unit_test_setup(test_lanes_are_independent, setup),
         cmocka_unit_test_setup(test_outlier_ties, setup),
+        cmocka_unit_test_setup(test_scatter, setup),
         cmocka_unit_test_setup(test_quantisation_error, setup),
         cmocka_unit_test_setup(test_broken_keys, setup),
         cmocka_unit_test_setup(test_score_pieces, setup),
