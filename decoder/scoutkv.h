@@ -144,6 +144,34 @@ SKV_API void skv_policy_format(const struct skv_select *, char out[SKV_POLICY_TE
 /* Whether the policy, with these options, goes by what pages received (skv_context_opts.history). */
 SKV_API bool skv_policy_history(const struct skv_select *);
 
+/* ---- calibration ----
+ *
+ * What a measurement on text (`scoutkv calibrate`) says of a model's KV heads. Without one, every spread
+ * counts fully and every head has the same budget. */
+
+enum { SKV_KNOTS = 10 };
+
+struct skv_calibration_head {
+    float gamma_page, gamma_block; /* 0 to 1: how much of a representative's spread counts */
+    float far;                     /* share of a query's attention that is far, on average; */
+    float held[SKV_KNOTS];         /* and what of it the best 16, 32, 64 … tokens hold, rising */
+};
+struct skv_calibration {
+    uint8_t fingerprint[SKV_FINGERPRINT];     /* of the model that was measured */
+    uint32_t n_layers, n_kv_heads;            /* of the whole model; equal in all layers */
+    const struct skv_calibration_head *heads; /* (n_layers, n_kv_heads) */
+};
+
+/* How the budget of decode steps is split over layers and KV heads; each gets a page at least, and the sum
+ * stays the same. Layers of a policy of their own keep their budget. */
+enum skv_schedule {
+    SKV_UNIFORM,    /* the same for all */
+    SKV_NARROW_LOW, /* a head of the lower half of the layers gets a quarter of one of the upper half */
+    SKV_CALIBRATED, /* where the next token holds the most far mass, as calibrated */
+    SKV_SCHEDULES
+};
+SKV_API const char *skv_schedule_name(enum skv_schedule);
+
 /* When no node gives a page that a pass chose: every one was asked and none has it (-ENODATA), no copy passes
  * its checksum (-EBADMSG), or its nodes did not answer by the request's deadline (-EHOSTUNREACH). */
 enum skv_on_loss {
@@ -176,6 +204,8 @@ struct skv_context_opts {
     bool history; /* note the attention mass that pages receive, in prefill too, for policies that go by it; a
                    * decode policy that does turns it on. Of tokens found by skv_context_open_prefix it is not
                    * known */
+    const struct skv_calibration *calibration; /* or NULL; copied. -EINVAL: it is of another model */
+    enum skv_schedule schedule;
     const uint8_t *salt; /* 32 bytes that make keys unguessable, or NULL */
     const char *recipe; /* what else changes the bits of K and V (prefill chunk, RoPE overrides …), or NULL */
 };

@@ -10,6 +10,7 @@ int cmd_run(int argc, char **argv);
 int cmd_tokenize(int argc, char **argv);
 int cmd_logits(int argc, char **argv);
 int cmd_trace(int argc, char **argv);
+int cmd_calibrate(int argc, char **argv);
 int cmd_make_model(int argc, char **argv);
 int cmd_policies(int argc, char **argv);
 int cmd_eval(int argc, char **argv);

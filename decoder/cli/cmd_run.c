@@ -236,6 +236,8 @@ static int open_saved(struct run *r, struct kv_options *kv, struct skv_error *er
     if (rc)
         return rc;
     rc = resume_options(saved, &r->typed, kv, &opts, err);
+    if (!rc && r->engine.calibration)
+        opts.calibration = r->engine.calibration;
     if (!rc)
         rc = resume_sampler(r, saved, err);
     if (!rc)

@@ -2,6 +2,7 @@
 #include "common/progress.h"
 #include "decoder/cli/interrupt.h"
 #include "decoder/cli/reload.h"
+#include "decoder/model/calibration_file.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -16,6 +17,8 @@ int engine_open(struct engine *e, const char *path, const struct kv_options *kv,
         rc = tokenizer_from_gguf(e->model->gguf, &e->tok, err);
     if (!rc)
         model_shape(e->model, &e->shape);
+    if (!rc && kv->calib)
+        rc = calibration_load(kv->calib, e->shape.fingerprint, &e->calibration, err);
     return rc;
 }
 
@@ -33,13 +36,16 @@ void engine_close(struct engine *e)
         skv_tier_close(e->tier);
     tokenizer_free(e->tok);
     model_close(e->model);
+    free(e->calibration);
     free(e->ranges.range);
     *e = (struct engine){0};
 }
 
 int engine_context_opts(struct engine *e, struct skv_context_opts *opts, struct skv_error *err)
 {
-    return kv_context_opts(e->kv, &e->ranges, e->recipe, opts, err);
+    int rc = kv_context_opts(e->kv, &e->ranges, e->recipe, opts, err);
+    opts->calibration = e->calibration;
+    return rc;
 }
 
 int engine_context(struct engine *e, const struct skv_context_opts *opts, skv_context **ctx,

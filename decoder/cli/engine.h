@@ -13,6 +13,7 @@ struct engine { /* zero it first */
     skv_tier *tier;
     struct skv_model shape;
     const struct kv_options *kv;
+    struct skv_calibration *calibration; /* or NULL */
     char recipe[32];
     struct kv_ranges ranges; /* what is protected; add before engine_context */
     struct on_loss loss;     /* of the session that was opened last */

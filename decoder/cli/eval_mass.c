@@ -3,7 +3,9 @@
 #include "common/progress.h"
 #include "decoder/cli/cli.h"
 #include "decoder/cli/interrupt.h"
+#include "decoder/cli/kv_options.h"
 #include "decoder/cli/mass_eval.h"
+#include "decoder/model/calibration_file.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -12,6 +14,7 @@
 struct mass_args {
     struct opt_list traces;
     const char *policies, *budgets, *json;
+    struct kv_options kv; /* of these, calib and schedule */
     uint32_t window, sinks, select, threads;
     bool layers, calibration;
 };
@@ -27,6 +30,10 @@ static const struct opt table[] = {
      "newest tokens, always attended; far is what lies behind them in whole blocks of 64", .max = 1 << 30},
     {"sinks", 0, OPT_U32, AT(sinks), "TOKENS", "first tokens, always attended, rounded up to pages of 16",
      .max = 1 << 30},
+    {"calib", 0, OPT_STRING, AT(kv.calib), "FILE", "what `scoutkv calibrate` measured of the traces' model"},
+    {"schedule", 0, OPT_CHOICE, AT(kv.schedule), NULL,
+     "how a budget is split over layers and KV heads, with the same sum; --calib means calibrated",
+     .choices = "uniform|narrow-low|calibrated"},
     {"layers", 0, OPT_FLAG, AT(layers), NULL, "show the share of each layer too"},
     {"calibration", 0, OPT_FLAG, AT(calibration), NULL,
      "for policies that estimate what they miss: estimated against true, by deciles of the estimate"},
@@ -104,7 +111,10 @@ static int make_setup(const struct mass_args *a, struct mass_setup *s, struct sk
     s->unit = a->select;
     s->protected_pages = (a->sinks + SKV_PAGE - 1) / SKV_PAGE;
     s->calibration = a->calibration;
-    int rc = parse_policies(s, a->policies, err);
+    int rc = kv_schedule(&a->kv, &s->schedule, err);
+    if (rc)
+        return rc;
+    rc = parse_policies(s, a->policies, err);
     return rc ? rc : parse_budgets(s, a->budgets, err);
 }
 
@@ -120,6 +130,10 @@ static int check_trace(const struct mass_result *r, const struct kv_trace *t, st
                         r->head.n_kv_heads != t->head.n_kv_heads || r->head.d_k != t->head.d_k))
         return skv_fail(err, -EINVAL, "%s is of another model than %s: compare them in runs of their own",
                         t->path, r->traces[0].file);
+    const struct skv_calibration *c = r->setup->calib;
+    if (c && (memcmp(c->fingerprint, t->head.fingerprint, sizeof c->fingerprint) ||
+              c->n_layers != t->head.n_layers || c->n_kv_heads != t->head.n_kv_heads))
+        return skv_fail(err, -EINVAL, "calib: it was made for another model than that of %s", t->path);
     return 0;
 }
 
@@ -233,13 +247,17 @@ int eval_mass(int argc, char **argv)
         return rc;
     struct mass_setup *setup = calloc(1, sizeof *setup);
     struct mass_result r = {.setup = setup};
+    struct skv_calibration *calib = NULL;
     if (!setup) {
         rc = 1;
     } else if (make_setup(&a, setup, &err)) {
         rc = options_mistake(&cmd, "%s", err.text);
     } else {
         interrupt_catch();
-        rc = eval_traces(&a, &r, &err);
+        rc = a.kv.calib ? calibration_load(a.kv.calib, NULL, &calib, &err) : 0;
+        setup->calib = calib;
+        if (rc == 0)
+            rc = eval_traces(&a, &r, &err);
         if (rc == 0)
             rc = tell(&a, &r, &err);
         rc = rc ? cli_fail(cmd.name, &err) : 0;
@@ -247,6 +265,7 @@ int eval_mass(int argc, char **argv)
             rc = EXIT_INTERRUPTED;
     }
     result_free(&r);
+    free(calib);
     free(setup);
     options_free(&mem);
     return rc;

@@ -66,6 +66,15 @@ const struct opt kv_cache_table[] = {
      "not given",
      .max = 1},
     {"select", 0, OPT_U32, AT(select), "16|32|64", "tokens selected together"},
+    {"calib", 0, OPT_STRING, AT(calib), "FILE",
+     "what `scoutkv calibrate` measured of this model: how much spread counts in each head's "
+     "representatives, and "
+     "which heads read afar"},
+    {"schedule", 0, OPT_CHOICE, AT(schedule), NULL,
+     "how decode steps split the budget over layers and KV heads, with the same sum: all alike; lower layers "
+     "a "
+     "quarter; or where it holds most, which --calib tells (and which it means if not given)",
+     .choices = "uniform|narrow-low|calibrated"},
     {"window", 0, OPT_U32, AT(window), "TOKENS", "newest tokens, always local and always attended",
      .max = 1 << 30},
     {"seal-lag", 0, OPT_U32, AT(seal_lag), "TOKENS",
@@ -201,6 +210,18 @@ int kv_layers(const struct kv_options *o, struct skv_context_opts *out, struct s
     return 0;
 }
 
+int kv_schedule(const struct kv_options *o, enum skv_schedule *out, struct skv_error *err)
+{
+    *out = o->calib ? SKV_CALIBRATED : SKV_UNIFORM;
+    for (unsigned i = 0; o->schedule && i < SKV_SCHEDULES; i++)
+        if (!strcmp(o->schedule, skv_schedule_name((enum skv_schedule)i)))
+            *out = (enum skv_schedule)i;
+    return *out == SKV_CALIBRATED && !o->calib
+               ? skv_fail(err, -EINVAL,
+                          "schedule: calibrated needs --calib FILE, which `scoutkv calibrate` writes")
+               : 0;
+}
+
 int kv_context_opts(const struct kv_options *o, struct kv_ranges *ranges, char recipe[32],
                     struct skv_context_opts *out, struct skv_error *err)
 {
@@ -230,6 +251,8 @@ int kv_context_opts(const struct kv_options *o, struct kv_ranges *ranges, char r
         return skv_fail(err, -EINVAL, "tail: %s estimates no mass of what it leaves out: it is cascade's",
                         o->policy);
     rc = kv_layers(o, out, err);
+    if (!rc)
+        rc = kv_schedule(o, &out->schedule, err);
     if (rc)
         return rc;
     out->prefill.budget = o->prefill_budget;

@@ -17,6 +17,7 @@ struct kv_options {
     uint32_t budget, select, window, seal_lag, sinks, prefill_budget, chunk;
     double mass;
     bool tail;
+    const char *calib, *schedule; /* or NULL */
     struct opt_list layer_policy;
     double alpha, beta; /* below 0: not given */
     uint64_t cache;
@@ -45,9 +46,12 @@ int kv_policy(const struct kv_options *, struct skv_select *out, struct skv_erro
  */
 int kv_layers(const struct kv_options *, struct skv_context_opts *out, struct skv_error *);
 
-/* What the options mean for scoutkv.h. -EINVAL (usage) says which option cannot be. --protect ranges are
- * added to `ranges`, which the result points at; recipe (of the prefill chunk) is written into the caller's
- * buffer. */
+/* --schedule, or what --calib means without it. Part of it too. */
+int kv_schedule(const struct kv_options *, enum skv_schedule *out, struct skv_error *);
+
+/* What the options mean for scoutkv.h, but for the calibration, which takes the model (engine.h). -EINVAL
+ * (usage) says which option cannot be. --protect ranges are added to `ranges`, which the result points at;
+ * recipe (of the prefill chunk) is written into the caller's buffer. */
 int kv_context_opts(const struct kv_options *, struct kv_ranges *ranges, char recipe[32],
                     struct skv_context_opts *out, struct skv_error *);
 /* What the context does; the engine sees to `recompute`. */

@@ -9,6 +9,7 @@ static const struct cli_command commands[] = {
     {"tokenize", cmd_tokenize, "text to token ids"},
     {"logits", cmd_logits, "token ids to logits, for comparing engines"},
     {"trace", cmd_trace, "capture queries, keys and values of a text, to compare policies offline"},
+    {"calibrate", cmd_calibrate, "measure a model on text: what the scout should know of its heads"},
     {"make-model", cmd_make_model, "write a model: one that recalls facts, or a random one"},
     {"policies", cmd_policies, "the ways of choosing what a step attends to, explained"},
     {"eval", cmd_eval, "measure answers, time and bytes of several policies over one stored context"},

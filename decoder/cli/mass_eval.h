@@ -5,6 +5,7 @@
 
 #include "common/pool.h"
 #include "decoder/model/kv_trace.h"
+#include "decoder/scout/calibration.h"
 #include "decoder/scout/policy.h"
 
 enum { MASS_POLICIES = 64, MASS_BUDGETS = 16, MASS_KINDS = 2 };
@@ -23,6 +24,8 @@ struct mass_setup {
     unsigned n_budgets;
     uint32_t window, protected_pages, unit; /* unit: tokens selected together */
     bool calibration;                       /* keep samples */
+    const struct skv_calibration *calib;    /* or NULL */
+    enum skv_schedule schedule;             /* of the budgets, over layers and KV heads */
 };
 
 /* Sums of one policy and budget over queries, heads and rows. */
@@ -87,6 +90,7 @@ double mass_share(const struct mass_result *, const struct mass_trace *, int lay
 struct mass_figure {
     size_t traces;          /* that have such queries; 0: nothing below means anything */
     double share, share_sd; /* mean over traces of mass_share, and standard deviation over them */
+    double share_all;       /* of the far mass of all layers together, what is selected */
     double share_rows;      /* the same with every row of a query counting alike, however little far mass */
     double error, error_sd; /* mean relative L2 error of a query head's output */
     double tokens;          /* chosen per query and KV head */

@@ -51,18 +51,19 @@ static float largest_norm(unsigned d_k, const float *k)
 
 /* k (64, d_k), v (64, d_v) of a block. */
 static void piece_add(const struct mass_head *h, unsigned block, const float *k, const float *v,
-                      const struct writer *w)
+                      const float gamma[2], const struct writer *w)
 {
     size_t page_bytes = reps_group_bytes(REPS_PAGE, h->d_k),
            block_bytes = reps_group_bytes(REPS_BLOCK, h->d_k);
     for (unsigned p = 0; p < BLOCK_PAGES; p++) {
         const float *keys = k + (size_t)p * SKV_PAGE * h->d_k;
         unsigned page = block * BLOCK_PAGES + p;
-        reps_build(REPS_PAGE, h->d_k, keys, w->page_groups + page / REPS_LANES * page_bytes,
-                   page % REPS_LANES);
+        reps_build_gamma(REPS_PAGE, h->d_k, keys, gamma[REPS_PAGE],
+                         w->page_groups + page / REPS_LANES * page_bytes, page % REPS_LANES);
         w->norms[page] = largest_norm(h->d_k, keys);
     }
-    reps_build(REPS_BLOCK, h->d_k, k, w->block_groups + block / REPS_LANES * block_bytes, block % REPS_LANES);
+    reps_build_gamma(REPS_BLOCK, h->d_k, k, gamma[REPS_BLOCK],
+                     w->block_groups + block / REPS_LANES * block_bytes, block % REPS_LANES);
     if (block == 0)
         reps_scatter(h->d_k, k, w->scatter);
     for (unsigned i = 0; i < INDEX_PARTS; i++)
@@ -70,7 +71,8 @@ static void piece_add(const struct mass_head *h, unsigned block, const float *k,
             part_add((enum index_part)i, h->d_k, h->d_v, block, k, v, w->part[i]);
 }
 
-int mass_index_build(struct mass_index *x, const struct mass_head *h, size_t n_blocks, uint32_t needs)
+int mass_index_build(struct mass_index *x, const struct mass_head *h, size_t n_blocks, uint32_t needs,
+                     const float gamma[2])
 {
     float *block = malloc(SKV_BLOCK * (size_t)(h->d_k + h->d_v) * sizeof *block);
     int rc = 0;
@@ -91,7 +93,7 @@ int mass_index_build(struct mass_index *x, const struct mass_head *h, size_t n_b
                 memcpy(block + t * h->d_k, h->k + (b * SKV_BLOCK + t) * h->k_step, h->d_k * sizeof *block);
                 memcpy(v + t * h->d_v, h->v + (b * SKV_BLOCK + t) * h->v_step, h->d_v * sizeof *block);
             }
-            piece_add(h, (unsigned)(b % PIECE_BLOCKS), block, v, &w);
+            piece_add(h, (unsigned)(b % PIECE_BLOCKS), block, v, gamma, &w);
         }
     }
     free(block);
@@ -118,7 +120,7 @@ double mass_bytes_kept(const struct skv_select *s, unsigned d_k, unsigned d_v)
 {
     uint32_t needs = policy_needs(s);
     double bytes = 0;
-    if (s->policy == SKV_CASCADE || s->policy == SKV_SALIENCE)
+    if (policy_reads_representatives(s->policy))
         bytes += (double)reps_group_bytes(REPS_PAGE, d_k) / (REPS_LANES * SKV_PAGE) +
                  (double)(d_k * sizeof(float)) / (PIECE_PAGES * SKV_PAGE);
     if (s->policy == SKV_CASCADE)

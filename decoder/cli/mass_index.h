@@ -10,8 +10,10 @@ struct mass_index {
     size_t n_pieces;
 };
 
-/* Of the first n_blocks blocks; needs: of all policies together (policy_needs). -ENOMEM: nothing stays. */
-int mass_index_build(struct mass_index *, const struct mass_head *, size_t n_blocks, uint32_t needs);
+/* Of the first n_blocks blocks; needs: of all policies together (policy_needs). gamma: of pages, of blocks.
+ * -ENOMEM: nothing stays. */
+int mass_index_build(struct mass_index *, const struct mass_head *, size_t n_blocks, uint32_t needs,
+                     const float gamma[2]);
 void mass_index_free(struct mass_index *);
 
 /* What a policy has to keep of far tokens, in bytes a token and KV head: a page's checksum and what the

@@ -39,8 +39,8 @@ static void print_head(const struct mass_result *r, unsigned kind, unsigned budg
     printf("\n%" PRIu32 " tokens selected; %s: %" PRIu64 " in %zu trace%s\n", r->setup->budget[budget],
            kind ? "ordinary queries" : "queries that copy an answer", queries_of(r, kind), traces,
            traces == 1 ? "" : "s");
-    printf("%-28s %6s %6s %6s %6s  %6s %6s  %7s %7s %9s", "policy", "share", "sd", "gap", "rows", "error",
-           "sd", "kept", "read", "step");
+    printf("%-28s %6s %6s %6s %6s %6s  %6s %6s  %7s %7s %9s", "policy", "share", "sd", "gap", "all", "rows",
+           "error", "sd", "kept", "read", "step");
     for (unsigned l = 0; layers && l < r->head.n_layers; l++)
         printf(" %5s%-2u", "L", l);
     putchar('\n');
@@ -53,9 +53,9 @@ static void print_row(const struct mass_result *r, unsigned kind, unsigned polic
     char step[32], gap[16] = "-";
     if (!isnan(f.gap_closed))
         snprintf(gap, sizeof gap, "%.2f", f.gap_closed);
-    printf("%-28s %6.3f %6.3f %6s %6.3f  %6.3f %6.3f  %7.2f %7.2f %9s", r->setup->label[policy], f.share,
-           f.share_sd, gap, f.share_rows, f.error, f.error_sd, f.kept_token, f.read_token,
-           size_format(step, sizeof step, (uint64_t)f.read_step));
+    printf("%-28s %6.3f %6.3f %6s %6.3f %6.3f  %6.3f %6.3f  %7.2f %7.2f %9s", r->setup->label[policy],
+           f.share, f.share_sd, gap, f.share_all, f.share_rows, f.error, f.error_sd, f.kept_token,
+           f.read_token, size_format(step, sizeof step, (uint64_t)f.read_step));
     for (unsigned l = 0; layers && l < r->head.n_layers; l++)
         printf(" %7.3f", layer_share(r, l, kind, policy, budget));
     putchar('\n');
@@ -70,7 +70,8 @@ static void print_legend(const struct mass_result *r)
         "share: of a layer's far attention mass, in the selected pages (mean of layers, then of traces; sd "
         "over "
         "traces)\n"
-        "gap: closed of the way from quest to oracle; rows: the share if every query row counts alike, "
+        "gap: closed of the way from quest to oracle; all: the share of all layers' far mass together; rows: "
+        "if every query row counts alike, "
         "however "
         "little\nfar mass it has\n"
         "error: relative L2 of a query head's output against dense\n"
@@ -158,11 +159,12 @@ static json_t *calibration_json(struct mass_samples *samples)
 static json_t *policy_json(const struct mass_result *r, unsigned kind, unsigned policy, unsigned budget)
 {
     struct mass_figure f = mass_figure_of(r, kind, policy, budget);
-    return json_pack("{s:f, s:f, s:o, s:o, s:o, s:f, s:f, s:f, s:f, s:f, s:f, s:f}", "share", f.share,
-                     "share_sd", f.share_sd, "share_per_trace", shares_json(r, kind, policy, budget, false),
-                     "share_per_layer", shares_json(r, kind, policy, budget, true), "gap_closed",
-                     real(f.gap_closed), "share_of_rows", f.share_rows, "error", f.error, "error_sd",
-                     f.error_sd, "tokens_selected", f.tokens, "bytes_kept_per_token", f.kept_token,
+    return json_pack("{s:f, s:f, s:f, s:o, s:o, s:o, s:f, s:f, s:f, s:f, s:f, s:f, s:f}", "share", f.share,
+                     "share_of_all_layers", f.share_all, "share_sd", f.share_sd, "share_per_trace",
+                     shares_json(r, kind, policy, budget, false), "share_per_layer",
+                     shares_json(r, kind, policy, budget, true), "gap_closed", real(f.gap_closed),
+                     "share_of_rows", f.share_rows, "error", f.error, "error_sd", f.error_sd,
+                     "tokens_selected", f.tokens, "bytes_kept_per_token", f.kept_token,
                      "bytes_read_per_token", f.read_token, "bytes_read_per_step", f.read_step);
 }
 

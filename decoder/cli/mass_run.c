@@ -20,7 +20,8 @@
 struct run {
     const struct mass_setup *setup;
     const struct kv_trace *trace;
-    struct unit *units; /* (n_layers, n_kv_heads) */
+    struct unit *heads; /* (n_layers, n_kv_heads) */
+    uint32_t *units;    /* (n_budgets, n_layers, n_kv_heads): units that each head selects */
     uint32_t needs;
     uint64_t first_marked; /* token */
 };
@@ -74,23 +75,25 @@ static void view_of(const struct run *r, struct unit *u, uint64_t t, unsigned po
     const struct mass_setup *s = r->setup;
     memset(u->lse, 0, u->kv.rows * sizeof *u->lse);
     memset(u->share, 0, u->kv.rows * sizeof *u->share);
-    *v = (struct far_view){.layer = u->layer,
-                           .head = u->head,
-                           .d_k = u->kv.d_k,
-                           .d_v = u->kv.d_v,
-                           .rows = u->kv.rows,
-                           .q = u->q,
-                           .position = t,
-                           .n_pages = u->n_pages,
-                           .n_blocks = u->n_pages / (SKV_BLOCK / SKV_PAGE),
-                           .pieces = u->index.pieces,
-                           .eligible = u->eligible,
-                           .received = u->received[policy * s->n_budgets + budget],
-                           .mean_q = t && wants(s, policy, NEEDS_MEAN_QUERY) ? u->mean_q : NULL,
-                           .k = s->budget[budget] / s->unit,
-                           .unit = s->unit / SKV_PAGE,
-                           .lse = u->lse,
-                           .share = u->share};
+    *v = (struct far_view){
+        .layer = u->layer,
+        .head = u->head,
+        .d_k = u->kv.d_k,
+        .d_v = u->kv.d_v,
+        .rows = u->kv.rows,
+        .q = u->q,
+        .position = t,
+        .n_pages = u->n_pages,
+        .n_blocks = u->n_pages / (SKV_BLOCK / SKV_PAGE),
+        .pieces = u->index.pieces,
+        .eligible = u->eligible,
+        .received = u->received[policy * s->n_budgets + budget],
+        .mean_q = t && wants(s, policy, NEEDS_MEAN_QUERY) ? u->mean_q : NULL,
+        .k = r->units[((size_t)budget * r->trace->head.n_layers + u->layer) * r->trace->head.n_kv_heads +
+                      u->head],
+        .unit = s->unit / SKV_PAGE,
+        .lse = u->lse,
+        .share = u->share};
 }
 
 /* Pages of one policy for one query, into u->pages; the oracle needs u->truth. -ENOMEM. */
@@ -311,14 +314,20 @@ static int unit_begin(const struct run *r, struct unit *u)
     for (unsigned i = 0; i < s->n_policies * s->n_budgets && ok; i++)
         if (wants(s, i / s->n_budgets, NEEDS_RECEIVED))
             ok = (u->received[i] = calloc(n_all, sizeof *u->received[i]));
-    return ok ? mass_index_build(&u->index, &u->kv, n_blocks, r->needs) : -ENOMEM;
+    float gamma[2] = {1, 1};
+    if (s->calib) {
+        const struct skv_calibration_head *k = calibration_head(s->calib, u->layer, u->head);
+        gamma[REPS_PAGE] = k->gamma_page;
+        gamma[REPS_BLOCK] = k->gamma_block;
+    }
+    return ok ? mass_index_build(&u->index, &u->kv, n_blocks, r->needs, gamma) : -ENOMEM;
 }
 
 static void run_unit(void *arg, unsigned part)
 {
     const struct run *r = arg;
     const struct kv_trace_head *h = &r->trace->head;
-    struct unit *u = &r->units[part];
+    struct unit *u = &r->heads[part];
     u->layer = part / h->n_kv_heads;
     u->head = part % h->n_kv_heads;
     u->rc = unit_begin(r, u);
@@ -379,17 +388,38 @@ static int say(const struct run *r, const struct unit *u, struct skv_error *err)
     }
 }
 
+/* Every budget split over the trace's heads. */
+static int split_budgets(struct run *r)
+{
+    const struct mass_setup *s = r->setup;
+    const struct kv_trace_head *h = &r->trace->head;
+    size_t n = (size_t)h->n_layers * h->n_kv_heads;
+    struct schedule_head *heads = malloc((n + 1) * sizeof *heads);
+    r->units = malloc(n * s->n_budgets * sizeof *r->units + 1);
+    int rc = heads && r->units ? 0 : -ENOMEM;
+    for (size_t i = 0; i < n && rc == 0; i++)
+        heads[i] =
+            (struct schedule_head){(unsigned)(i / h->n_kv_heads), s->calib ? &s->calib->heads[i] : NULL};
+    for (unsigned b = 0; b < s->n_budgets && rc == 0; b++)
+        rc = schedule_split(s->schedule, heads, n, h->n_layers, s->budget[b] / s->unit, s->unit,
+                            r->units + b * n);
+    free(heads);
+    return rc;
+}
+
 int mass_run(const struct mass_setup *s, const struct kv_trace *trace, struct pool *pool,
              struct mass_trace *out, struct mass_samples *samples, struct skv_error *err)
 {
     const struct kv_trace_head *h = &trace->head;
     unsigned n_units = h->n_layers * h->n_kv_heads;
-    struct run r = {.setup = s, .trace = trace, .units = calloc(n_units, sizeof *r.units)};
+    struct run r = {.setup = s, .trace = trace, .heads = calloc(n_units, sizeof *r.heads)};
     *out = (struct mass_trace){.file = trace->path,
                                .n_tokens = h->n_tokens,
                                .n_layers = h->n_layers,
                                .cells = calloc((size_t)h->n_layers * mass_cells(s), sizeof *out->cells)};
-    int rc = r.units && out->cells ? 0 : skv_fail(err, -ENOMEM, "out of memory");
+    int rc = r.heads && out->cells ? 0 : skv_fail(err, -ENOMEM, "out of memory");
+    if (rc == 0 && split_budgets(&r))
+        rc = skv_fail(err, -ENOMEM, "out of memory");
     for (unsigned p = 0; p < s->n_policies; p++)
         r.needs |= policy_needs(&s->policy[p]);
     while (r.first_marked < h->n_tokens && !trace->mark[r.first_marked])
@@ -399,8 +429,8 @@ int mass_run(const struct mass_setup *s, const struct kv_trace *trace, struct po
             out->queries[trace->mark[t] - KV_TRACE_COPY]++;
     if (rc == 0)
         pool_run(pool, n_units, run_unit, &r);
-    for (unsigned i = 0; i < n_units && r.units && rc == 0; i++) {
-        struct unit *u = &r.units[i];
+    for (unsigned i = 0; i < n_units && r.heads && rc == 0; i++) {
+        struct unit *u = &r.heads[i];
         rc = u->rc ? say(&r, u, err) : 0;
         if (rc)
             break;
@@ -408,8 +438,9 @@ int mass_run(const struct mass_setup *s, const struct kv_trace *trace, struct po
         if (add_samples(s, u->samples, samples))
             rc = skv_fail(err, -ENOMEM, "out of memory");
     }
-    for (unsigned i = 0; r.units && i < n_units; i++)
-        unit_end(&r.units[i]);
+    for (unsigned i = 0; r.heads && i < n_units; i++)
+        unit_end(&r.heads[i]);
+    free(r.heads);
     free(r.units);
     return rc;
 }

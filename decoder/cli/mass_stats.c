@@ -50,6 +50,8 @@ static void add_trace(const struct mass_result *r, const struct mass_trace *t, u
         const struct mass_cell *c = cell(r, t, l, kind, policy, budget);
         wrong += c->error;
         rows += c->all_rows;
+        sum->far += c->far;
+        sum->held += c->held;
         sum->rows += c->rows;
         sum->held_rows += c->held_rows;
         sum->choices += c->choices;
@@ -108,6 +110,7 @@ struct mass_figure mass_figure_of(const struct mass_result *r, unsigned kind, un
         .traces = share.n,
         .share = share.mean,
         .share_sd = spread_sd(&share),
+        .share_all = sum.far > 0 ? sum.held / sum.far : 0,
         .share_rows = sum.held_rows / sum.rows,
         .error = error.mean,
         .error_sd = spread_sd(&error),

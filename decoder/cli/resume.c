@@ -121,6 +121,8 @@ int resume_options(const struct skv_saved *m, const struct resume_typed *t, stru
         opts->n_decode_layers = 0;
         rc = rc ? rc : kv_layers(kv, opts, err);
     }
+    if (typed(t, "schedule"))
+        rc = rc ? rc : kv_schedule(kv, &opts->schedule, err);
     if (typed(t, "cache"))
         opts->cache_bytes = kv->cache;
     if (typed(t, "ack"))

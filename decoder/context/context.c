@@ -119,6 +119,7 @@ static void hash_root(struct skv_context *c)
         identity_add_u64(&id, c->protect[i].from);
         identity_add_u64(&id, c->protect[i].to);
     }
+    plan_hash_prefill(c, &id);
     identity_add(&id, c->opts.recipe ? c->opts.recipe : "", c->opts.recipe ? strlen(c->opts.recipe) : 0);
     identity_add(&id, c->opts.salt ? c->opts.salt : (const uint8_t *)"", c->opts.salt ? 32 : 0);
     identity_end(&id, c->root);
@@ -184,6 +185,10 @@ int context_new(struct skv_tier *t, struct shape *shape, const struct skv_contex
     c->opts = *o;
     c->opts.seal_lag = lag;
     rc = set_protect(c, o, err);
+    if (rc == 0)
+        rc = plan_calibration(c, o, err);
+    if (rc == 0)
+        rc = plan_budget(c, err);
     if (rc)
         goto error;
     hash_root(c);
@@ -249,6 +254,8 @@ void skv_context_close(skv_context *c)
     free(c->ids);
     free(c->passes);
     free(c->recipe);
+    free(c->calibration);
+    free(c->head_units);
     free(c->saved_as);
     free(c->tags);
     free(c->protect);
@@ -337,6 +344,13 @@ int skv_context_fork(skv_context *c, skv_context **out, struct skv_error *err)
     f->tier = c->tier;
     f->shape = shape_ref(c->shape);
     f->opts = c->opts;
+    rc = plan_calibration(f, &c->opts, err);
+    if (rc == 0)
+        rc = plan_budget(f, err);
+    if (rc) {
+        skv_context_close(f);
+        return rc;
+    }
     f->needs = c->needs;
     f->received = c->received ? received_copy(c->shape, c->received) : NULL;
     f->salted = c->salted;
@@ -401,7 +415,8 @@ int skv_context_configure(skv_context *c, const struct skv_select *decode, uint6
     c->cache = cache;
     c->opts.decode = *decode;
     c->opts.cache_bytes = bytes;
-    return set_needs(c, err);
+    rc = plan_budget(c, err);
+    return rc ? rc : set_needs(c, err);
 }
 
 bool context_page_protected(const struct skv_context *c, uint64_t page)

@@ -15,6 +15,7 @@
 #include "common/identity.h"
 #include "common/pool.h"
 #include "decoder/kernels/kernels.h"
+#include "decoder/scout/calibration.h"
 #include "decoder/scout/parts.h"
 #include "decoder/scout/reps.h"
 #include "decoder/scoutkv.h"
@@ -154,11 +155,20 @@ struct lost {
     size_t n, cap;
 };
 
+/* Which of the stored indexes of the same tokens a context can use. */
+struct index_kind {
+    bool durable;
+    char tag[CALIBRATION_TAG]; /* of the calibration: representatives of another one are other bytes */
+};
+
 struct skv_context {
     struct skv_tier *tier;
     struct shape *shape;
-    struct skv_context_opts opts; /* pointers inside are NULL: what they named was copied or hashed */
-    char *recipe;                 /* or NULL */
+    struct skv_context_opts opts;        /* pointers inside are NULL: what they named was copied or hashed */
+    char *recipe;                        /* or NULL */
+    struct skv_calibration *calibration; /* or NULL; opts names it too */
+    struct index_kind index;
+    uint32_t *head_units; /* of opts.decode, by plan_units; NULL: all alike */
     bool salted;
     uint8_t root[CHAIN_BYTES];
 
@@ -226,6 +236,21 @@ int context_pass_complete(const struct skv_context *, struct skv_error *);
 /* A context without tokens; recipe and options are checked and hashed. */
 int context_new(struct skv_tier *, struct shape *, const struct skv_context_opts *, struct skv_context **,
                 struct skv_error *);
+
+/* ---- plan.c: what a calibration and a schedule mean for a context ---- */
+
+/* Copies the calibration that opts names, and refuses one of another model. */
+int plan_calibration(struct skv_context *, const struct skv_context_opts *, struct skv_error *);
+/* Splits the budget of opts.decode; again whenever that changes. */
+int plan_budget(struct skv_context *, struct skv_error *);
+/* Units that a head selects of `s`, which is one of the context's selections. */
+uint32_t plan_units(const struct skv_context *, const struct skv_select *s, unsigned layer, unsigned head);
+/* 1 without a calibration. */
+float plan_gamma(const struct skv_context *, enum reps_kind, unsigned layer, unsigned head);
+/* Adds what of them decides the bits that prefill, or a decode step, computes; nothing where there is
+ * nothing. */
+void plan_hash_prefill(const struct skv_context *, struct identity *);
+void plan_hash_decode(const struct skv_context *, struct identity *);
 
 /* ---- passes.c ---- */
 

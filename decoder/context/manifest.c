@@ -22,6 +22,8 @@ enum section {
     SECTION_PARTS,
     SECTION_LAYERS,
     SECTION_DECODE_LAYERS,
+    SECTION_SCHEDULE,
+    SECTION_CALIBRATION,
     SECTIONS,
 };
 
@@ -41,6 +43,11 @@ struct stored_options {
     uint32_t window, seal_lag, sinks, dtype, durable, history;
 };
 static_assert(sizeof(struct stored_options) == 112, "stored as it is");
+struct stored_calibration {
+    uint8_t fingerprint[SKV_FINGERPRINT];
+    uint32_t n_layers, n_kv_heads; /* and behind it the heads */
+};
+static_assert(sizeof(struct skv_calibration_head) == 4 * (3 + SKV_KNOTS), "stored as it is");
 static_assert(sizeof(struct skv_layer) == 24 && sizeof(struct skv_range) == 16, "stored as they are");
 
 int manifest_check_name(const char *name, struct skv_error *err)
@@ -58,6 +65,7 @@ int manifest_check_name(const char *name, struct skv_error *err)
 void manifest_free(struct manifest *m)
 {
     free(m->recipe);
+    free(m->calibration);
     free(m->layers);
     free(m->protect);
     free(m->engine);
@@ -95,6 +103,30 @@ static uint8_t *pack_section(uint8_t *at, uint32_t number, const void *bytes, si
     return at + sizeof head + n;
 }
 
+struct index_kind manifest_index_kind(const struct manifest *m)
+{
+    struct index_kind kind = {.durable = m->opts.durable};
+    calibration_tag(m->opts.calibration, kind.tag);
+    return kind;
+}
+
+static size_t calibration_bytes(const struct skv_calibration *c)
+{
+    return c ? sizeof(struct stored_calibration) + calibration_n(c) * sizeof *c->heads : 0;
+}
+
+/* A section like any other, but of two pieces. */
+static uint8_t *pack_calibration(uint8_t *at, const struct skv_calibration *c)
+{
+    struct stored_calibration stored = {.n_layers = c->n_layers, .n_kv_heads = c->n_kv_heads};
+    uint32_t head[2] = {SECTION_CALIBRATION, (uint32_t)calibration_bytes(c)};
+    memcpy(stored.fingerprint, c->fingerprint, sizeof stored.fingerprint);
+    memcpy(at, head, sizeof head);
+    memcpy(at + sizeof head, &stored, sizeof stored);
+    memcpy(at + sizeof head + sizeof stored, c->heads, calibration_n(c) * sizeof *c->heads);
+    return at + sizeof head + head[1];
+}
+
 int manifest_pack(const struct manifest *m, const char *name, uint8_t **out, size_t *n, struct skv_error *err)
 {
     const struct skv_context_opts *o = &m->opts;
@@ -113,8 +145,9 @@ int manifest_pack(const struct manifest *m, const char *name, uint8_t **out, siz
                                                  store_select(&o->decode_layers[i].select)};
     size_t recipe = m->recipe ? strlen(m->recipe) : 0;
     size_t size = sizeof m->head + SECTIONS * 8 + sizeof stored + sizeof layers + recipe +
-                  o->n_protect * sizeof *m->protect + strlen(m->model) + strlen(m->isa) + m->engine_bytes +
-                  m->n_parts * sizeof *m->parts + m->n_layers * sizeof *m->layers;
+                  calibration_bytes(o->calibration) + sizeof(uint32_t) + o->n_protect * sizeof *m->protect +
+                  strlen(m->model) + strlen(m->isa) + m->engine_bytes + m->n_parts * sizeof *m->parts +
+                  m->n_layers * sizeof *m->layers;
     if (size > TIER_OBJECT_MAX)
         return skv_fail(err, -EFBIG,
                         "context \"%s\" cannot be saved: its unsealed tail of %zu MiB and %zu protected "
@@ -133,6 +166,11 @@ int manifest_pack(const struct manifest *m, const char *name, uint8_t **out, siz
     at = pack_section(at, SECTION_PROTECT, m->protect, o->n_protect * sizeof *m->protect);
     at = pack_section(at, SECTION_LAYERS, m->layers, m->n_layers * sizeof *m->layers);
     at = pack_section(at, SECTION_DECODE_LAYERS, layers, o->n_decode_layers * sizeof *layers);
+    uint32_t schedule = o->schedule;
+    if (schedule != SKV_UNIFORM)
+        at = pack_section(at, SECTION_SCHEDULE, &schedule, sizeof schedule);
+    if (o->calibration)
+        at = pack_calibration(at, o->calibration);
     at = pack_section(at, SECTION_MODEL, m->model, strlen(m->model));
     at = pack_section(at, SECTION_ISA, m->isa, strlen(m->isa));
     at = pack_section(at, SECTION_ENGINE, m->engine, m->engine_bytes);
@@ -174,6 +212,36 @@ static bool load_decode_layers(struct skv_context_opts *o, const uint8_t *at, si
     return true; /* context_new checks them */
 }
 
+static bool load_schedule(struct skv_context_opts *o, const uint8_t *at, size_t n)
+{
+    uint32_t schedule = SKV_SCHEDULES;
+    if (n == sizeof schedule)
+        memcpy(&schedule, at, sizeof schedule);
+    o->schedule = (enum skv_schedule)schedule;
+    return schedule < SKV_SCHEDULES;
+}
+
+static bool load_calibration(struct manifest *m, const uint8_t *at, size_t n)
+{
+    struct stored_calibration s;
+    struct skv_calibration c = {0};
+    if (n < sizeof s)
+        return false;
+    memcpy(&s, at, sizeof s);
+    memcpy(c.fingerprint, s.fingerprint, sizeof c.fingerprint);
+    c.n_layers = s.n_layers;
+    c.n_kv_heads = s.n_kv_heads;
+    struct skv_calibration_head *heads = malloc(n); /* aligned */
+    if (!heads)
+        return false;
+    memcpy(heads, at + sizeof s, n - sizeof s);
+    c.heads = heads;
+    if (n - sizeof s == calibration_n(&c) * sizeof *heads && calibration_check(&c, NULL) == 0)
+        m->opts.calibration = m->calibration = calibration_copy(&c);
+    free(heads);
+    return m->calibration != NULL;
+}
+
 /* A copy of n bytes with a zero behind them in place of old. */
 static void *copy_bytes(void *old, const uint8_t *at, size_t n)
 {
@@ -213,6 +281,10 @@ static bool load_section(struct manifest *m, uint32_t number, const uint8_t *at,
         return m->protect && n % sizeof *m->protect == 0;
     case SECTION_DECODE_LAYERS:
         return load_decode_layers(&m->opts, at, n);
+    case SECTION_SCHEDULE:
+        return load_schedule(&m->opts, at, n);
+    case SECTION_CALIBRATION:
+        return load_calibration(m, at, n);
     case SECTION_MODEL:
         return copy_text(m->model, sizeof m->model, at, n);
     case SECTION_ISA:

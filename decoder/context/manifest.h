@@ -37,9 +37,10 @@ enum { MANIFEST_TAGS = 1, MANIFEST_SALTED = 2, MANIFEST_PINNED = 4, MANIFEST_FLA
 struct manifest {
     struct manifest_head head;
     char model[MANIFEST_MODEL + 1], isa[16];
-    struct skv_context_opts opts; /* recipe and protect point below, salt is NULL */
-    char *recipe;                 /* or NULL */
-    struct skv_layer *layers;     /* of the model */
+    struct skv_context_opts opts;        /* recipe and protect point below, salt is NULL */
+    char *recipe;                        /* or NULL */
+    struct skv_calibration *calibration; /* or NULL; what was read: opts names it */
+    struct skv_layer *layers;            /* of the model */
     size_t n_layers;
     struct skv_range *protect; /* whole pages, in tokens */
     void *engine;
@@ -54,6 +55,8 @@ int manifest_pack(const struct manifest *, const char *name, uint8_t **out, size
 /* Checks everything that later code relies on. The manifest is to be freed, on failure too. */
 int manifest_unpack(struct manifest *, const char *name, const uint8_t *bytes, size_t n, struct skv_error *);
 void manifest_free(struct manifest *);
+/* Which index its blocks have. */
+struct index_kind manifest_index_kind(const struct manifest *);
 
 /* Sidecars outlive the manifest's end, so that they need not be put again whenever that moves. */
 static inline uint64_t sidecar_ttl(uint64_t ttl_ms)

@@ -72,7 +72,7 @@ static int read_wave(struct search *f, size_t n, bool *all, struct skv_error *er
             break;
         }
     if (rc == 0)
-        rc = spans_get(c->tier, c->shape, wave, n, c->opts.durable, missing, err);
+        rc = spans_get(c->tier, c->shape, wave, n, &c->index, missing, err);
     while (rc == 0 && found < n && !missing[found])
         found++;
     for (size_t i = found; i < made; i++)
@@ -118,7 +118,7 @@ static unsigned blocks_at(const struct search *f, size_t i)
 static void name_end(void *arg, size_t i, char name[TIER_NAME_MAX + 1])
 {
     const struct search *f = ((struct ends *)arg)->f;
-    span_place_name(f->chain[f->indexed + blocks_at(f, i) - 1], f->c->opts.durable, name);
+    span_place_name(f->chain[f->indexed + blocks_at(f, i) - 1], &f->c->index, name);
 }
 
 static int on_end(void *arg, size_t i, int rc, const uint8_t *bytes, size_t len, struct skv_error *err)
@@ -144,7 +144,7 @@ static int read_end(struct search *f, const struct span_place *place, unsigned n
         return skv_fail(err, -ENOMEM, "out of memory");
     sp->n_blocks = (unsigned)place->n_blocks;
     memcpy(sp->chain[sp->n_blocks - 1], place->chain, CHAIN_BYTES);
-    int rc = spans_get(c->tier, c->shape, &sp, 1, c->opts.durable, &missing, err);
+    int rc = spans_get(c->tier, c->shape, &sp, 1, &c->index, &missing, err);
     *found = rc == 0 && !missing;
     if (!*found) {
         span_unref(sp);

@@ -116,6 +116,7 @@ static int put_index_again(struct skv_tier *t, const struct manifest *m, const u
                            const struct tier_object_opts *o, struct skv_error *err)
 {
     struct skv_model model = {.n_layers = (uint32_t)m->n_layers, .layers = m->layers};
+    struct index_kind kind = manifest_index_kind(m);
     struct shape *s;
     char name[TIER_NAME_MAX + 1];
     int rc = shape_new(&model, m->opts.dtype, &s, err);
@@ -124,7 +125,7 @@ static int put_index_again(struct skv_tier *t, const struct manifest *m, const u
     for (uint64_t b = 0; b < m->head.indexed && rc == 0; b += SPAN_BLOCKS) {
         uint64_t last = b + SPAN_BLOCKS < m->head.indexed ? b + SPAN_BLOCKS - 1 : m->head.indexed - 1;
         for (size_t i = 0; i < span_objects(s) && rc == 0; i++) {
-            span_object_name(s, chain + last * CHAIN_BYTES, i, m->opts.durable, name);
+            span_object_name(s, chain + last * CHAIN_BYTES, i, &kind, name);
             rc = put_again(t, name, o, err);
         }
     }
@@ -139,7 +140,7 @@ static int put_index_again(struct skv_tier *t, const struct manifest *m, const u
             break;
         if (!pass_ends_within_span(&p[0], next, m->head.indexed))
             continue;
-        span_place_name(chain + (next / BLOCK_TOKENS - 1) * CHAIN_BYTES, m->opts.durable, name);
+        span_place_name(chain + (next / BLOCK_TOKENS - 1) * CHAIN_BYTES, &kind, name);
         rc = put_again(t, name, o, err);
     }
     return rc;

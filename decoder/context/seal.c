@@ -137,6 +137,7 @@ void chain_block(const struct skv_context *c, uint64_t block, const uint8_t *pre
             identity_add_u64(&id, (uint64_t)y->from << 32 | y->to);
             hash_decode(&id, &y->select, c->opts.window);
         }
+        plan_hash_decode(c, &id);
     }
     identity_end(&id, out);
 }
@@ -169,19 +170,19 @@ static void index_layer(void *arg, unsigned layer)
             }
             span_checksums(c->shape, j->span, layer, h)[at] =
                 page_checksum(&key, lay->head0 + h, p, page, page_bytes);
-            reps_build(REPS_PAGE, d_k, page_keys,
-                       span_groups(c->shape, j->span, layer, h) +
-                           at / REPS_LANES * reps_group_bytes(REPS_PAGE, d_k),
-                       at % REPS_LANES);
+            reps_build_gamma(REPS_PAGE, d_k, page_keys, plan_gamma(c, REPS_PAGE, layer, h),
+                             span_groups(c->shape, j->span, layer, h) +
+                                 at / REPS_LANES * reps_group_bytes(REPS_PAGE, d_k),
+                             at % REPS_LANES);
             float norm = 0.0f;
             for (unsigned i = 0; i < PAGE_TOKENS; i++)
                 norm = fmaxf(norm, k->dot(d_k, page_keys + i * d_k, page_keys + i * d_k));
             span_norms(c->shape, j->span, layer, h)[at] = sqrtf(norm);
         }
-        reps_build(REPS_BLOCK, d_k, keys,
-                   span_block_groups(c->shape, j->span, layer, h) +
-                       in_span / REPS_LANES * reps_group_bytes(REPS_BLOCK, d_k),
-                   in_span % REPS_LANES);
+        reps_build_gamma(REPS_BLOCK, d_k, keys, plan_gamma(c, REPS_BLOCK, layer, h),
+                         span_block_groups(c->shape, j->span, layer, h) +
+                             in_span / REPS_LANES * reps_group_bytes(REPS_BLOCK, d_k),
+                         in_span % REPS_LANES);
         if (in_span == 0)
             reps_scatter(d_k, keys, span_scatter(c->shape, j->span, layer, h));
         parts_add(c->shape, j->span, layer, h, in_span, keys, values);

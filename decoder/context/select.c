@@ -123,7 +123,7 @@ static int chooser_begin(struct chooser *h, const struct skv_select *s)
     v->n_blocks = c->sealed;
     v->eligible = c->eligible;
     v->unit = s->unit / PAGE_TOKENS;
-    v->k = s->budget / s->unit;
+    v->k = plan_units(c, s, v->layer, v->head);
     v->mass = s->mass;
     h->asks = (h->policy->score || h->policy->choose) && v->k > 0 && v->n_pages > n_protected;
     cap = all ? v->n_pages : n_protected + (h->asks ? v->k * v->unit : 0);

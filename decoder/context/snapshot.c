@@ -118,13 +118,14 @@ static int put_index(struct skv_context *indexed, const struct tier_object_opts 
 {
     int rc = 0;
     for (size_t i = 0; rc == 0 && i < indexed->n_spans; i++)
-        rc = span_put(indexed->tier, indexed->shape, indexed->spans[i], o, err);
+        rc = span_put(indexed->tier, indexed->shape, indexed->spans[i], &indexed->index, o, err);
     for (size_t i = 0; rc == 0 && i < indexed->n_passes && indexed->passes[i].n; i++) {
         uint64_t next = i + 1 < indexed->n_passes ? indexed->passes[i + 1].from : indexed->len;
         if (!pass_ends_within_span(&indexed->passes[i], next, indexed->sealed))
             continue;
         uint64_t last = next / BLOCK_TOKENS - 1;
-        rc = span_place_put(indexed->tier, context_span(indexed, last), last % SPAN_BLOCKS, o, err);
+        rc = span_place_put(indexed->tier, context_span(indexed, last), last % SPAN_BLOCKS, &indexed->index,
+                            o, err);
     }
     return rc;
 }
@@ -290,8 +291,9 @@ static int restore(struct skv_context *c, const struct manifest *m, const char *
             rc = skv_fail(err, -EBADMSG, "saved context \"%s\" is damaged: its state makes no sense", name);
     }
     free(state);
+    struct index_kind kind = manifest_index_kind(m);
     if (rc == 0)
-        rc = spans_get(c->tier, c->shape, c->spans, c->n_spans, m->opts.durable, NULL, err);
+        rc = spans_get(c->tier, c->shape, c->spans, c->n_spans, &kind, NULL, err);
     if (rc == 0 && forget_spans_behind(c))
         rc = skv_fail(err, -ENOMEM, "out of memory");
     if (rc == 0)
@@ -358,6 +360,11 @@ int skv_context_reopen(skv_tier *t, const struct skv_model *model, const struct 
     shape_unref(shape);
     if (rc == 0 && memcmp(m.head.root, c->root, sizeof c->root) != 0)
         rc = other_options(c, o ? o : &m.opts, &m, name, err);
+    if (rc == 0 && strcmp(manifest_index_kind(&m).tag, c->index.tag) != 0)
+        rc = skv_fail(err, -EINVAL,
+                      "context \"%s\" was saved with another calibration, which its index depends on: leave "
+                      "it out",
+                      name);
     if (rc == 0 && o && o->durable && !m.opts.durable)
         rc =
             skv_fail(err, -EINVAL,

@@ -12,7 +12,8 @@
  * beginning through at2: the reader takes the other's span and truncates it.
  *
  * Where blocks were acknowledged from disk, names begin with index3d and at2d: who wants durable blocks must
- * not begin with others, which a node may still have in RAM only. */
+ * not begin with others, which a node may still have in RAM only. Behind that the calibration's tag follows,
+ * if it changes representatives: those of two calibrations never meet. */
 #include "decoder/context/span_store.h"
 
 #include <errno.h>
@@ -55,22 +56,23 @@ static struct piece piece_at(const struct shape *s, size_t i)
     }
 }
 
-void span_object_name(const struct shape *s, const uint8_t *chain, size_t i, bool durable,
+void span_object_name(const struct shape *s, const uint8_t *chain, size_t i, const struct index_kind *kind,
                       char name[TIER_NAME_MAX + 1])
 {
     char hex[2 * CHAIN_BYTES + 1];
     struct piece p = piece_at(s, i);
     sodium_bin2hex(hex, sizeof hex, chain, CHAIN_BYTES);
-    snprintf(name, TIER_NAME_MAX + 1, "index3%s/%s/%u/%u", durable ? "d" : "", hex, p.layer, p.head);
+    snprintf(name, TIER_NAME_MAX + 1, "index3%s%s/%s/%u/%u", kind->durable ? "d" : "", kind->tag, hex,
+             p.layer, p.head);
 }
 
-int span_put(struct skv_tier *t, const struct shape *s, const struct span *sp,
+int span_put(struct skv_tier *t, const struct shape *s, const struct span *sp, const struct index_kind *kind,
              const struct tier_object_opts *o, struct skv_error *err)
 {
     char name[TIER_NAME_MAX + 1];
     for (size_t i = 0, n = span_objects(s); i < n; i++) {
         struct piece p = piece_at(s, i);
-        span_object_name(s, sp->chain[sp->n_blocks - 1], i, o->durable, name);
+        span_object_name(s, sp->chain[sp->n_blocks - 1], i, kind, name);
         int rc = tier_object_put(t->tier, TIER_SIDECAR, name, span_groups(s, sp, p.layer, p.head),
                                  p.n_heads * s->head_bytes[p.layer], o, err);
         if (rc == -ESTALE && sp->remade) { /* names bytes that no node has: of no use to anyone */
@@ -89,20 +91,20 @@ int span_put(struct skv_tier *t, const struct shape *s, const struct span *sp,
 
 /* ---- at2 ---- */
 
-void span_place_name(const uint8_t *chain, bool durable, char name[TIER_NAME_MAX + 1])
+void span_place_name(const uint8_t *chain, const struct index_kind *kind, char name[TIER_NAME_MAX + 1])
 {
     char hex[2 * CHAIN_BYTES + 1];
     sodium_bin2hex(hex, sizeof hex, chain, CHAIN_BYTES);
-    snprintf(name, TIER_NAME_MAX + 1, "at2%s/%s", durable ? "d" : "", hex);
+    snprintf(name, TIER_NAME_MAX + 1, "at2%s%s/%s", kind->durable ? "d" : "", kind->tag, hex);
 }
 
-int span_place_put(struct skv_tier *t, const struct span *sp, unsigned block,
+int span_place_put(struct skv_tier *t, const struct span *sp, unsigned block, const struct index_kind *kind,
                    const struct tier_object_opts *o, struct skv_error *err)
 {
     struct span_place place = {.n_blocks = sp->n_blocks};
     char name[TIER_NAME_MAX + 1];
     memcpy(place.chain, sp->chain[sp->n_blocks - 1], CHAIN_BYTES);
-    span_place_name(sp->chain[block], o->durable, name);
+    span_place_name(sp->chain[block], kind, name);
     int rc = tier_object_put(t->tier, TIER_SIDECAR, name, &place, sizeof place, o, err);
     return rc == -ESTALE ? 0 : rc; /* somebody else's span is as good */
 }
@@ -113,7 +115,7 @@ struct spans_read {
     const struct shape *shape;
     struct span *const *spans;
     size_t objects; /* a span */
-    bool durable;
+    const struct index_kind *kind;
     bool *missing; /* per span; NULL: none may be */
 };
 
@@ -121,7 +123,7 @@ static void name_object(void *arg, size_t i, char name[TIER_NAME_MAX + 1])
 {
     const struct spans_read *r = arg;
     const struct span *sp = r->spans[i / r->objects];
-    span_object_name(r->shape, sp->chain[sp->n_blocks - 1], i % r->objects, r->durable, name);
+    span_object_name(r->shape, sp->chain[sp->n_blocks - 1], i % r->objects, r->kind, name);
 }
 
 static int on_object(void *arg, size_t i, int rc, const uint8_t *bytes, size_t len, struct skv_error *err)
@@ -145,10 +147,10 @@ static int on_object(void *arg, size_t i, int rc, const uint8_t *bytes, size_t l
     return rc;
 }
 
-int spans_get(struct skv_tier *t, const struct shape *s, struct span *const *spans, size_t n, bool durable,
-              bool *missing, struct skv_error *err)
+int spans_get(struct skv_tier *t, const struct shape *s, struct span *const *spans, size_t n,
+              const struct index_kind *kind, bool *missing, struct skv_error *err)
 {
-    struct spans_read r = {s, spans, span_objects(s), durable, missing};
+    struct spans_read r = {s, spans, span_objects(s), kind, missing};
     if (missing)
         memset(missing, 0, n * sizeof *missing);
     return tier_sidecars_get(t->tier, n * r.objects, name_object, on_object, &r, err);

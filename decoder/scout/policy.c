@@ -184,6 +184,11 @@ uint32_t policy_needs(const struct skv_select *s)
     return needs | (s->tail ? 1u << PART_VALUE : 0);
 }
 
+bool policy_reads_representatives(enum skv_policy p)
+{
+    return p == SKV_CASCADE || p == SKV_SALIENCE;
+}
+
 bool skv_policy_history(const struct skv_select *s)
 {
     return policy_needs(s) & (NEEDS_RECEIVED | NEEDS_MEAN_QUERY);

@@ -109,6 +109,9 @@ void policy_sum_shares(struct far_view *, float *logmass, size_t ld, float *scor
 /* Log masses of pages for rows q by their representatives; returns the bytes read. */
 uint64_t policy_scan_pages(const struct far_view *, const float *q, float *logmass, size_t ld);
 
+/* It reads representatives, whose bytes depend on the calibration. */
+bool policy_reads_representatives(enum skv_policy);
+
 /* Cascade's needs depend on its options. */
 uint32_t cascade_needs(const float *opt);
 

@@ -9,8 +9,6 @@
 
 enum { MAX_KEYS = REPS_BLOCK_KEYS, MAX_DIMS = 1024, ROW_BYTES = 32 };
 
-/* How much of the spread counts. 1 is the estimate itself; a calibration may know better per head. */
-static const float gamma_spread = 1.0f;
 /* ln 11 and ln 64, of the keys that are no outliers: numbers, because libm's may differ in the last bit */
 static const float log_centre_keys[] = {[REPS_PAGE] = 2.39789527f, [REPS_BLOCK] = 4.15888308f};
 
@@ -154,7 +152,8 @@ static unsigned farthest(unsigned n_keys, const float *distance, const bool *in)
     return best;
 }
 
-void reps_build(enum reps_kind kind, unsigned d_k, const float *k, uint8_t *group, unsigned lane)
+void reps_build_gamma(enum reps_kind kind, unsigned d_k, const float *k, float gamma, uint8_t *group,
+                      unsigned lane)
 {
     assert(d_k % 8 == 0 && d_k <= MAX_DIMS && lane < REPS_LANES);
     const unsigned n_keys = reps_keys(kind), n_vecs = reps_vecs(kind), n_centre = n_keys - (n_vecs - 1);
@@ -176,7 +175,7 @@ void reps_build(enum reps_kind kind, unsigned d_k, const float *k, uint8_t *grou
     for (unsigned t = 0; t < n_keys; t++)
         if (in[t])
             scatter += squared_distance(d_k, k + (size_t)t * d_k, mean);
-    float spread = gamma_spread * (scatter / (float)(n_centre * d_k));
+    float spread = gamma * (scatter / (float)(n_centre * d_k));
     put_float(kind, d_k, group, spread_row(kind), lane, isfinite(spread) ? spread : 0.0f);
     put_float(kind, d_k, group, lcount_row(kind), lane, log_centre_keys[kind]);
 }

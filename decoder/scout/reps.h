@@ -55,8 +55,15 @@ static inline size_t reps_group_bytes(enum reps_kind kind, unsigned d_k)
 /* Marks all eight lanes empty. */
 void reps_group_clear(enum reps_kind, unsigned d_k, uint8_t *group);
 /* Computes one representative of k (16 or 64, d_k) f32 into lane 0..7 of a group. Deterministic: the same
- * keys give the same bytes. */
-void reps_build(enum reps_kind, unsigned d_k, const float *k, uint8_t *group, unsigned lane);
+ * keys and gamma give the same bytes. */
+void reps_build_gamma(enum reps_kind, unsigned d_k, const float *k, float gamma, uint8_t *group,
+                      unsigned lane);
+/* The same with all of the spread: what holds without a calibration. */
+static inline void reps_build(enum reps_kind kind, unsigned d_k, const float *k, uint8_t *group,
+                              unsigned lane)
+{
+    reps_build_gamma(kind, d_k, k, 1.0f, group, lane);
+}
 /* w of a block's keys k (64, d_k): how much each dim varies around its page's mean, beside the mean over
  * dims. A fifth of it counts as even, since so few keys tell little. Deterministic. */
 void reps_scatter(unsigned d_k, const float *k, float *w);

@@ -11,6 +11,9 @@
 
 static struct skv_layer layers[3] = {{.d_k = 64, .d_v = 32, .n_heads = 4, .n_kv_heads = 2, .scale = 0.125f}};
 static struct skv_range ranges[2] = {{0, 16}, {160, 320}};
+static struct skv_calibration_head measured[6] = {{.gamma_page = 0.5f, .far = 0.25f, .held = {[9] = 0.25f}}};
+static const struct skv_calibration calibration = {
+    .fingerprint = "measured", .n_layers = 3, .n_kv_heads = 2, .heads = measured};
 static uint8_t parts[2][CHAIN_BYTES] = {{1, 2, 3}, {4, 5, 6}};
 
 static struct manifest example(void)
@@ -38,6 +41,8 @@ static struct manifest example(void)
     skv_context_defaults(&m.opts);
     m.opts.n_protect = 2;
     m.opts.decode.mass = 0.75f;
+    m.opts.schedule = SKV_CALIBRATED;
+    m.opts.calibration = &calibration;
     m.head.state_bytes = manifest_state_bytes(&m.head);
     assert_int_equal((m.head.state_bytes + PART_BYTES - 1) / PART_BYTES, 2);
     return m;
@@ -77,6 +82,10 @@ static void test_there_and_back(void **s)
     assert_memory_equal(m.layers, layers, sizeof layers);
     assert_int_equal(m.opts.n_protect, 2);
     assert_memory_equal(m.opts.protect, ranges, sizeof ranges);
+    assert_int_equal(m.opts.schedule, SKV_CALIBRATED);
+    assert_memory_equal(m.opts.calibration->fingerprint, calibration.fingerprint, SKV_FINGERPRINT);
+    assert_memory_equal(m.opts.calibration->heads, measured, sizeof measured);
+    assert_string_not_equal(manifest_index_kind(&m).tag, "");
     assert_int_equal(m.engine_bytes, 6);
     assert_memory_equal(m.engine, "\0state", 6);
     assert_memory_equal(m.parts, parts, sizeof parts);

@@ -1,0 +1,75 @@
+/* calibration.c: see calibration.h; the split is in schedule.c. */
+#include "decoder/scout/calibration.h"
+
+#include <errno.h>
+#include <math.h>
+#include <sodium.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static bool share(float x)
+{
+    return x >= 0.0f && x <= 1.0f; /* false for NaN */
+}
+
+int calibration_check(const struct skv_calibration *c, struct skv_error *err)
+{
+    if (!c->n_layers || !c->n_kv_heads || c->n_layers > CALIBRATION_HEADS ||
+        c->n_kv_heads > CALIBRATION_HEADS || calibration_n(c) > CALIBRATION_HEADS)
+        return skv_fail(err, -EINVAL, "calibration: %u layers of %u KV heads: 1 to %d in all are supported",
+                        c->n_layers, c->n_kv_heads, CALIBRATION_HEADS);
+    for (size_t i = 0; i < calibration_n(c); i++) {
+        const struct skv_calibration_head *h = &c->heads[i];
+        bool ok = share(h->gamma_page) && share(h->gamma_block) && share(h->far) && share(h->held[0]);
+        for (unsigned j = 1; j < SKV_KNOTS && ok; j++)
+            ok = share(h->held[j]) && h->held[j] >= h->held[j - 1];
+        if (!ok)
+            return skv_fail(err, -EINVAL, "calibration: layer %zu, KV head %zu: numbers that cannot be",
+                            i / c->n_kv_heads, i % c->n_kv_heads);
+    }
+    return 0;
+}
+
+struct skv_calibration *calibration_copy(const struct skv_calibration *c)
+{
+    size_t n = calibration_n(c);
+    struct skv_calibration *out = malloc(sizeof *out + n * sizeof *c->heads);
+    if (!out)
+        return NULL;
+    struct skv_calibration_head *heads = (struct skv_calibration_head *)(out + 1);
+    memcpy(heads, c->heads, n * sizeof *heads);
+    *out = *c;
+    out->heads = heads;
+    return out;
+}
+
+void calibration_hash(const struct skv_calibration *c, uint8_t out[CHAIN_BYTES])
+{
+    struct identity id;
+    identity_begin(&id, "scoutkv calibration");
+    identity_add(&id, c->fingerprint, sizeof c->fingerprint);
+    identity_add_u64(&id, c->n_layers);
+    identity_add_u64(&id, c->n_kv_heads);
+    identity_add(&id, c->heads, calibration_n(c) * sizeof *c->heads);
+    identity_end(&id, out);
+}
+
+void calibration_tag(const struct skv_calibration *c, char tag[CALIBRATION_TAG])
+{
+    bool other = false;
+    uint8_t hash[CHAIN_BYTES];
+    struct identity id;
+    identity_begin(&id, "scoutkv gammas");
+    for (size_t i = 0; c && i < calibration_n(c); i++) {
+        float gamma[2] = {c->heads[i].gamma_page, c->heads[i].gamma_block};
+        other |= gamma[0] != 1.0f || gamma[1] != 1.0f;
+        identity_add(&id, gamma, sizeof gamma);
+    }
+    identity_end(&id, hash);
+    tag[0] = 0;
+    if (!other)
+        return;
+    tag[0] = '-';
+    sodium_bin2hex(tag + 1, CALIBRATION_TAG - 1, hash, (CALIBRATION_TAG - 2) / 2);
+}

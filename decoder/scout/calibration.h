@@ -1,0 +1,41 @@
+/* calibration.h: what follows from a calibration: is it whole, which bytes does it change, how does it split
+ * a budget. */
+#ifndef SCOUT_CALIBRATION_H
+#define SCOUT_CALIBRATION_H
+
+#include "common/identity.h"
+#include "decoder/scoutkv.h"
+
+enum { CALIBRATION_TAG = 18, CALIBRATION_HEADS = 1 << 14 };
+
+static inline size_t calibration_n(const struct skv_calibration *c)
+{
+    return (size_t)c->n_layers * c->n_kv_heads;
+}
+static inline const struct skv_calibration_head *calibration_head(const struct skv_calibration *c,
+                                                                  unsigned layer, unsigned kv_head)
+{
+    return &c->heads[(size_t)layer * c->n_kv_heads + kv_head];
+}
+
+/* -EINVAL says which number cannot be. */
+int calibration_check(const struct skv_calibration *, struct skv_error *);
+/* In one piece, to be freed with free(); NULL: no memory. */
+struct skv_calibration *calibration_copy(const struct skv_calibration *);
+/* Of all that it says. */
+void calibration_hash(const struct skv_calibration *, uint8_t out[CHAIN_BYTES]);
+/* Names the bytes that representatives have with it: "-" and 16 hex digits, or "" where they are as without
+ * (NULL, or every gamma is 1). */
+void calibration_tag(const struct skv_calibration *, char tag[CALIBRATION_TAG]);
+
+/* A KV head that takes part in a schedule; calibrated: NULL without a calibration. */
+struct schedule_head {
+    unsigned layer;
+    const struct skv_calibration_head *calibrated;
+};
+/* Splits k units of unit_tokens a head over n heads: out[n] sums to n·k, and is at least 1 if k is. Of
+ * n_layers; the calibrated schedule needs calibrated heads. -ENOMEM. */
+int schedule_split(enum skv_schedule, const struct schedule_head *, size_t n, unsigned n_layers, uint32_t k,
+                   uint32_t unit_tokens, uint32_t *out);
+
+#endif

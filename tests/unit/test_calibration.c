@@ -1,0 +1,387 @@
+/* Calibrations: in a file and back and nothing from a damaged one; schedules that keep their sum; a fit that
+ * finds what was planted; contexts that follow one, and are as ever without. */
+#include "decoder/cli/calibrate_fit.h"
+#include "decoder/context/internal.h"
+#include "decoder/model/calibration_file.h"
+#include "tests/unit/context_engine.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <unistd.h>
+
+enum { CHUNK = 128 };
+
+static char path[300], other[310];
+
+static void make_paths(void)
+{
+    const char *tmp = getenv("TMPDIR");
+    snprintf(path, sizeof path, "%s/scoutkv-calib-%ld", tmp ? tmp : "/tmp", (long)getpid());
+    snprintf(other, sizeof other, "%s-2", path);
+}
+
+/* Of the model of context_engine.h: gammas other than 1, and head 1 of layer 1 reads afar. */
+static struct skv_calibration example(struct skv_calibration_head heads[LAYERS * KV_HEADS], float gamma)
+{
+    struct skv_calibration c = {.n_layers = LAYERS, .n_kv_heads = KV_HEADS, .heads = heads};
+    memcpy(c.fingerprint, model.fingerprint, sizeof c.fingerprint);
+    for (unsigned i = 0; i < LAYERS * KV_HEADS; i++) {
+        heads[i] = (struct skv_calibration_head){.gamma_page = gamma, .gamma_block = gamma, .far = 0.1f};
+        for (unsigned k = 0; k < SKV_KNOTS; k++)
+            heads[i].held[k] = (float)(k + 1) / SKV_KNOTS * (i == 3 ? 0.8f : 0.1f);
+    }
+    heads[3].far = 0.8f;
+    return c;
+}
+
+/* ---- the file ---- */
+
+static void write_bytes(const uint8_t *bytes, size_t n)
+{
+    FILE *f = fopen(other, "wb");
+    assert_non_null(f);
+    assert_int_equal(fwrite(bytes, 1, n, f), n);
+    fclose(f);
+}
+
+static uint8_t *saved(size_t *n)
+{
+    struct skv_calibration_head heads[LAYERS * KV_HEADS];
+    struct skv_calibration c = example(heads, 0.25f);
+    struct skv_error err = {0};
+    uint8_t *bytes = malloc(1 << 16);
+    check(calibration_save(&c, path, &err), &err);
+    FILE *f = fopen(path, "rb");
+    *n = fread(bytes, 1, 1 << 16, f);
+    fclose(f);
+    return bytes;
+}
+
+static void test_there_and_back(void **s)
+{
+    (void)s;
+    struct skv_calibration_head heads[LAYERS * KV_HEADS];
+    struct skv_calibration want = example(heads, 0.25f), *got = NULL;
+    struct skv_error err = {0};
+    size_t n;
+    free(saved(&n));
+    check(calibration_load(path, model.fingerprint, &got, &err), &err);
+    assert_int_equal(got->n_layers, LAYERS);
+    assert_int_equal(got->n_kv_heads, KV_HEADS);
+    assert_memory_equal(got->fingerprint, want.fingerprint, SKV_FINGERPRINT);
+    assert_memory_equal(got->heads, want.heads, sizeof heads);
+    free(got);
+    uint8_t another[SKV_FINGERPRINT] = "another";
+    assert_int_equal(calibration_load(path, another, &got, &err), -EINVAL);
+    assert_non_null(strstr(err.text, "another model"));
+    heads[1].gamma_page = 1.5f; /* what must not be is not read either */
+    check(calibration_save(&want, path, &err), &err);
+    assert_int_equal(calibration_load(path, NULL, &got, &err), -EINVAL);
+    assert_non_null(strstr(err.text, "layer 0, KV head 1"));
+}
+
+/* Damaged: refused, or what is read is what was written. */
+static void test_damage(void **s)
+{
+    (void)s;
+    struct skv_calibration_head heads[LAYERS * KV_HEADS];
+    struct skv_calibration want = example(heads, 0.25f), *got;
+    struct skv_error err = {0};
+    size_t n, refused = 0;
+    uint8_t *bytes = saved(&n);
+    for (size_t i = 0; i < n; i++) {
+        bytes[i] ^= 0x41;
+        write_bytes(bytes, n);
+        bytes[i] ^= 0x41;
+        if (calibration_load(other, model.fingerprint, &got, &err)) {
+            refused++;
+            continue;
+        }
+        assert_memory_equal(got->heads, want.heads, sizeof heads);
+        assert_memory_equal(got->fingerprint, want.fingerprint, SKV_FINGERPRINT);
+        free(got);
+    }
+    assert_true(refused > n * 3 / 4); /* the rest is padding */
+    for (size_t cut = 0; cut < n; cut++) {
+        write_bytes(bytes, cut);
+        if (calibration_load(other, model.fingerprint, &got, &err) == 0) {
+            assert_memory_equal(got->heads, want.heads, sizeof heads); /* only padding is gone */
+            free(got);
+        }
+    }
+    write_bytes((const uint8_t *)"no file of that kind", 20);
+    assert_true(calibration_load(other, NULL, &got, &err) < 0);
+    free(bytes);
+    unlink(other);
+    unlink(path);
+}
+
+/* ---- schedules ---- */
+
+static void test_schedules_keep_their_sum(void **s)
+{
+    (void)s;
+    enum { N = 12 };
+    struct skv_calibration_head heads[N];
+    struct schedule_head in[N];
+    uint32_t out[N];
+    for (uint64_t seed = 1; seed <= 200; seed++)
+        for (unsigned schedule = 0; schedule < SKV_SCHEDULES; schedule++) {
+            uint32_t k = (uint32_t)(seed * seed % 300), unit = 16u << seed % 3;
+            for (unsigned i = 0; i < N; i++) {
+                float most = fabsf(noise(seed, i, 99)) / 2, at = 0;
+                heads[i] = (struct skv_calibration_head){.far = most};
+                for (unsigned j = 0; j < SKV_KNOTS; j++) {
+                    at += (most - at) * fabsf(noise(seed, i, j)) / 2;
+                    heads[i].held[j] = seed % 7 ? at : 0;
+                }
+                in[i] = (struct schedule_head){i / 2, &heads[i]};
+            }
+            assert_int_equal(schedule_split((enum skv_schedule)schedule, in, N, N / 2, k, unit, out), 0);
+            uint64_t sum = 0;
+            for (unsigned i = 0; i < N; i++) {
+                sum += out[i];
+                assert_true(out[i] >= (k > 0));
+                if (schedule == SKV_UNIFORM)
+                    assert_int_equal(out[i], k);
+            }
+            assert_int_equal(sum, (uint64_t)N * k);
+            if (schedule == SKV_NARROW_LOW && k >= 8)
+                assert_true(out[0] * 3 < out[N - 1] && out[0] == out[1]);
+        }
+}
+
+/* Head 0 holds all it ever can with 32 tokens, head 1 gains with each up to 512, head 2 never gains. */
+static void test_calibrated_goes_where_it_holds_most(void **s)
+{
+    (void)s;
+    struct skv_calibration_head heads[3] = {{.far = 0.5f}, {.far = 0.5f}, {.far = 0}};
+    struct schedule_head in[3];
+    uint32_t out[3];
+    for (unsigned i = 0; i < 3; i++)
+        in[i] = (struct schedule_head){0, &heads[i]};
+    for (unsigned j = 0; j < SKV_KNOTS; j++) {
+        heads[0].held[j] = j ? 0.5f : 0.3f;
+        heads[1].held[j] = (float)(16u << j) / 1024 < 0.5f ? (float)(16u << j) / 1024 : 0.5f;
+    }
+    assert_int_equal(schedule_split(SKV_CALIBRATED, in, 3, 1, 8, 16, out), 0);
+    assert_true(out[0] == 2 && out[1] == 21 && out[2] == 1);
+    assert_int_equal(schedule_split(SKV_CALIBRATED, in, 3, 1, 1, 16, out), 0);
+    assert_true(out[0] == 1 && out[1] == 1 && out[2] == 1);
+    /* what nobody gains by is for all: 3·100 units, of which 2 + 32 hold everything */
+    assert_int_equal(schedule_split(SKV_CALIBRATED, in, 3, 1, 100, 16, out), 0);
+    assert_true(out[0] + out[1] + out[2] == 300 && out[2] > 85 && out[1] > out[0]);
+}
+
+/* ---- the fit ---- */
+
+enum { TOKENS = 2048, DIM = 32 };
+
+/* A page's keys scatter around its centre in the first half of the dims, each page by as much as it likes.
+ * Spread is per dim of all dims, so it says half of it; a query of which the share f lies in that half sees f
+ * of it: 2·f is the gamma that is right. */
+static struct kv_trace *planted(float f)
+{
+    struct kv_trace_head h = {
+        .n_layers = 1, .n_heads = 1, .n_kv_heads = 1, .d_k = DIM, .d_v = DIM, .n_tokens = TOKENS, .scale = 1};
+    struct kv_trace *t;
+    struct skv_error err = {0};
+    check(kv_trace_create(path, &h, &t, &err), &err);
+    for (uint64_t i = 0; i < TOKENS; i++) {
+        float q[DIM], k[DIM], v[DIM] = {1};
+        float scatter = 0.4f * fabsf(noise(i / 64, 1, 77));
+        for (unsigned d = 0; d < DIM; d++) {
+            bool first = d < DIM / 2;
+            k[d] = 0.2f * noise(i / 64, 2, d) + (first ? scatter * noise(i, 3, d) : 0);
+            q[d] = 1.0f * sqrtf(first ? f : 1 - f) * noise(i, 4, d);
+        }
+        kv_trace_put(t, 0, i, 1, q, k, v);
+        t->mark[i] = i >= TOKENS / 2 && i % 4 == 0 ? KV_TRACE_ORDINARY : KV_TRACE_OTHER;
+    }
+    return t;
+}
+
+static struct skv_calibration_head fitted(float f)
+{
+    struct skv_error err = {0};
+    struct fit fit = {.window = 128, .protected_pages = 4};
+    struct skv_calibration *c;
+    struct kv_trace *t = planted(f);
+    check(fit_add(&fit, t, NULL, &err), &err);
+    check(fit_calibration(&fit, &c, &err), &err);
+    struct skv_calibration_head h = c->heads[0];
+    assert_int_equal(fit.queries[1], TOKENS / 8);
+    free(c);
+    fit_free(&fit);
+    kv_trace_close(t);
+    return h;
+}
+
+static void test_fit_finds_what_was_planted(void **s)
+{
+    (void)s;
+    struct skv_calibration_head none = fitted(0.0f), half = fitted(0.25f), all = fitted(0.5f);
+    if (!(none.gamma_block <= 0.125f && none.gamma_page <= 0.25f))
+        fail_msg("gamma 0 is taken for %g, of pages %g", (double)none.gamma_block, (double)none.gamma_page);
+    if (!(half.gamma_block >= 0.375f && half.gamma_block <= 0.625f))
+        fail_msg("gamma 0.5 is taken for %g", (double)half.gamma_block);
+    if (!(all.gamma_block >= 0.875f))
+        fail_msg("gamma 1 is taken for %g", (double)all.gamma_block);
+    assert_true(all.far > 0.5f && all.far < 1 && all.held[SKV_KNOTS - 1] > all.far - 1e-5f);
+    assert_true(all.held[0] > 16.0f / TOKENS * all.far && all.held[0] < all.held[3]);
+    struct fit empty = {.window = 4096};
+    struct kv_trace *t = planted(0.5f);
+    struct skv_calibration *c;
+    struct skv_error err = {0};
+    check(fit_add(&empty, t, NULL, &err), &err);
+    assert_int_equal(fit_calibration(&empty, &c, &err), -EINVAL);
+    assert_non_null(strstr(err.text, "smaller --window"));
+    fit_free(&empty);
+    kv_trace_close(t);
+}
+
+/* ---- contexts ---- */
+
+struct bits {
+    uint64_t prefilled, decoded;
+    uint8_t chain[2][CHAIN_BYTES]; /* of a prefilled block, and of the last sealed one */
+    uint64_t wanted;
+};
+
+static struct bits run(skv_tier *t, const struct skv_context_opts *o)
+{
+    struct bits b = {1, 1, {{0}}, 0};
+    struct skv_stats stats;
+    skv_context *c = open_context(t, o);
+    prefill(t, c, 0, 1000, CHUNK, &b.prefilled);
+    skv_context_stats_reset(c);
+    decode(t, c, 1000, 1200, &b.decoded);
+    skv_context_stats(c, &stats);
+    b.wanted = stats.pages_wanted;
+    memcpy(b.chain[0], context_chain(c, 2), CHAIN_BYTES);
+    memcpy(b.chain[1], context_chain(c, c->sealed - 1), CHAIN_BYTES);
+    skv_context_close(c);
+    return b;
+}
+
+static bool same(const void *a, const void *b)
+{
+    return memcmp(a, b, CHAIN_BYTES) == 0;
+}
+
+static void test_context_follows(void **s)
+{
+    (void)s;
+    struct skv_calibration_head heads[LAYERS * KV_HEADS];
+    struct skv_calibration one = example(heads, 1.0f);
+    struct skv_context_opts o = small_opts();
+    o.prefill.policy = SKV_DENSE;
+    skv_tier *t = open_tier(NULL, 2);
+    struct bits plain = run(t, &o);
+    o.calibration = &one;
+    struct bits ones = run(t, &o); /* gamma 1 and the uniform schedule: nothing is different */
+    assert_memory_equal(&ones, &plain, sizeof plain);
+
+    o.schedule = SKV_CALIBRATED;
+    struct bits split = run(t, &o);
+    assert_true(split.prefilled == plain.prefilled && same(split.chain[0], plain.chain[0]));
+    assert_true(split.decoded != plain.decoded && !same(split.chain[1], plain.chain[1]));
+    assert_int_equal(split.wanted, plain.wanted); /* as many pages */
+
+    struct skv_calibration_head tempered[LAYERS * KV_HEADS];
+    struct skv_calibration quarter = example(tempered, 0.25f);
+    o.schedule = SKV_UNIFORM;
+    o.calibration = &quarter;
+    struct bits gamma = run(t, &o);
+    assert_true(gamma.prefilled == plain.prefilled && same(gamma.chain[0], plain.chain[0]));
+    assert_true(gamma.decoded != plain.decoded && !same(gamma.chain[1], plain.chain[1]));
+    o.prefill.policy = SKV_CASCADE; /* then what is prefilled depends on it too */
+    struct bits scouted = run(t, &o);
+    o.calibration = NULL;
+    struct bits unscouted = run(t, &o);
+    assert_false(same(scouted.chain[0], unscouted.chain[0]));
+
+    o.calibration = &quarter;
+    skv_context *c = NULL;
+    struct skv_error err = {0};
+    quarter.fingerprint[0]++;
+    assert_int_equal(skv_context_open(t, &model, &o, &c, &err), -EINVAL);
+    assert_non_null(strstr(err.text, "another model"));
+    quarter = example(tempered, 0.25f);
+    quarter.n_kv_heads = 1;
+    assert_int_equal(skv_context_open(t, &model, &o, &c, &err), -EINVAL);
+    assert_non_null(strstr(err.text, "another shape"));
+    o.calibration = NULL;
+    o.schedule = SKV_CALIBRATED;
+    assert_int_equal(skv_context_open(t, &model, &o, &c, &err), -EINVAL);
+    assert_non_null(strstr(err.text, "needs a calibration"));
+    skv_tier_close(t);
+}
+
+/* What is saved has its calibration with it, and indexes of two calibrations don't meet. */
+static void test_saved_with_its_calibration(void **s)
+{
+    (void)s;
+    struct skv_calibration_head heads[LAYERS * KV_HEADS];
+    struct skv_calibration c = example(heads, 0.25f);
+    struct skv_context_opts o = small_opts(), plain;
+    struct skv_error err = {0};
+    o.prefill.policy = SKV_DENSE;
+    plain = o;
+    o.calibration = &c;
+    o.schedule = SKV_CALIBRATED;
+    skv_tier *t = open_tier(NULL, 2);
+    uint64_t skip = 1, want = 1, got = 1, forked = 1, without = 1;
+    skv_context *first = open_context(t, &plain), *ctx, *again, *fork;
+    prefill(t, first, 0, 1000, CHUNK, &skip); /* the same blocks, whose index is another */
+    check(skv_context_snapshot(first, "plain", NULL, &err), &err);
+    decode(t, first, 1000, 1100, &without);
+    skv_context_close(first);
+    ctx = open_context(t, &o);
+    prefill(t, ctx, 0, 1000, CHUNK, &skip);
+    check(skv_context_snapshot(ctx, "calibrated", NULL, &err), &err);
+    check(skv_context_fork(ctx, &fork, &err), &err);
+    decode(t, ctx, 1000, 1100, &want);
+    decode(t, fork, 1000, 1100, &forked);
+    assert_true(forked == want && want != without);
+    check(skv_context_reopen(t, &model, NULL, "calibrated", &again, &err), &err);
+    decode(t, again, 1000, 1100, &got);
+    assert_true(got == want);
+    skv_context_close(again);
+
+    assert_int_equal(skv_context_reopen(t, &model, &plain, "calibrated", &again, &err), -EINVAL);
+    assert_non_null(strstr(err.text, "another calibration"));
+    uint32_t ids[1000];
+    for (unsigned i = 0; i < 1000; i++)
+        ids[i] = id_of(i);
+    check(skv_context_open_prefix(t, &model, &plain, ids, 1000, CHUNK, &again, &err), &err);
+    assert_int_equal(skv_length(again), 896);
+    got = 1;
+    prefill(t, again, 896, 1000, CHUNK, &skip);
+    decode(t, again, 1000, 1100, &got);
+    assert_true(got == without);
+    skv_context_close(again);
+    heads[0].gamma_page = 0.5f; /* nobody stored an index with this one */
+    check(skv_context_open_prefix(t, &model, &o, ids, 1000, CHUNK, &again, &err), &err);
+    assert_int_equal(skv_length(again), 0);
+    skv_context_close(again);
+    skv_context_close(ctx);
+    skv_context_close(fork);
+    skv_tier_close(t);
+}
+
+int main(void)
+{
+    make_paths();
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_there_and_back),
+        cmocka_unit_test(test_damage),
+        cmocka_unit_test(test_schedules_keep_their_sum),
+        cmocka_unit_test(test_calibrated_goes_where_it_holds_most),
+        cmocka_unit_test(test_fit_finds_what_was_planted),
+        cmocka_unit_test(test_context_follows),
+        cmocka_unit_test(test_saved_with_its_calibration),
+    };
+    return cmocka_run_group_tests_name("calibration", tests, NULL, NULL);
+}
