@@ -296,9 +296,9 @@ SKV_API int skv_context_snapshot(skv_context *, const char *name, const struct s
                                  struct skv_error *err);
 /* Goes on with a saved context: every bit is as if it had never stopped. opts: NULL for those it was saved
  * with (with a salt they must be given); else the ones that decide the bits of K and V must be the same
- * (-EINVAL says which are not), as must the model; how later decode steps select, and the cache, may differ;
- * durable must not be asked of one saved without. -ENOENT: there is none of that name; -ENODATA: parts of it
- * are gone. */
+ * (-EINVAL says which are not), as must the model and the calibration's gammas; how later decode steps
+ * select, and the cache, may differ; durable must not be asked of one saved without. -ENOENT: there is none
+ * of that name; -ENODATA: parts of it are gone. */
 SKV_API int skv_context_reopen(skv_tier *, const struct skv_model *, const struct skv_context_opts *opts,
                                const char *name, skv_context **out, struct skv_error *err);
 

@@ -41,3 +41,16 @@ ends 1 eval mass --trace "$dir/b.kvt" --calib "$dir/a.calib"
 says 'another model than that of'
 ends 0 eval text -m "$dir/a.gguf" -f "$dir/text" --tokens 1024 --score 32 --texts 1 --window 128 --policies cascade \
     --budgets 64 --calib "$dir/a.calib" --schedule narrow-low
+
+# A saved context has its calibration with it; without options it goes on as if it had never stopped.
+start_nodes 1
+run="run -m $dir/a.gguf --temp 0 --ignore-eos --window 128 --budget 64 --nodes $nodes"
+# shellcheck disable=SC2086
+ends 0 $run -f "$dir/text" -c 40000 -n 24 --calib "$dir/a.calib" --fresh
+cp "$dir/out" "$dir/straight"
+# shellcheck disable=SC2086
+ends 0 $run -f "$dir/text" -c 40000 -n 0 --calib "$dir/a.calib" --save kept
+ends 0 context show kept --nodes "$nodes"
+prints '^schedule  *calibrated, with its calibration'
+ends 0 run -m "$dir/a.gguf" --temp 0 --ignore-eos -c 40000 --nodes "$nodes" --resume kept -n 24
+same "$dir/out" "$dir/straight" "resumed with its calibration, the text is another"
