@@ -101,6 +101,8 @@ enum skv_policy {
     SKV_TOVA,
     SKV_SALIENCE,
     SKV_QUEST,
+    SKV_RETRIEVAL,
+    SKV_HIERARCHICAL,
     SKV_POLICIES
 };
 enum { SKV_POLICY_OPTS = 4, SKV_POLICY_TEXT = 160 };
@@ -112,7 +114,7 @@ struct skv_select {
     float mass; /* stop early once the selected are estimated to hold this share of what is far; 0: use the
                    budget */
     bool tail;  /* cascade: what is not selected is attended too, by estimate: a block as its mean value with
-                 * its  estimated mass */
+                 * its estimated mass (hierarchical: always, and without this) */
     float opt[SKV_POLICY_OPTS]; /* the policy's own options, in the order of skv_policy_describe; */
     uint32_t given;             /* bit i: opt[i] is given, else it has its default */
 };

@@ -248,8 +248,10 @@ int kv_context_opts(const struct kv_options *o, struct kv_ranges *ranges, char r
     out->decode.mass = (float)o->mass;
     out->decode.tail = o->tail;
     if (o->tail && out->decode.policy != SKV_CASCADE)
-        return skv_fail(err, -EINVAL, "tail: %s estimates no mass of what it leaves out: it is cascade's",
-                        o->policy);
+        return skv_fail(
+            err, -EINVAL,
+            "tail: an option of cascade; %s estimates no mass of what it leaves out, or always attends to it",
+            o->policy);
     rc = kv_layers(o, out, err);
     if (!rc)
         rc = kv_schedule(o, &out->schedule, err);

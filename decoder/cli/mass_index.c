@@ -17,6 +17,14 @@ struct writer {
     void *part[INDEX_PARTS];
 };
 
+static struct far_piece piece_of(const struct writer *w)
+{
+    struct far_piece piece = {w->page_groups, w->block_groups, w->norms, {0}, w->scatter};
+    for (unsigned i = 0; i < INDEX_PARTS; i++)
+        piece.part[i] = w->part[i];
+    return piece;
+}
+
 static int piece_new(const struct mass_head *h, uint32_t needs, struct writer *w)
 {
     size_t page_bytes = reps_group_bytes(REPS_PAGE, h->d_k),
@@ -49,6 +57,15 @@ static float largest_norm(unsigned d_k, const float *k)
     return (float)sqrt(most);
 }
 
+/* A block's stretch is full with it. */
+static void make_stretch(const struct mass_head *h, unsigned block, const struct writer *w)
+{
+    const struct far_piece piece = piece_of(w);
+    for (unsigned i = 0; i < INDEX_PARTS; i++)
+        if (w->part[i] && part_of_stretch((enum index_part)i))
+            part_make((enum index_part)i, h->d_k, h->d_v, block / PART_STRETCH, &piece, w->part[i]);
+}
+
 /* k (64, d_k), v (64, d_v) of a block. */
 static void piece_add(const struct mass_head *h, unsigned block, const float *k, const float *v,
                       const float gamma[2], const struct writer *w)
@@ -67,8 +84,10 @@ static void piece_add(const struct mass_head *h, unsigned block, const float *k,
     if (block == 0)
         reps_scatter(h->d_k, k, w->scatter);
     for (unsigned i = 0; i < INDEX_PARTS; i++)
-        if (w->part[i])
+        if (w->part[i] && !part_of_stretch((enum index_part)i))
             part_add((enum index_part)i, h->d_k, h->d_v, block, k, v, w->part[i]);
+    if ((block + 1) % PART_STRETCH == 0)
+        make_stretch(h, block, w);
 }
 
 int mass_index_build(struct mass_index *x, const struct mass_head *h, size_t n_blocks, uint32_t needs,
@@ -83,9 +102,7 @@ int mass_index_build(struct mass_index *x, const struct mass_head *h, size_t n_b
     for (size_t piece = 0; piece < x->n_pieces && rc == 0; piece++) {
         struct writer w = {0};
         rc = piece_new(h, needs, &w);
-        x->pieces[piece] = (struct far_piece){w.page_groups, w.block_groups, w.norms, {0}, w.scatter};
-        for (unsigned i = 0; i < INDEX_PARTS; i++)
-            x->pieces[piece].part[i] = w.part[i];
+        x->pieces[piece] = piece_of(&w);
         for (size_t b = piece * PIECE_BLOCKS; b < n_blocks && b < (piece + 1) * PIECE_BLOCKS && rc == 0;
              b++) {
             float *v = block + SKV_BLOCK * (size_t)h->d_k;
@@ -123,7 +140,7 @@ double mass_bytes_kept(const struct skv_select *s, unsigned d_k, unsigned d_v)
     if (policy_reads_representatives(s->policy))
         bytes += (double)reps_group_bytes(REPS_PAGE, d_k) / (REPS_LANES * SKV_PAGE) +
                  (double)(d_k * sizeof(float)) / (PIECE_PAGES * SKV_PAGE);
-    if (s->policy == SKV_CASCADE)
+    if (s->policy == SKV_CASCADE || s->policy == SKV_HIERARCHICAL)
         bytes += (double)reps_group_bytes(REPS_BLOCK, d_k) / (REPS_LANES * SKV_BLOCK);
     if (s->policy == SKV_NORM_ONLY)
         bytes += (double)sizeof(float) / SKV_PAGE;

@@ -42,6 +42,7 @@ struct unit {
     float *score;                /* (n_tokens) */
     uint32_t *order;             /* (pages) of scout_top */
     float *lse, *share;          /* (rows) */
+    float *tail;                 /* (rows, 2 + d_v) of a policy that attends to what it doesn't read */
     float *eligible_mass;        /* (rows, ld) log masses without those of protected pages */
     uint64_t *eligible;          /* bitmap */
     uint32_t *pages;             /* chosen */
@@ -118,6 +119,11 @@ static int choose(const struct run *r, struct unit *u, uint64_t t, unsigned poli
     policy_opts(s, opt);
     v->opt = opt;
     v->mass = s->mass;
+    if (p->always_tails) {
+        v->tail_m = u->tail;
+        v->tail_l = v->tail_m + v->rows;
+        v->tail_o = v->tail_l + v->rows;
+    }
     if (scratch_for(u, policy_room(p, v)))
         return -ENOMEM;
     v->scratch = u->scratch;
@@ -168,7 +174,8 @@ static int measure(const struct run *r, struct unit *u, uint64_t t, unsigned kin
     int rc = choose(r, u, t, policy, budget, &v, &n);
     if (rc)
         return rc;
-    struct mass_outcome o = mass_outcome_of(&u->truth, u->pages, n);
+    struct mass_tail tail = {v.tail_m, v.tail_l, v.tail_o};
+    struct mass_outcome o = mass_outcome_of(&u->truth, u->pages, n, v.tail_l ? &tail : NULL);
     c->rows += o.rows;
     c->held_rows += o.held_rows;
     c->far += o.far;
@@ -273,8 +280,8 @@ static void unit_end(struct unit *u)
     for (unsigned i = 0; u->received && i < MASS_POLICIES * MASS_BUDGETS; i++)
         free(u->received[i]);
     free(u->received);
-    void *rest[] = {u->got,   u->query_sum, u->mean_q, u->q,     u->score,  u->lse,
-                    u->share, u->eligible,  u->pages,  u->order, u->scratch};
+    void *rest[] = {u->got,   u->query_sum, u->mean_q,   u->q,     u->score, u->lse,
+                    u->share, u->tail,      u->eligible, u->pages, u->order, u->scratch};
     for (size_t i = 0; i < sizeof rest / sizeof *rest; i++)
         free(rest[i]);
     free(u->cells);
@@ -309,6 +316,7 @@ static int unit_begin(const struct run *r, struct unit *u)
               (u->q = calloc(rows * h->d_k, sizeof *u->q)) &&
               (u->score = malloc(h->n_tokens * sizeof *u->score)) &&
               (u->lse = calloc(rows, sizeof *u->lse)) && (u->share = calloc(rows, sizeof *u->share)) &&
+              (u->tail = calloc(rows * (2 + h->d_v), sizeof *u->tail)) &&
               (u->eligible = calloc(ld / 64, sizeof *u->eligible)) &&
               (u->pages = malloc(ld * sizeof *u->pages)) && (u->order = malloc(ld * sizeof *u->order));
     for (unsigned i = 0; i < s->n_policies * s->n_budgets && ok; i++)

@@ -170,18 +170,22 @@ int mass_truth_at(struct mass_truth *m, const struct mass_head *h, uint64_t t, u
 
 /* ---- what a choice is worth ---- */
 
-/* Attention over near and chosen only: their p sum to less than 1, and softmax makes up for it. */
-static double output_error(const struct mass_truth *m, unsigned row, const uint32_t *pages, size_t n)
+/* Attention over near, chosen and the tail only: their p sum to less than 1, and softmax makes up for it. */
+static double output_error(const struct mass_truth *m, unsigned row, const uint32_t *pages, size_t n,
+                           const struct mass_tail *tail)
 {
+    double weight = tail && tail->l[row] > 0 ? exp((double)tail->m[row] - m->lse[row]) : 0;
     const double *near = m->near + row * m->d_v, *dense = m->dense + row * m->d_v;
     const double *parts = m->part + row * m->n_pages * m->d_v, *far = m->far + row * m->n_pages;
     double read = m->near_mass[row], norm = 0, distance = 0;
     for (size_t i = 0; i < n; i++)
         read += m->far_mass[row] * far[pages[i]];
+    read += weight > 0 ? weight * (double)tail->l[row] : 0;
     for (unsigned d = 0; d < m->d_v; d++) {
         double sum = near[d];
         for (size_t i = 0; i < n; i++)
             sum += parts[pages[i] * m->d_v + d];
+        sum += weight > 0 ? weight * (double)tail->o[row * m->d_v + d] : 0;
         double e = (read > 0 ? sum / read : 0) - dense[d];
         distance += e * e;
         norm += dense[d] * dense[d];
@@ -189,7 +193,8 @@ static double output_error(const struct mass_truth *m, unsigned row, const uint3
     return norm > 0 ? sqrt(distance / norm) : 0;
 }
 
-struct mass_outcome mass_outcome_of(const struct mass_truth *m, const uint32_t *pages, size_t n)
+struct mass_outcome mass_outcome_of(const struct mass_truth *m, const uint32_t *pages, size_t n,
+                                    const struct mass_tail *tail)
 {
     struct mass_outcome out = {0};
     for (unsigned row = 0; row < m->rows; row++) {
@@ -201,7 +206,7 @@ struct mass_outcome mass_outcome_of(const struct mass_truth *m, const uint32_t *
         out.held_rows += held;
         out.held += held * m->far_mass[row];
         out.far += m->far_mass[row];
-        out.error += output_error(m, row, pages, n);
+        out.error += output_error(m, row, pages, n, tail);
     }
     return out;
 }

@@ -43,14 +43,21 @@ int mass_truth_at(struct mass_truth *, const struct mass_head *, uint64_t t, uin
                   uint32_t protected_pages);
 void mass_truth_free(struct mass_truth *);
 
-/* What reading these pages (rising, far ones) besides what is near gives, summed over rows. */
+/* What a policy attends to without reading it, by estimate (scout/policy.h): m (rows), l (rows), o (rows,
+ * d_v). */
+struct mass_tail {
+    const float *m, *l, *o;
+};
+
+/* What reading these pages (rising, far ones) besides what is near gives, summed over rows. tail: or NULL. */
 struct mass_outcome {
     unsigned rows;    /* that have far mass at all */
     double held_rows; /* Σ of the share of the row's far mass that the pages hold */
     double held, far; /* Σ of what they hold as a share of the row's whole attention, and of the far mass */
     double error;     /* Σ ‖output - dense‖ / ‖dense‖ over all of the group's rows */
 };
-struct mass_outcome mass_outcome_of(const struct mass_truth *, const uint32_t *pages, size_t n);
+struct mass_outcome mass_outcome_of(const struct mass_truth *, const uint32_t *pages, size_t n,
+                                    const struct mass_tail *tail);
 
 /* What the oracle goes by: score (n_pages) receives each page's far mass, summed over rows; 0 for protected
  * ones. No choice of as many pages holds more than those of the largest. */

@@ -95,6 +95,9 @@ uint8_t *span_block_groups(const struct shape *, const struct span *, unsigned l
 uint64_t *span_checksums(const struct shape *, const struct span *, unsigned layer, unsigned head);
 /* One KV head's part, or NULL. */
 void *span_part(const struct shape *, const struct span *, enum index_part, unsigned layer, unsigned head);
+/* All of one KV head, as policies see it (scout/policy.h). */
+struct far_piece;
+void span_piece(const struct shape *, const struct span *, unsigned layer, unsigned head, struct far_piece *);
 /* Makes room for a part in a span that has none; -ENOMEM. */
 int span_part_new(const struct shape *, struct span *, enum index_part);
 /* Forgets blocks from n on. */

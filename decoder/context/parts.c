@@ -1,19 +1,35 @@
 /* parts.c: what policies want kept of sealed blocks besides their representatives. New blocks add themselves
  * at sealing; when a policy comes later, or a context was opened from what others stored, the blocks are read
- * from the tier once, a span and layer at a time. Forks share spans, and with them their parts. */
+ * from the tier once, a span and layer at a time, but for parts that are made of what the index has. Forks
+ * share spans, and with them their parts. */
 #include "decoder/context/internal.h"
+#include "decoder/scout/policy.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
+static void make_stretch(const struct shape *s, const struct span *sp, enum index_part i, unsigned layer,
+                         unsigned head, unsigned stretch)
+{
+    struct far_piece piece;
+    span_piece(s, sp, layer, head, &piece);
+    part_make(i, s->layers[layer].d_k, s->layers[layer].d_v, stretch, &piece,
+              span_part(s, sp, i, layer, head));
+}
+
 void parts_add(const struct shape *s, const struct span *sp, unsigned layer, unsigned head, unsigned in_span,
                const float *k, const float *v)
 {
     const struct skv_layer *y = &s->layers[layer];
+    unsigned stretch = in_span / PART_STRETCH, end = (stretch + 1) * PART_STRETCH;
+    bool full = in_span == end - 1 || sp->n_blocks >= end; /* now, or already and one of it is another */
     for (unsigned i = 0; i < INDEX_PARTS; i++)
-        if (sp->part[i])
+        if (sp->part[i] && !part_of_stretch(i))
             part_add(i, y->d_k, y->d_v, in_span, k, v, span_part(s, sp, i, layer, head));
+    for (unsigned i = 0; i < INDEX_PARTS && full; i++)
+        if (sp->part[i] && part_of_stretch(i))
+            make_stretch(s, sp, i, layer, head, stretch);
 }
 
 /* All pages of one layer of a span. */
@@ -87,13 +103,13 @@ static int make_layer(struct reading *r, const bool *missing, struct block_key *
             float *v = k + (size_t)BLOCK_TOKENS * y->d_k;
             spread(r, b, h, k, v);
             for (unsigned i = 0; i < INDEX_PARTS; i++)
-                if (missing[i])
+                if (missing[i] && !part_of_stretch(i))
                     part_add(i, y->d_k, y->d_v, b, k, v, span_part(s, sp, i, r->layer, h));
         }
     return rc;
 }
 
-static int make_parts(struct skv_context *c, size_t i, const bool *missing, struct skv_error *err)
+static int make_from_keys(struct skv_context *c, size_t i, const bool *missing, struct skv_error *err)
 {
     struct span *sp = c->spans[i];
     struct reading r = {.c = c, .first = i * SPAN_BLOCKS, .n_blocks = sp->n_blocks};
@@ -115,6 +131,15 @@ static int make_parts(struct skv_context *c, size_t i, const bool *missing, stru
     return rc;
 }
 
+/* Of all that is full: needs nothing but what is here. */
+static void make_stretches(const struct shape *s, const struct span *sp, enum index_part i)
+{
+    for (unsigned l = 0; l < s->n_layers; l++)
+        for (unsigned h = 0; h < s->layers[l].n_kv_heads; h++)
+            for (unsigned stretch = 0; stretch < sp->n_blocks / PART_STRETCH; stretch++)
+                make_stretch(s, sp, i, l, h, stretch);
+}
+
 int parts_require(struct skv_context *c, struct skv_error *err)
 {
     int rc = 0;
@@ -123,14 +148,17 @@ int parts_require(struct skv_context *c, struct skv_error *err)
         bool missing[INDEX_PARTS] = {0}, any = false;
         for (unsigned p = 0; p < INDEX_PARTS && rc == 0; p++) {
             missing[p] = c->needs >> p & 1 && !sp->part[p];
-            any |= missing[p];
+            any |= missing[p] && !part_of_stretch(p);
             if (missing[p] && span_part_new(c->shape, sp, p))
                 rc = skv_fail(err, -ENOMEM, "out of memory");
         }
         if (rc == 0 && any)
             rc = seal_flush(c, err);
         if (rc == 0 && any)
-            rc = make_parts(c, i, missing, err);
+            rc = make_from_keys(c, i, missing, err);
+        for (unsigned p = 0; p < INDEX_PARTS && rc == 0; p++)
+            if (missing[p] && part_of_stretch(p))
+                make_stretches(c->shape, sp, p);
         for (unsigned p = 0; p < INDEX_PARTS && rc; p++)
             if (missing[p]) {
                 free(sp->part[p]);

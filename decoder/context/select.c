@@ -62,16 +62,8 @@ static void view_pieces(struct chooser *h)
 {
     const struct skv_context *c = h->c;
     const struct far_view *v = &h->view;
-    for (size_t i = 0; i < c->n_spans; i++) {
-        const struct span *sp = c->spans[i];
-        struct far_piece *p = &h->pieces[i];
-        p->page_groups = span_groups(c->shape, sp, v->layer, v->head);
-        p->block_groups = span_block_groups(c->shape, sp, v->layer, v->head);
-        p->norms = span_norms(c->shape, sp, v->layer, v->head);
-        p->scatter = span_scatter(c->shape, sp, v->layer, v->head);
-        for (unsigned part = 0; part < INDEX_PARTS; part++)
-            p->part[part] = span_part(c->shape, sp, part, v->layer, v->head);
-    }
+    for (size_t i = 0; i < c->n_spans; i++)
+        span_piece(c->shape, c->spans[i], v->layer, v->head, &h->pieces[i]);
 }
 
 /* What the context remembers, if the policy goes by it; pooled queries repeat the group's means. */
@@ -129,7 +121,7 @@ static int chooser_begin(struct chooser *h, const struct skv_select *s)
     cap = all ? v->n_pages : n_protected + (h->asks ? v->k * v->unit : 0);
     if (choice_new(h->out, cap, v->rows))
         return -ENOMEM;
-    if (s->tail && h->asks) {
+    if (c->mode == SKV_DECODE && (s->tail || h->policy->always_tails) && h->asks) {
         if (!(h->out->tail = calloc((size_t)v->rows * (2 + v->d_v), sizeof *h->out->tail)))
             return -ENOMEM;
         v->tail_m = h->out->tail;

@@ -1,6 +1,7 @@
 /* span.c: the index of 64 sealed blocks. Full spans never change, so forks share them; a sidecar object on
  * the tier holds one layer's part of one (snapshot.c). */
 #include "decoder/context/internal.h"
+#include "decoder/scout/policy.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -120,6 +121,17 @@ void *span_part(const struct shape *s, const struct span *sp, enum index_part pa
     for (unsigned l = 0; l < layer; l++)
         at += s->layers[l].n_kv_heads * part_bytes(part, s->layers[l].d_k, s->layers[l].d_v);
     return sp->part[part] + at + head * part_bytes(part, s->layers[layer].d_k, s->layers[layer].d_v);
+}
+
+void span_piece(const struct shape *s, const struct span *sp, unsigned layer, unsigned head,
+                struct far_piece *out)
+{
+    out->page_groups = span_groups(s, sp, layer, head);
+    out->block_groups = span_block_groups(s, sp, layer, head);
+    out->norms = span_norms(s, sp, layer, head);
+    out->scatter = span_scatter(s, sp, layer, head);
+    for (unsigned part = 0; part < INDEX_PARTS; part++)
+        out->part[part] = span_part(s, sp, part, layer, head);
 }
 
 int span_part_new(const struct shape *s, struct span *sp, enum index_part part)

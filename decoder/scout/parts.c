@@ -1,12 +1,16 @@
 /* parts.c: see parts.h. */
 #include "decoder/scout/parts.h"
 #include "decoder/kernels/kernels.h"
+#include "decoder/scout/cells.h"
+#include "decoder/scout/coarse.h"
 #include "decoder/scout/policy.h"
 #include "decoder/scout/reps.h"
 
 #include <assert.h>
 
 enum { MAX_DIMS = 1024 };
+
+_Static_assert((int)CELLS_BLOCKS == (int)PART_STRETCH, "cells are a part of stretches");
 
 static void box_add(unsigned d_k, unsigned block, const float *k, uint16_t *boxes)
 {
@@ -44,6 +48,10 @@ size_t part_bytes(enum index_part part, unsigned d_k, unsigned d_v)
         return (size_t)PIECE_PAGES * 2 * d_k * sizeof(uint16_t);
     case PART_VALUE:
         return (size_t)PIECE_BLOCKS * d_v * sizeof(uint16_t);
+    case PART_CELLS:
+        return cells_bytes(d_k);
+    case PART_COARSE:
+        return coarse_bytes(d_k, d_v);
     default:
         return 0;
     }
@@ -57,4 +65,25 @@ void part_add(enum index_part part, unsigned d_k, unsigned d_v, unsigned block, 
         box_add(d_k, block, k, out);
     else if (part == PART_VALUE)
         value_add(d_v, block, v, out);
+}
+
+static void coarse_make(unsigned d_k, unsigned d_v, unsigned stretch, const struct far_piece *piece,
+                        void *out)
+{
+    const uint16_t *values = piece->part[PART_VALUE];
+    const unsigned n = PART_STRETCH / COARSE_BLOCKS;
+    assert(values);
+    for (unsigned i = stretch * n; i < (stretch + 1) * n; i++)
+        coarse_build(d_k, d_v, i, piece->block_groups + i * reps_group_bytes(REPS_BLOCK, d_k),
+                     values + (size_t)i * COARSE_BLOCKS * d_v, out);
+}
+
+void part_make(enum index_part part, unsigned d_k, unsigned d_v, unsigned stretch,
+               const struct far_piece *piece, void *out)
+{
+    assert(stretch < PIECE_BLOCKS / PART_STRETCH);
+    if (part == PART_CELLS)
+        cells_build(d_k, stretch, piece->page_groups, out);
+    else if (part == PART_COARSE)
+        coarse_make(d_k, d_v, stretch, piece, out);
 }

@@ -1,6 +1,7 @@
 /* policy.c: the table of policies, their options, and choosing by scores. */
 #include "decoder/scout/policy.h"
 #include "common/error.h"
+#include "decoder/kernels/kernels.h"
 #include "decoder/scout/scout.h"
 
 #include <assert.h>
@@ -36,6 +37,8 @@ static const struct policy *const policies[] = {
     [SKV_TOVA] = &policy_tova,
     [SKV_SALIENCE] = &policy_salience,
     [SKV_QUEST] = &policy_quest,
+    [SKV_RETRIEVAL] = &policy_retrieval,
+    [SKV_HIERARCHICAL] = &policy_hierarchical,
 };
 enum { POLICIES = sizeof policies / sizeof *policies, HALF_LIFE = 512 };
 _Static_assert((int)POLICIES == (int)SKV_POLICIES, "a number for each");
@@ -186,7 +189,7 @@ uint32_t policy_needs(const struct skv_select *s)
 
 bool policy_reads_representatives(enum skv_policy p)
 {
-    return p == SKV_CASCADE || p == SKV_SALIENCE;
+    return p == SKV_CASCADE || p == SKV_SALIENCE || p == SKV_RETRIEVAL || p == SKV_HIERARCHICAL;
 }
 
 bool skv_policy_history(const struct skv_select *s)
@@ -250,4 +253,34 @@ uint64_t policy_scan_pages(const struct far_view *v, const float *q, float *logm
     }
     return (v->n_pages + REPS_LANES - 1) / REPS_LANES * reps_group_bytes(REPS_PAGE, v->d_k) +
            (v->n_pages + PIECE_PAGES - 1) / PIECE_PAGES * v->d_k * sizeof(float);
+}
+
+/* ---- the tail ---- */
+
+/* Below this share of the far mass something is left out of the tail: it would cost reading its value. */
+static const float tail_enough = 1e-6f;
+
+void policy_tail_begin(struct far_view *v)
+{
+    for (unsigned r = 0; r < v->rows; r++) {
+        v->tail_m[r] = v->lse[r];
+        v->tail_l[r] = 0;
+    }
+    memset(v->tail_o, 0, (size_t)v->rows * v->d_v * sizeof *v->tail_o);
+}
+
+void policy_tail_add(struct far_view *v, const float *share, const uint16_t *mean)
+{
+    float value[1024], sum = 0;
+    for (unsigned r = 0; r < v->rows; r++)
+        sum += share[r];
+    if (!(sum >= tail_enough))
+        return;
+    kernels_get()->f16_to_f32(v->d_v, mean, value);
+    v->bytes += v->d_v * sizeof(uint16_t);
+    for (unsigned r = 0; r < v->rows; r++) {
+        v->tail_l[r] += share[r];
+        for (unsigned i = 0; i < v->d_v; i++)
+            v->tail_o[(size_t)r * v->d_v + i] += share[r] * value[i];
+    }
 }

@@ -71,7 +71,8 @@ struct policy {
     const char *name, *about, *source;
     struct policy_opt opts[SKV_POLICY_OPTS];
     uint32_t needs;
-    bool tails; /* can fill the tail */
+    bool tails;        /* can fill the tail, */
+    bool always_tails; /* and does in every decode step */
     /* Scores of all pages, larger is better; what is no positive number counts as zero. */
     void (*score)(struct far_view *, float *score);
     /* Or, instead of score: bytes of scratch, slices [0, n) that may run at once, and then the choice: rising
@@ -102,9 +103,23 @@ static inline unsigned policy_slices(const struct policy *p, const struct far_vi
 }
 size_t policy_choose(const struct policy *, struct far_view *, uint32_t *pages);
 
+/* The next array of n bytes in a room that begins at base (NULL: only its size is asked for); *at moves on.
+ */
+static inline void *policy_take(char *base, size_t *at, size_t n)
+{
+    void *array = base ? base + *at : NULL;
+    *at += (n + 63) / 64 * 64;
+    return array;
+}
+
 /* For `score`: room for (rows, *ld) log masses in the scratch, and their sum of softmaxes over pages. */
 float *policy_rows(const struct far_view *, size_t *ld);
 void policy_sum_shares(struct far_view *, float *logmass, size_t ld, float *score);
+
+/* For policies that fill the tail, once v->lse is set: empties it; adds what is not read, with its shares
+ * (rows) of the far mass and its mean value (f16), which is not worth reading for a share next to nothing. */
+void policy_tail_begin(struct far_view *);
+void policy_tail_add(struct far_view *, const float *share, const uint16_t *mean);
 
 /* Log masses of pages for rows q by their representatives; returns the bytes read. */
 uint64_t policy_scan_pages(const struct far_view *, const float *q, float *logmass, size_t ld);
@@ -117,6 +132,6 @@ uint32_t cascade_needs(const float *opt);
 
 extern const struct policy policy_cascade, policy_norm_only, policy_oracle, policy_random, policy_sinks,
     policy_strided, policy_bigbird, policy_block_sparse, policy_heavy_hitter, policy_tova, policy_salience,
-    policy_quest;
+    policy_quest, policy_retrieval, policy_hierarchical;
 
 #endif

@@ -9,7 +9,6 @@
  * multiplied by (received + r) / (mean received + r) to the power β(1−α) (and likewise for what an average
  * query would give it, with βα); r keeps pages that were never read in the game. Estimates of mass leave the
  * prior out. */
-#include "decoder/kernels/kernels.h"
 #include "decoder/scout/policy.h"
 #include "decoder/scout/scout.h"
 
@@ -245,27 +244,6 @@ static void estimate(struct far_view *v, const struct cascade *c, const uint32_t
 
 /* ---- the tail ---- */
 
-/* Below this share of the far mass a block is left out of the tail: it would cost reading its mean value. */
-static const float tail_enough = 1e-6f;
-
-/* Adds a block's estimated shares (rows), and its mean value by their weight. */
-static void tail_block(struct far_view *v, uint32_t block, const float *share)
-{
-    float value[1024], sum = 0;
-    for (unsigned r = 0; r < v->rows; r++)
-        sum += share[r];
-    if (!(sum >= tail_enough))
-        return;
-    const uint16_t *means = v->pieces[block / PIECE_BLOCKS].part[PART_VALUE];
-    kernels_get()->f16_to_f32(v->d_v, means + (size_t)(block % PIECE_BLOCKS) * v->d_v, value);
-    v->bytes += v->d_v * sizeof(uint16_t);
-    for (unsigned r = 0; r < v->rows; r++) {
-        v->tail_l[r] += share[r];
-        for (unsigned i = 0; i < v->d_v; i++)
-            v->tail_o[(size_t)r * v->d_v + i] += share[r] * value[i];
-    }
-}
-
 /* Everything that is eligible and not chosen stands for itself by its block's mean value: candidates by their
  * pages' estimates, others by the block's. c->eligible loses the chosen lanes. candidates_lse (rows): before
  * estimate() added what others have. */
@@ -273,13 +251,11 @@ static void fill_tail(struct far_view *v, struct cascade *c, const uint32_t *lan
                       const float *candidates_lse)
 {
     float share[256], of_candidates[256], of_blocks[256];
+    policy_tail_begin(v);
     for (unsigned r = 0; r < v->rows; r++) {
-        v->tail_m[r] = v->lse[r];
-        v->tail_l[r] = 0;
         of_candidates[r] = expf(candidates_lse[r] - v->lse[r]);
         of_blocks[r] = two_stages(v, c) ? expf(c->block_lse[r] - v->lse[r]) : 0;
     }
-    memset(v->tail_o, 0, (size_t)v->rows * v->d_v * sizeof *v->tail_o);
     for (size_t i = 0; i < n; i++)
         c->eligible[lanes[i] / 64] &= ~(UINT64_C(1) << (lanes[i] % 64));
     size_t candidate = 0, half = 0;
@@ -302,7 +278,8 @@ static void fill_tail(struct far_view *v, struct cascade *c, const uint32_t *lan
                 share[r] = c->block_mass[r * c->block_ld + b] * of_blocks[r] *
                            (float)__builtin_popcountll(four) / BLOCK;
         }
-        tail_block(v, b, share);
+        const uint16_t *means = v->pieces[b / PIECE_BLOCKS].part[PART_VALUE];
+        policy_tail_add(v, share, means + (size_t)(b % PIECE_BLOCKS) * v->d_v);
     }
     for (unsigned r = 0; r < v->rows; r++) /* a broken estimate must not break the result */
         if (!isfinite(v->lse[r]) || !isfinite(v->tail_l[r]))

@@ -202,3 +202,41 @@ void reps_scatter(unsigned d_k, const float *k, float *w)
     for (unsigned i = 0; i < d_k; i++)
         w[i] = usable ? (1.0f - even) * ((float)d_k * w[i] / sum) + even : 1.0f;
 }
+
+/* ---- representatives of representatives ---- */
+
+static float get_float(enum reps_kind kind, unsigned d_k, const uint8_t *group, unsigned index, unsigned lane)
+{
+    float value;
+    memcpy(&value,
+           group + reps_vecs(kind) * vec_bytes(d_k) + ((size_t)index * REPS_LANES + lane) * sizeof value,
+           sizeof value);
+    return value;
+}
+
+void reps_get_vec(enum reps_kind kind, unsigned d_k, const uint8_t *group, unsigned lane, unsigned vec,
+                  float *out)
+{
+    assert(lane < REPS_LANES && vec < reps_vecs(kind));
+    const uint8_t *row = group + vec * vec_bytes(d_k) + 4 * (size_t)lane;
+    float scale = get_float(kind, d_k, group, vec, lane);
+    for (unsigned i = 0; i < d_k; i += 8, row += ROW_BYTES)
+        for (unsigned j = 0; j < 4; j++) {
+            out[i + j] = (float)((row[j] & 15) - 8) * scale;
+            out[i + 4 + j] = (float)((row[j] >> 4) - 8) * scale;
+        }
+}
+
+float reps_get_spread(enum reps_kind kind, unsigned d_k, const uint8_t *group, unsigned lane)
+{
+    return get_float(kind, d_k, group, spread_row(kind), lane);
+}
+
+void reps_put_summary(unsigned d_k, const float *centre, float spread, unsigned n_keys, uint8_t *group,
+                      unsigned lane)
+{
+    assert(d_k % 8 == 0 && d_k <= MAX_DIMS && lane < REPS_LANES && n_keys > 0);
+    put_vec(REPS_BLOCK, d_k, centre, group, 0, lane);
+    put_float(REPS_BLOCK, d_k, group, spread_row(REPS_BLOCK), lane, isfinite(spread) ? spread : 0.0f);
+    put_float(REPS_BLOCK, d_k, group, lcount_row(REPS_BLOCK), lane, logf((float)n_keys));
+}

@@ -70,4 +70,12 @@ void reps_scatter(unsigned d_k, const float *k, float *w);
 /* Empties a lane again (truncate). */
 void reps_lane_clear(enum reps_kind, unsigned d_k, uint8_t *group, unsigned lane);
 
+/* What a lane says: one of its vectors (d_k), and the spread. */
+void reps_get_vec(enum reps_kind, unsigned d_k, const uint8_t *group, unsigned lane, unsigned vec,
+                  float *out);
+float reps_get_spread(enum reps_kind, unsigned d_k, const uint8_t *group, unsigned lane);
+/* A lane of kind REPS_BLOCK for any number of keys, summarised elsewhere. */
+void reps_put_summary(unsigned d_k, const float *centre, float spread, unsigned n_keys, uint8_t *group,
+                      unsigned lane);
+
 #endif

@@ -81,14 +81,14 @@ static void test_outcome(void **state)
     double e100 = exp((double)k[70][2]), e50 = exp((double)k[100][2]), all = 198 + e100 + e50;
     const uint32_t best[] = {4}, every[] = {1, 2, 3, 4, 5, 6, 7};
 
-    struct mass_outcome got = mass_outcome_of(&m, NULL, 0);
+    struct mass_outcome got = mass_outcome_of(&m, NULL, 0, NULL);
     assert_int_equal(got.rows, 2);
     near(got.held_rows, 0, "what nothing holds");
     /* near only: both rows give (1, 0) */
     double d0 = 2. / 200, d1 = (e100 + e50) / all;
     near(got.error, d0 / sqrt(1 + d0 * d0) + d1 / sqrt(1 + d1 * d1), "error of reading nothing");
 
-    got = mass_outcome_of(&m, best, 1);
+    got = mass_outcome_of(&m, best, 1, NULL);
     near(got.held_rows, 1. / 7 + (15 + e100) / (110 + e100 + e50), "what page 4 holds");
     near(got.held, 16. / 200 + (15 + e100) / all, "what it holds of all attention");
     near(got.far, 112. / 200 + (110 + e100 + e50) / all, "all far mass");
@@ -96,7 +96,7 @@ static void test_outcome(void **state)
     double r0 = 1. / 104 - d0, r1 = e100 / (88 + 15 + e100) - d1;
     near(got.error, fabs(r0) / sqrt(1 + d0 * d0) + fabs(r1) / sqrt(1 + d1 * d1), "error of reading page 4");
 
-    got = mass_outcome_of(&m, every, 7);
+    got = mass_outcome_of(&m, every, 7, NULL);
     near(got.held_rows, 2, "what all pages hold");
     near(got.error, 0, "error of reading everything");
     float score[8];
@@ -125,7 +125,7 @@ static void test_room_is_used_again(void **state)
             far += m.far[p];
         near(far, m.n_pages ? 1 : 0, "sum of the far shares");
         near(all, 1, "all mass");
-        assert_int_equal(mass_outcome_of(&m, NULL, 0).rows, m.n_pages ? 2 : 0);
+        assert_int_equal(mass_outcome_of(&m, NULL, 0, NULL).rows, m.n_pages ? 2 : 0);
     }
     mass_truth_free(&m);
 }

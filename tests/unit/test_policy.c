@@ -75,7 +75,7 @@ enum {
 struct world {
     uint8_t *groups[PIECES], *blocks[PIECES];
     float norms[PIECES][PIECE_PAGES], q[ROWS * DIM], lse[ROWS], share[ROWS];
-    void *box[PIECES], *value[PIECES];
+    void *part[PIECES][INDEX_PARTS];
     float tail[ROWS * (2 + DIM)];
     struct far_piece pieces[PIECES];
     uint64_t eligible[PAGES / 64 + 1];
@@ -92,14 +92,13 @@ static void world_make(struct world *w, unsigned loud)
     for (unsigned p = 0; p < PIECES; p++) {
         w->groups[p] = malloc(PIECE_PAGES / 8 * reps_group_bytes(REPS_PAGE, DIM));
         w->blocks[p] = malloc(PIECE_BLOCKS / 8 * reps_group_bytes(REPS_BLOCK, DIM));
-        w->box[p] = malloc(part_bytes(PART_BOX, DIM, DIM));
-        w->value[p] = malloc(part_bytes(PART_VALUE, DIM, DIM));
         for (unsigned g = 0; g < PIECE_PAGES / 8; g++)
             reps_group_clear(REPS_PAGE, DIM, w->groups[p] + g * reps_group_bytes(REPS_PAGE, DIM));
         for (unsigned g = 0; g < PIECE_BLOCKS / 8; g++)
             reps_group_clear(REPS_BLOCK, DIM, w->blocks[p] + g * reps_group_bytes(REPS_BLOCK, DIM));
-        w->pieces[p] =
-            (struct far_piece){w->groups[p], w->blocks[p], w->norms[p], {w->box[p], w->value[p]}, NULL};
+        w->pieces[p] = (struct far_piece){w->groups[p], w->blocks[p], w->norms[p], {0}, NULL};
+        for (enum index_part i = 0; i < INDEX_PARTS; i++)
+            w->pieces[p].part[i] = w->part[p][i] = calloc(1, part_bytes(i, DIM, DIM));
     }
     for (unsigned b = 0; b < BLOCKS; b++) {
         float k[64 * DIM], v[64 * DIM];
@@ -117,8 +116,12 @@ static void world_make(struct world *w, unsigned loud)
             w->norms[piece][at] = b * 4 + p == loud ? 3.0f : 0.5f;
         }
         reps_build(REPS_BLOCK, DIM, k, w->blocks[piece] + in / 8 * reps_group_bytes(REPS_BLOCK, DIM), in % 8);
-        part_add(PART_BOX, DIM, DIM, in, k, v, w->box[piece]);
-        part_add(PART_VALUE, DIM, DIM, in, k, v, w->value[piece]);
+        for (enum index_part i = 0; i < INDEX_PARTS; i++)
+            if (!part_of_stretch(i))
+                part_add(i, DIM, DIM, in, k, v, w->part[piece][i]);
+        for (enum index_part i = 0; i < INDEX_PARTS; i++)
+            if (part_of_stretch(i) && (in + 1) % PART_STRETCH == 0)
+                part_make(i, DIM, DIM, in / PART_STRETCH, &w->pieces[piece], w->part[piece][i]);
     }
     memset(w->eligible, 0xff, sizeof w->eligible);
     w->received[loud] = 1.0f;
@@ -131,8 +134,8 @@ static void world_free(struct world *w)
     for (unsigned p = 0; p < PIECES; p++) {
         free(w->groups[p]);
         free(w->blocks[p]);
-        free(w->box[p]);
-        free(w->value[p]);
+        for (unsigned i = 0; i < INDEX_PARTS; i++)
+            free(w->part[p][i]);
     }
 }
 
@@ -206,8 +209,8 @@ static void choices_are_sane(void **state)
 static void who_can_find_the_loud_page_does(void **state)
 {
     (void)state;
-    static const enum skv_policy finds[] = {SKV_CASCADE, SKV_QUEST,        SKV_ORACLE,  SKV_NORM_ONLY,
-                                            SKV_TOVA,    SKV_HEAVY_HITTER, SKV_SALIENCE};
+    static const enum skv_policy finds[] = {SKV_CASCADE,   SKV_RETRIEVAL, SKV_QUEST,        SKV_ORACLE,
+                                            SKV_NORM_ONLY, SKV_TOVA,      SKV_HEAVY_HITTER, SKV_SALIENCE};
     static const enum skv_policy blind[] = {SKV_SINKS, SKV_STRIDED, SKV_RANDOM, SKV_BIGBIRD,
                                             SKV_BLOCK_SPARSE};
     struct world w;
@@ -349,6 +352,53 @@ static void a_pass_of_many_is_as_many_passes(void **state)
     }
 }
 
+/* ---- parts ---- */
+
+static uint64_t steps_of(skv_tier *t, skv_context *c, uint64_t at)
+{
+    uint64_t digest = 1;
+    decode(t, c, at, at + STEPS, &digest);
+    return digest;
+}
+
+/* Made at sealing; when the policy comes later; after truncating into a stretch; on a fork; when reopened. */
+static void parts_are_the_same_on_every_road(void **state)
+{
+    (void)state;
+    static const char *const specs[] = {"quest", "retrieval:probes=2", "hierarchical:near=0:far=1"};
+    enum { LONG = 3000 };
+    for (size_t i = 0; i < sizeof specs / sizeof *specs; i++) {
+        struct skv_context_opts o = history_opts(specs[i]), window = history_opts("window");
+        struct skv_error err = {0};
+        uint64_t skip = 1;
+        skv_tier *t = open_tier(NULL, 2);
+        skv_context *c = open_context(t, &o), *f;
+        prefill(t, c, 0, LONG, 128, &skip);
+        uint64_t want = steps_of(t, c, LONG);
+        skv_context_close(c);
+        c = open_context(t, &window);
+        prefill(t, c, 0, LONG, 128, &skip);
+        check(skv_context_fork(c, &f, &err), &err);
+        assert_true(steps_of(t, c, LONG) != want); /* or the test could not fail */
+        skv_context_close(c);
+        check(skv_context_configure(f, &o.decode, o.cache_bytes, &err), &err);
+        if (steps_of(t, f, LONG) != want)
+            fail_msg("%s: other bits when it comes later", specs[i]);
+        check(skv_truncate(f, 1280, &err), &err);
+        prefill(t, f, 1280, LONG, 128, &skip);
+        if (steps_of(t, f, LONG) != want)
+            fail_msg("%s: other bits after truncating", specs[i]);
+        check(skv_truncate(f, LONG, &err), &err);
+        check(skv_context_snapshot(f, "parts", NULL, &err), &err);
+        skv_context_close(f);
+        check(skv_context_reopen(t, &model, NULL, "parts", &c, &err), &err);
+        if (steps_of(t, c, LONG) != want)
+            fail_msg("%s: other bits when reopened", specs[i]);
+        skv_context_close(c);
+        skv_tier_close(t);
+    }
+}
+
 /* ---- layers ---- */
 
 /* One step's outputs after a prompt, by what `o` selects; by way of a fork and a saved context. */
@@ -411,6 +461,7 @@ int main(void)
         cmocka_unit_test(the_tail_is_what_is_left),
         cmocka_unit_test(the_past_is_the_same_on_every_road),
         cmocka_unit_test(a_pass_of_many_is_as_many_passes),
+        cmocka_unit_test(parts_are_the_same_on_every_road),
         cmocka_unit_test(a_layer_follows_its_own_policy),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
