@@ -7,7 +7,11 @@
 static int add_policy(const char *spec, const struct skv_select *base, struct eval_choices *out,
                       struct skv_error *err)
 {
-    struct eval_choice c = {.select = {.budget = base->budget, .unit = base->unit, .mass = base->mass}};
+    struct eval_choice c = {.select = {.budget = base->budget,
+                                       .unit = base->unit,
+                                       .mass = base->mass,
+                                       .refresh = base->refresh,
+                                       .refresh_budget = base->refresh_budget}};
     int rc = skv_policy_parse(spec, &c.select, err);
     if (rc)
         return rc;

@@ -60,6 +60,12 @@ const struct opt kv_cache_table[] = {
      "mass"},
     {"budget", 0, OPT_U32, AT(budget), "TOKENS", "tokens selected per KV head and layer and step", .min = 0,
      .max = 1 << 30},
+    {"refresh", 0, OPT_U32, AT(refresh), "N",
+     "every N-th position selects more, so that what the policy overlooks is seen from time to time; 0: "
+     "never",
+     .max = 1 << 30},
+    {"refresh-budget", 0, OPT_U32, AT(refresh_budget), "X", "how many times the budget it then selects",
+     .min = 1, .max = 1 << 20},
     {"mass", 0, OPT_DOUBLE, AT(mass), "P",
      "select fewer once they are estimated to hold this share of the far attention mass (0…1); the whole "
      "budget if "
@@ -114,6 +120,8 @@ void kv_options_defaults(struct kv_options *o)
         .alpha = -1,
         .beta = -1,
         .budget = d.decode.budget,
+        .refresh = d.decode.refresh,
+        .refresh_budget = d.decode.refresh_budget,
         .select = d.decode.unit,
         .mass = d.decode.mass,
         .window = d.window,
@@ -247,6 +255,8 @@ int kv_context_opts(const struct kv_options *o, struct kv_ranges *ranges, char r
     out->decode.unit = out->prefill.unit = o->select;
     out->decode.mass = (float)o->mass;
     out->decode.tail = o->tail;
+    out->decode.refresh = o->refresh;
+    out->decode.refresh_budget = o->refresh_budget;
     if (o->tail && out->decode.policy != SKV_CASCADE)
         return skv_fail(
             err, -EINVAL,

@@ -14,7 +14,7 @@ struct kv_options {
     uint32_t replicas, heartbeat_ms, timeout_ms, threads;
     /* contexts */
     const char *policy, *prefill, *kv_type, *ack, *on_loss;
-    uint32_t budget, select, window, seal_lag, sinks, prefill_budget, chunk;
+    uint32_t budget, refresh, refresh_budget, select, window, seal_lag, sinks, prefill_budget, chunk;
     double mass;
     bool tail;
     const char *calib, *schedule; /* or NULL */

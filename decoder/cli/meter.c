@@ -2,6 +2,7 @@
 #include "common/clock.h"
 #include "common/size.h"
 
+#include <inttypes.h>
 #include <string.h>
 
 static const char *const part_name[METER_PARTS] = {"step",      "scout", "wait",
@@ -37,6 +38,7 @@ void meter_end(struct meter *m, const skv_context *ctx)
     m->scout_bytes += s.scout_bytes - b->scout_bytes;
     m->wanted += s.pages_wanted - b->pages_wanted;
     m->held += s.pages_held - b->pages_held;
+    m->refreshes += s.refreshes - b->refreshes;
     m->missed += s.missed_mass - b->missed_mass;
     m->missed_n += s.missed_n - b->missed_n;
 }
@@ -97,6 +99,8 @@ void meter_print(const struct meter *m, FILE *out)
         "\nfetched      %s per step; %.1f %% of the selected pages were held; estimated missed mass %.2g\n",
         size_format(bytes, sizeof bytes, (uint64_t)meter_bytes_per_step(m)), 100 * meter_hit_share(m),
         meter_missed_mass(m));
+    if (m->refreshes)
+        fprintf(out, "refreshed    %" PRIu64 " times (a step in one layer)\n", m->refreshes);
 }
 
 json_t *meter_json(const struct meter *m)
@@ -107,8 +111,8 @@ json_t *meter_json(const struct meter *m)
                             json_pack("{s:f,s:f,s:f,s:f}", "mean", meter_mean_ms(m, p), "p50",
                                       meter_ms(m, p, 0.5), "p99", meter_ms(m, p, 0.99), "max",
                                       meter_longest_ms(m, p)));
-    return json_pack("{s:I,s:o,s:f,s:f,s:f,s:f}", "steps", (json_int_t)meter_steps(m), "ms", ms,
+    return json_pack("{s:I,s:o,s:f,s:f,s:f,s:f,s:I}", "steps", (json_int_t)meter_steps(m), "ms", ms,
                      "bytes_per_step", meter_bytes_per_step(m), "scout_bytes_per_step",
                      meter_scout_bytes_per_step(m), "held_share", meter_hit_share(m), "missed_mass",
-                     meter_missed_mass(m));
+                     meter_missed_mass(m), "refreshes", (json_int_t)m->refreshes);
 }

@@ -22,7 +22,7 @@ enum meter_part {
 
 struct meter {
     struct hist part[METER_PARTS]; /* nanoseconds of each step */
-    uint64_t fetched_bytes, scout_bytes, wanted, held;
+    uint64_t fetched_bytes, scout_bytes, wanted, held, refreshes;
     double missed, missed_n;
     struct skv_stats before;
     uint64_t started;

@@ -115,6 +115,10 @@ int resume_options(const struct skv_saved *m, const struct resume_typed *t, stru
         opts->decode.tail = kv->tail;
     if (typed(t, "budget"))
         opts->decode.budget = kv->budget;
+    if (typed(t, "refresh"))
+        opts->decode.refresh = kv->refresh;
+    if (typed(t, "refresh-budget") || opts->decode.refresh_budget == 0)
+        opts->decode.refresh_budget = kv->refresh_budget;
     if (typed(t, "mass"))
         opts->decode.mass = (float)kv->mass;
     if (typed(t, "layer-policy")) {

@@ -12,7 +12,7 @@ enum { MAX_PASS = 1 << 20 };
 void skv_context_defaults(struct skv_context_opts *o)
 {
     *o = (struct skv_context_opts){
-        .decode = {.policy = SKV_CASCADE, .budget = 2048, .unit = 16},
+        .decode = {.policy = SKV_CASCADE, .budget = 2048, .unit = 16, .refresh_budget = 4},
         .prefill = {.policy = SKV_CASCADE, .budget = 2048, .unit = 16},
         .window = 1024,
         .sinks = 16,
@@ -28,6 +28,8 @@ static int check_select(const struct skv_select *s, const char *which, struct sk
                         s->unit);
     if (!(s->mass >= 0.0f && s->mass <= 1.0f))
         return skv_fail(err, -EINVAL, "%s: mass %g: a share from 0 to 1", which, (double)s->mass);
+    if (s->refresh && s->refresh_budget == 0)
+        return skv_fail(err, -EINVAL, "%s: a refresh selects the budget at least once", which);
     struct skv_error why;
     int rc = policy_check(s, &why);
     return rc ? skv_fail(err, rc, "%s: %s", which, why.text) : 0;
@@ -45,6 +47,11 @@ void hash_policy_opts(struct identity *id, const struct skv_select *s)
         identity_add(id, opt, sizeof opt);
     if (s->tail)
         identity_add(id, "tail", 4);
+    if (s->refresh) {
+        identity_add(id, "refresh", 7);
+        identity_add_u64(id, s->refresh);
+        identity_add_u64(id, s->refresh_budget);
+    }
 }
 
 static void hash_select(struct identity *id, const struct skv_select *s)
@@ -170,6 +177,8 @@ int context_new(struct skv_tier *t, struct shape *shape, const struct skv_contex
         rc = check_layers(o, shape->n_layers, err);
     if (rc == 0 && o->prefill.tail)
         rc = skv_fail(err, -EINVAL, "prefill: only decode steps attend to an estimated tail");
+    if (rc == 0 && o->prefill.refresh)
+        rc = skv_fail(err, -EINVAL, "prefill: only decode steps refresh");
     if (rc)
         return rc;
     uint32_t lag = o->seal_lag ? o->seal_lag : o->window;

@@ -212,12 +212,28 @@ static int end_section(struct row *r, struct section *s, struct skv_error *err)
 
 /* ---- one query ---- */
 
+/* What the token at t selects by. Whether it refreshes is a function of its position, so that forks,
+ * truncated and reopened contexts do as a straight run does. */
+static struct skv_select select_at(struct skv_context *c, unsigned layer, uint64_t t)
+{
+    struct skv_select s = *context_select(c, layer);
+    if (!s.refresh || t % s.refresh || s.policy == SKV_DENSE || s.policy == SKV_WINDOW)
+        return s;
+    uint64_t broad = (uint64_t)s.budget * s.refresh_budget, all = context_sealed_pages(c) * PAGE_TOKENS;
+    if (broad > all) /* no room for what isn't there */
+        broad = all;
+    if (broad > s.budget)
+        s.budget = (uint32_t)broad;
+    c->stats.refreshes++;
+    return s;
+}
+
 static int row_choose(struct row *r, struct skv_error *err)
 {
     struct decode *d = r->d;
     struct skv_context *c = d->item.c;
-    int rc =
-        choose_pages(c, d->item.layer, context_select(c, d->item.layer), d->g, r->q, r->t, r->choices, err);
+    struct skv_select s = select_at(c, d->item.layer, r->t);
+    int rc = choose_pages(c, d->item.layer, &s, d->g, r->q, r->t, r->choices, err);
     for (unsigned h = 0; h < d->y->n_kv_heads && rc == 0; h++) {
         r->far_pages += r->choices[h].n;
         if (r->choices[h].n > r->n_far)

@@ -24,6 +24,7 @@ enum section {
     SECTION_DECODE_LAYERS,
     SECTION_SCHEDULE,
     SECTION_CALIBRATION,
+    SECTION_REFRESH,
     SECTIONS,
 };
 
@@ -36,6 +37,10 @@ struct stored_select {
 struct stored_layer_select {
     uint32_t from, to;
     struct stored_select select;
+};
+/* Of decode, then of each range of layers; there only if one of them refreshes. */
+struct stored_refresh {
+    uint32_t every, budget;
 };
 struct stored_options {
     struct stored_select decode, prefill;
@@ -127,6 +132,18 @@ static uint8_t *pack_calibration(uint8_t *at, const struct skv_calibration *c)
     return at + sizeof head + head[1];
 }
 
+static size_t store_refresh(const struct skv_context_opts *o, struct stored_refresh *out)
+{
+    bool any = o->decode.refresh;
+    out[0] = (struct stored_refresh){o->decode.refresh, o->decode.refresh_budget};
+    for (uint32_t i = 0; i < o->n_decode_layers; i++) {
+        const struct skv_select *s = &o->decode_layers[i].select;
+        out[i + 1] = (struct stored_refresh){s->refresh, s->refresh_budget};
+        any |= s->refresh;
+    }
+    return any ? (1 + o->n_decode_layers) * sizeof *out : 0;
+}
+
 int manifest_pack(const struct manifest *m, const char *name, uint8_t **out, size_t *n, struct skv_error *err)
 {
     const struct skv_context_opts *o = &m->opts;
@@ -143,8 +160,10 @@ int manifest_pack(const struct manifest *m, const char *name, uint8_t **out, siz
     for (uint32_t i = 0; i < o->n_decode_layers; i++)
         layers[i] = (struct stored_layer_select){o->decode_layers[i].from, o->decode_layers[i].to,
                                                  store_select(&o->decode_layers[i].select)};
+    struct stored_refresh refresh[1 + SKV_LAYER_RANGES];
+    size_t refresh_bytes = store_refresh(o, refresh);
     size_t recipe = m->recipe ? strlen(m->recipe) : 0;
-    size_t size = sizeof m->head + SECTIONS * 8 + sizeof stored + sizeof layers + recipe +
+    size_t size = sizeof m->head + SECTIONS * 8 + sizeof stored + sizeof layers + sizeof refresh + recipe +
                   calibration_bytes(o->calibration) + sizeof(uint32_t) + o->n_protect * sizeof *m->protect +
                   strlen(m->model) + strlen(m->isa) + m->engine_bytes + m->n_parts * sizeof *m->parts +
                   m->n_layers * sizeof *m->layers;
@@ -171,6 +190,8 @@ int manifest_pack(const struct manifest *m, const char *name, uint8_t **out, siz
         at = pack_section(at, SECTION_SCHEDULE, &schedule, sizeof schedule);
     if (o->calibration)
         at = pack_calibration(at, o->calibration);
+    if (refresh_bytes)
+        at = pack_section(at, SECTION_REFRESH, refresh, refresh_bytes);
     at = pack_section(at, SECTION_MODEL, m->model, strlen(m->model));
     at = pack_section(at, SECTION_ISA, m->isa, strlen(m->isa));
     at = pack_section(at, SECTION_ENGINE, m->engine, m->engine_bytes);
@@ -242,6 +263,22 @@ static bool load_calibration(struct manifest *m, const uint8_t *at, size_t n)
     return m->calibration != NULL;
 }
 
+/* Its section is behind those of the options and the ranges of layers. */
+static bool load_refresh(struct skv_context_opts *o, const uint8_t *at, size_t n)
+{
+    struct stored_refresh s[1 + SKV_LAYER_RANGES];
+    if (n != (1 + o->n_decode_layers) * sizeof *s)
+        return false;
+    memcpy(s, at, n);
+    o->decode.refresh = s[0].every;
+    o->decode.refresh_budget = s[0].budget;
+    for (uint32_t i = 0; i < o->n_decode_layers; i++) {
+        o->decode_layers[i].select.refresh = s[i + 1].every;
+        o->decode_layers[i].select.refresh_budget = s[i + 1].budget;
+    }
+    return true; /* context_new checks them */
+}
+
 /* A copy of n bytes with a zero behind them in place of old. */
 static void *copy_bytes(void *old, const uint8_t *at, size_t n)
 {
@@ -285,6 +322,8 @@ static bool load_section(struct manifest *m, uint32_t number, const uint8_t *at,
         return load_schedule(&m->opts, at, n);
     case SECTION_CALIBRATION:
         return load_calibration(m, at, n);
+    case SECTION_REFRESH:
+        return load_refresh(&m->opts, at, n);
     case SECTION_MODEL:
         return copy_text(m->model, sizeof m->model, at, n);
     case SECTION_ISA:

@@ -82,8 +82,11 @@ int plan_budget(struct skv_context *c, struct skv_error *err)
 
 uint32_t plan_units(const struct skv_context *c, const struct skv_select *s, unsigned layer, unsigned head)
 {
-    return s == &c->opts.decode && c->head_units ? c->head_units[heads_before(c->shape, layer) + head]
-                                                 : s->budget / s->unit;
+    const struct skv_select *d = &c->opts.decode;
+    if (s == &c->opts.prefill || context_select(c, layer) != d || !c->head_units || d->budget == 0)
+        return s->budget / s->unit;
+    /* a refresh's larger budget is split like any other */
+    return (uint32_t)((uint64_t)c->head_units[heads_before(c->shape, layer) + head] * s->budget / d->budget);
 }
 
 float plan_gamma(const struct skv_context *c, enum reps_kind kind, unsigned layer, unsigned head)

@@ -308,6 +308,78 @@ static void test_batch_equals_alone(void **s)
     skv_tier_close(t);
 }
 
+static void test_refresh_selects_more(void **s)
+{
+    (void)s;
+    struct skv_context_opts o = small_opts();
+    struct skv_error err = {0};
+    skv_tier *t = open_tier(three.list, 2);
+    o.decode.refresh = 5;
+    o.decode.refresh_budget = 3;
+    o.decode_layers[0] = (struct skv_layer_select){1, 2, o.decode};
+    o.decode_layers[0].select.refresh = 2;
+    o.n_decode_layers = 1;
+    skv_context *c = open_context(t, &o), *f, *r;
+    uint64_t skip = 1, want = 1, digest = 1;
+    struct skv_stats st;
+    prefill(t, c, 0, 4096, 256, &skip);
+    skv_context_stats_reset(c);
+    decode(t, c, 4096, 4106, &skip);
+    skv_context_stats(c, &st);
+    assert_int_equal(st.refreshes, 2 + 5); /* at 4100 and 4105; in layer 1 at even positions */
+    assert_int_equal(st.pages_wanted, KV_HEADS * ((8 + 5) * 9 + (2 + 5) * 25));
+
+    /* Every road to 4107 refreshes next at 4110, in layer 1 at 4108. */
+    decode(t, c, 4106, 4107, &skip);
+    check(skv_context_snapshot(c, "refreshing", NULL, &err), &err);
+    check(skv_context_fork(c, &f, &err), &err);
+    decode(t, c, 4107, 4120, &want);
+    decode(t, f, 4107, 4120, &digest);
+    assert_true(digest == want);
+    check(skv_truncate(f, 4107, &err), &err);
+    digest = 1;
+    decode(t, f, 4107, 4120, &digest);
+    assert_true(digest == want);
+    check(skv_context_reopen(t, &model, NULL, "refreshing", &r, &err), &err);
+    digest = 1;
+    decode(t, r, 4107, 4120, &digest);
+    assert_true(digest == want);
+    skv_context_stats(r, &st);
+    assert_int_equal(st.refreshes, 2 + 6);
+    skv_context_close(r);
+    skv_context_close(f);
+    skv_context_close(c);
+
+    uint64_t refreshed = straight(NULL, 1, &o, 4096, 20);
+    assert_true(straight(three.list, 2, &o, 4096, 20) == refreshed);
+    o.decode.refresh = 0;
+    assert_true(straight(NULL, 1, &o, 4096, 20) != refreshed);
+
+    /* A schedule splits a refresh's budget too: the same sum, other pages. */
+    uint64_t uniform = 0, wanted[2];
+    o.n_decode_layers = 0;
+    o.decode.refresh = 1;
+    for (unsigned i = 0; i < 2; i++) {
+        o.schedule = i ? SKV_NARROW_LOW : SKV_UNIFORM;
+        c = open_context(t, &o);
+        prefill(t, c, 0, 4096, 256, &skip);
+        skv_context_stats_reset(c);
+        digest = 1;
+        decode(t, c, 4096, 4100, &digest);
+        skv_context_stats(c, &st);
+        wanted[i] = st.pages_wanted;
+        assert_true(i == 0 || digest != uniform);
+        uniform = digest;
+        skv_context_close(c);
+    }
+    assert_int_equal(wanted[0], wanted[1]);
+    o.schedule = SKV_UNIFORM;
+    o.prefill.refresh = 5;
+    o.prefill.refresh_budget = 3;
+    assert_int_equal(skv_context_open(t, &model, &o, &c, &err), -22);
+    skv_tier_close(t);
+}
+
 static void test_figures(void **s)
 {
     (void)s;
@@ -480,6 +552,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_snapshot_reopen),
         cmocka_unit_test(test_prefill_cut_at_chunks),
         cmocka_unit_test(test_batch_equals_alone),
+        cmocka_unit_test(test_refresh_selects_more),
         cmocka_unit_test(test_figures),
         cmocka_unit_test(test_full_node_says_so),
         cmocka_unit_test(test_node_dies),
