@@ -136,9 +136,10 @@ static uint64_t cache_for(const struct eval *e)
         return e->args->kv.cache;
     struct skv_stats s;
     skv_context_stats(e->base, &s);
-    /* Slack: the tail grows by the tokens of a question before it seals, and by a page of rounding. */
+    /* Slack: the tail grows by the tokens of a question, what then seals stays until it is acknowledged, and
+     * its representatives come on top. */
     uint64_t token = s.context_bytes / (skv_length(e->base) ? skv_length(e->base) : 1);
-    uint64_t rest = s.window_bytes + s.representative_bytes + s.cache_bytes + 2 * SKV_BLOCK * token;
+    uint64_t rest = s.window_bytes + s.representative_bytes + s.cache_bytes + 3 * SKV_BLOCK * token;
     uint64_t limit = (uint64_t)((double)s.context_bytes * e->args->limit / 100);
     uint64_t left = limit > rest ? limit - rest : 0;
     return left < MAX_CACHE ? left : MAX_CACHE;
