@@ -15,7 +15,7 @@ holds() {
 
 ends 0 make-model recall -o "$dir/recall.gguf"
 start_nodes 3
-ends 0 eval recall -m "$dir/recall.gguf" --tokens 16384 --window 256 --seed 7 --nodes "$nodes" --json "$dir/json" \
+ends 0 eval recall -m "$dir/recall.gguf" --tokens 16384 --window 256 --chunk 128 --seed 7 --nodes "$nodes" --json "$dir/json" \
     --dense-seconds 2 --answers "$dir/answers" --node-pids "$(echo $pids | tr ' ' ',')"
 prints '^cascade'
 prints 'sum of peak RSS'
