@@ -124,7 +124,6 @@ static void scan(struct far_view *v, unsigned slice)
         size_t at = piece * PIECE_BLOCKS, left = v->n_blocks - at;
         struct scout_head sh = {.kind = REPS_BLOCK,
                                 .groups = &v->pieces[piece].block_groups,
-                                .scatter = &v->pieces[piece].scatter,
                                 .pages_per_piece = PIECE_BLOCKS,
                                 .d_k = v->d_k};
         scout_score(&sh, left < PIECE_BLOCKS ? left : PIECE_BLOCKS, v->rows, v->q, c.block_mass + at,
