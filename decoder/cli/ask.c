@@ -62,6 +62,7 @@ int ask_answer(struct asker *a, struct meter *m, skv_context *ctx, size_t want, 
         int rc = sample_next(&greedy, a->logits, e->model->params.vocab, &id, err);
         if (rc)
             return rc;
+        a->said = id;
         answer_add(said, tokenizer_piece(e->tok, id, false), tokenizer_is_eog(e->tok, id), want);
         if (said->over)
             return 0;

@@ -10,6 +10,7 @@ struct asker { /* zero it first */
     struct engine *engine;
     struct session *session; /* the caller opens it, asker_close closes it */
     float *logits;           /* (vocab) after the last step */
+    uint32_t said;           /* the last token of the last answer, which no step has fed yet */
     uint64_t longest_ns;     /* the caller sets these to 0 when it begins to look: the longest step since, */
     uint64_t held_bytes;     /* and the most that a context held since: window, representatives, cache */
 };

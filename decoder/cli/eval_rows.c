@@ -15,6 +15,7 @@ static int add_policy(const char *spec, const struct skv_select *base, struct ev
     int rc = skv_policy_parse(spec, &c.select, err);
     if (rc)
         return rc;
+    c.select.tail = base->tail && c.select.policy == SKV_CASCADE;
     skv_policy_format(&c.select, c.name);
     struct eval_choice *grown = realloc(out->at, (out->n + 1) * sizeof *grown);
     if (!grown)
@@ -103,6 +104,11 @@ int eval_budgets(const char *list, uint64_t tokens, uint32_t unit, uint32_t **bu
     *budgets = b;
     *n = kept;
     return kept ? 0 : skv_fail(err, -EINVAL, "budgets: the list is empty");
+}
+
+uint64_t eval_cache(const struct skv_select *s, uint64_t token_bytes)
+{
+    return eval_takes_budget(s) ? 2 * s->budget * token_bytes : 0;
 }
 
 int eval_fork(struct session *session, skv_context *base, const struct skv_select *select,

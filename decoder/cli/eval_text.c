@@ -143,15 +143,11 @@ static int cut_pieces(struct text_eval *e, struct skv_error *err)
     return rc;
 }
 
-/* Forks hold twice what their budget reads in a step, unless --cache says otherwise: consecutive steps choose
- * nearly the same pages. */
 static void size_caches(struct text_eval *e)
 {
     uint64_t token = kv_bytes_per_token(&e->engine.model->params, &e->args->kv);
-    for (size_t i = 0; i < e->result.n_rows && !e->args->kv.cache; i++) {
-        struct text_row *row = &e->result.row[i];
-        row->cache = eval_takes_budget(&row->choice.select) ? 2 * row->choice.select.budget * token : 0;
-    }
+    for (size_t i = 0; i < e->result.n_rows && !e->args->kv.cache; i++)
+        e->result.row[i].cache = eval_cache(&e->result.row[i].choice.select, token);
 }
 
 static int take_memory(struct text_eval *e, struct skv_error *err)

@@ -12,26 +12,47 @@ uint64_t recall_task_facts(uint64_t tokens)
     return facts > 128 ? facts : 128;
 }
 
-static int tokenize_text(struct recall_task *t, const struct tokenizer *tok, struct skv_error *err)
+int recall_text_ids(const struct recall_text *text, const struct tokenizer *tok, uint32_t **ids, size_t *n,
+                    struct skv_error *err)
 {
-    int rc = tokenizer_encode(tok, t->text.text, t->text.len, true, false, &t->ids, &t->n, err);
-    if (!rc && t->n != t->text.n_tokens + 1)
-        rc = skv_fail(err, -EINVAL,
-                      "the model cuts the text into %zu tokens, not %zu: eval recall needs a model with the "
-                      "vocabulary of "
-                      "`scoutkv make-model recall`",
-                      t->n, t->text.n_tokens + 1);
+    int rc = tokenizer_encode(tok, text->text, text->len, true, false, ids, n, err);
+    if (!rc && *n != text->n_tokens + 1)
+        rc =
+            skv_fail(err, -EINVAL,
+                     "the model cuts the text into %zu tokens, not %zu: what is asked for are facts in words "
+                     "of the recall model; `scoutkv make-model recall -o recall.gguf` writes one",
+                     *n, text->n_tokens + 1);
     return rc;
 }
 
-static void count_pages(struct recall_task *t)
+uint64_t recall_fact_pages(const struct recall_text *text)
 {
-    uint64_t last = UINT64_MAX; /* facts rise, so equal pages are neighbours */
-    for (size_t i = 0; i < t->text.n_facts; i++) {
-        uint64_t page = (t->text.facts[i].token + 1) / SKV_PAGE; /* BOS is token 0 */
-        t->fact_pages += page != last;
+    uint64_t pages = 0, last = UINT64_MAX; /* facts rise, so equal pages are neighbours */
+    for (size_t i = 0; i < text->n_facts; i++) {
+        uint64_t page = (text->facts[i].token + 1) / SKV_PAGE; /* BOS is token 0 */
+        pages += page != last;
         last = page;
     }
+    return pages;
+}
+
+int recall_question_make(struct recall_question *q, const struct tokenizer *tok,
+                         const struct recall_fact *fact, struct skv_error *err)
+{
+    char text[RECALL_QUESTION_MAX];
+    uint32_t *ids;
+    size_t n;
+    recall_question(fact, text);
+    int rc = tokenizer_encode(tok, text, strlen(text), false, false, &ids, &n, err);
+    if (rc)
+        return rc;
+    *q = (struct recall_question){.fact = fact, .n = (uint32_t)n};
+    if (n <= QUESTION_TOKENS)
+        memcpy(q->ids, ids, n * sizeof *ids);
+    free(ids);
+    if (n <= QUESTION_TOKENS && n)
+        return 0;
+    return skv_fail(err, -EINVAL, "the model cuts '%s' into %zu tokens: not a recall model", text, n);
 }
 
 /* One question out of each of n equal parts of the facts. */
@@ -44,22 +65,10 @@ static int make_questions(struct recall_task *t, const struct tokenizer *tok, si
         return skv_fail(err, -ENOMEM, "out of memory");
     for (size_t i = 0; i < n; i++) {
         size_t from = i * t->text.n_facts / n, to = (i + 1) * t->text.n_facts / n;
-        struct recall_question *q = &t->questions[i];
-        char text[RECALL_QUESTION_MAX];
-        uint32_t *ids;
-        size_t n_ids;
-        q->fact = &t->text.facts[from + recall_below(&random, (uint32_t)(to - from))];
-        recall_question(q->fact, text);
-        int rc = tokenizer_encode(tok, text, strlen(text), false, false, &ids, &n_ids, err);
+        const struct recall_fact *fact = &t->text.facts[from + recall_below(&random, (uint32_t)(to - from))];
+        int rc = recall_question_make(&t->questions[i], tok, fact, err);
         if (rc)
             return rc;
-        if (n_ids <= QUESTION_TOKENS)
-            memcpy(q->ids, ids, n_ids * sizeof *ids);
-        q->n = (uint32_t)n_ids;
-        free(ids);
-        if (n_ids > QUESTION_TOKENS || !n_ids)
-            return skv_fail(err, -EINVAL, "the model cuts '%s' into %zu tokens: not a recall model", text,
-                            n_ids);
     }
     for (size_t i = n; i > 1; i--) {
         size_t other = recall_below(&random, (uint32_t)i);
@@ -87,13 +96,13 @@ int recall_task_make(struct recall_task *t, const struct tokenizer *tok, const s
     };
     int rc = recall_text_make(&t->text, &text, err);
     if (!rc)
-        rc = tokenize_text(t, tok, err);
+        rc = recall_text_ids(&t->text, tok, &t->ids, &t->n, err);
     if (!rc)
         rc = make_questions(t, tok, o->questions, o->seed, err);
     if (rc)
         recall_task_free(t);
     else
-        count_pages(t);
+        t->fact_pages = recall_fact_pages(&t->text);
     return rc;
 }
 

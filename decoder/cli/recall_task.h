@@ -1,4 +1,5 @@
-/* recall_task.h: a long text with facts in it, and the questions to ask about them. */
+/* recall_task.h: a long text with facts in it, and the questions to ask about them: a whole task for `eval
+ * recall`, and the parts that other tasks are made of. */
 #ifndef CLI_RECALL_TASK_H
 #define CLI_RECALL_TASK_H
 
@@ -28,6 +29,16 @@ struct recall_task_opts {
     uint64_t facts, questions;
     uint64_t keep_first, keep_last; /* tokens at both ends that hold no fact */
 };
+
+/* The text in tokens, after BOS; *ids is malloc'd, also on failure. -EINVAL if the model's vocabulary isn't
+ * that of `make-model recall`. */
+int recall_text_ids(const struct recall_text *, const struct tokenizer *, uint32_t **ids, size_t *n,
+                    struct skv_error *);
+/* Pages of 16 tokens in which a fact begins. */
+uint64_t recall_fact_pages(const struct recall_text *);
+/* The question in tokens; fact is kept. -EINVAL as above. */
+int recall_question_make(struct recall_question *, const struct tokenizer *, const struct recall_fact *fact,
+                         struct skv_error *);
 
 /* Facts that a text of this length holds if nobody says otherwise. */
 uint64_t recall_task_facts(uint64_t tokens);

@@ -168,7 +168,7 @@ static void policies_keep_their_order(void **state)
     (void)state;
     struct eval_choices c = {0};
     struct skv_error err = {0};
-    const struct skv_select base = {.budget = 96, .unit = 32, .mass = 0.5f};
+    const struct skv_select base = {.budget = 96, .unit = 32, .mass = 0.5f, .tail = true};
     if (eval_policies("window,cascade:beta=0.5,dense,all", &base, &c, &err))
         fail_msg("%s", err.text);
     assert_int_equal(c.n, 3 + SKV_POLICIES);
@@ -181,6 +181,9 @@ static void policies_keep_their_order(void **state)
     assert_true(c.at[2].select.mass == 0.5f);
     assert_true(eval_takes_budget(&c.at[1].select));
     assert_false(eval_takes_budget(&c.at[0].select) || eval_takes_budget(&c.at[2].select));
+    assert_true(c.at[1].select.tail && !c.at[2].select.tail); /* only cascade has one */
+    assert_int_equal(eval_cache(&c.at[1].select, 1024), 2 * 96 * 1024);
+    assert_int_equal(eval_cache(&c.at[2].select, 1024), 0);
     for (int i = 0; i < SKV_POLICIES; i++)
         assert_int_equal(c.at[3 + i].select.policy, i);
     free(c.at);
