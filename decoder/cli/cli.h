@@ -16,6 +16,7 @@ int cmd_policies(int argc, char **argv);
 int cmd_eval(int argc, char **argv);
 int eval_mass(int argc, char **argv);
 int cmd_eval_text(int argc, char **argv);
+int cmd_eval_tasks(int argc, char **argv);
 int cmd_bench(int argc, char **argv);
 int cmd_bench_store(int argc, char **argv);
 int cmd_bench_trace(int argc, char **argv);

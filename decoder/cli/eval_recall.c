@@ -447,6 +447,8 @@ int cmd_eval(int argc, char **argv)
     static const struct cli_command tasks[] = {
         {"recall", eval_recall,
          "facts in a long text: right answers, time, bytes and memory of several policies"},
+        {"tasks", cmd_eval_tasks,
+         "kinds of questions about long texts: what each policy finds, beside bytes and time"},
         {"mass", eval_mass, "policies on captured traces: attention mass held, output error, bytes"},
         {"text", cmd_eval_text,
          "perplexity on a text, and how far it is from dense's, beside bytes and time"},

@@ -1,0 +1,49 @@
+/* task_plan.h: what the texts of `scoutkv eval tasks` say, and what is asked of them.
+ *
+ * Pure: kind and seed decide all of it. A plan is a list of facts, spread evenly over a text, and of forks of
+ * that text; in each fork questions are asked one after the other. A question has one reference or several,
+ * each a fact to ask for. Names, and values of digits, are never used twice for different things. */
+#ifndef CLI_TASK_PLAN_H
+#define CLI_TASK_PLAN_H
+
+#include "decoder/model/recall_text.h"
+
+#include <stdbool.h>
+
+enum task_kind { TASK_NEEDLE, TASK_MULTI_KEY, TASK_MULTI_VALUE, TASK_MULTI_QUERY, TASK_TRACKING, TASK_KINDS };
+
+enum {
+    TASK_PARTS = 4,        /* references of a question that has several; hops of a chain */
+    TASK_LEAST_FACTS = 128 /* in a text */
+};
+
+const char *task_name(enum task_kind);
+const char *task_about(enum task_kind); /* a line */
+/* "NAME,…" or "all". -EINVAL (usage) names what is wrong. */
+int task_list(const char *list, bool chosen[TASK_KINDS], struct skv_error *);
+
+struct task_question {
+    uint32_t from, n; /* references: asks[from, from + n) of the plan */
+    bool chain; /* each answer is the name that is asked for next: what comes after a wrong one is lost */
+};
+
+struct task_fork {
+    uint32_t from, n; /* questions */
+};
+
+struct task_plan {
+    struct recall_plan *facts; /* in the order of the text */
+    uint32_t *asks;            /* facts */
+    struct task_question *questions;
+    struct task_fork *forks;
+    size_t n_facts, n_asks, n_questions, n_forks;
+};
+
+/* Facts that a text has for this many questions: `facts`, or as many as it takes. */
+size_t task_facts(enum task_kind, size_t facts, size_t questions);
+/* -EINVAL: more facts than there are names for. To be freed with task_plan_free. */
+int task_plan_make(struct task_plan *, enum task_kind, uint64_t seed, size_t facts, size_t questions,
+                   struct skv_error *);
+void task_plan_free(struct task_plan *);
+
+#endif
