@@ -303,7 +303,7 @@ static int ask_fork(struct tasks_eval *e, const struct task_policy *p, struct ta
         return rc;
     for (uint32_t i = f->from; i < f->from + f->n && !rc; i++) {
         const struct task_question *q = &e->plan.questions[i];
-        rc = ask_question(e, row, fork, q, &scored, err);
+        rc = ask_question(e, row, fork, q, q->scored ? &scored : &row->before, err);
         progress_update(&e->bar, e->bar.done + q->n);
     }
     session_use(e->asker.session, e->base);
@@ -479,6 +479,9 @@ int cmd_eval_tasks(int argc, char **argv)
         "  multi-value        all four values of a name\n"
         "  multi-query        four facts, one after the other\n"
         "  variable-tracking  a chain of four facts: each answer is asked for next\n"
+        "  constraint         a fact told early, not asked for while 32 others are, needed then\n"
+        "  topic-shift        a fact of one half of the text, after 32 questions about the other\n"
+        "  sleeper            a fact that nobody asked for, after 32 questions about four others\n"
         "\n"
         "Questions are fed by decode steps, in fresh forks with empty caches. A question is right if all of "
         "its\n"

@@ -13,9 +13,9 @@ struct found {
     uint64_t references, found;
 };
 
-struct task_row { /* a policy at a task */
-    struct found scored;
-    double *share; /* malloc'd: found of the references, of each fork that was asked */
+struct task_row {                /* a policy at a task */
+    struct found scored, before; /* before: questions that are asked only for what comes after them */
+    double *share;               /* malloc'd: found of the scored references, of each fork that was asked */
     size_t n_shares;
     double *text_share; /* [n_texts] the same of each text */
     size_t n_texts;

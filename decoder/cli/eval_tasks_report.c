@@ -44,16 +44,19 @@ static void print_row(const struct task_policy *p, const struct task_row *row, i
     const struct found *f = &row->scored;
     struct estimate share = estimate_mean(row->share, row->n_shares),
                     texts = estimate_mean(row->text_share, row->n_texts);
-    char right[48], spread[16] = "-", range[32] = "-", fetched[32], read[32], hits[16] = "-";
+    char right[48], spread[16] = "-", range[32] = "-", fetched[32], read[32], hits[16] = "-",
+                    before[16] = "-";
     snprintf(right, sizeof right, "%" PRIu64 "/%" PRIu64, f->right, f->questions);
     if (isfinite(share.se))
         snprintf(spread, sizeof spread, "%.1f", 100 * share.se);
     if (row->n_texts > 1)
         snprintf(range, sizeof range, "%.1f-%.1f", 100 * texts.min, 100 * texts.max);
+    if (row->before.references)
+        snprintf(before, sizeof before, "%.1f", percent(row->before.found, row->before.references));
     if (m->wanted)
         snprintf(hits, sizeof hits, "%.1f %%", 100 * meter_hit_share(m));
-    printf("%-*s %9s %7.1f %5s %12s %12s %11s %8.1f %8.2f %8s%s\n", width, p->choice.name, right,
-           percent(f->found, f->references), spread, range,
+    printf("%-*s %9s %7.1f %5s %12s %6s %12s %11s %8.1f %8.2f %8s%s\n", width, p->choice.name, right,
+           percent(f->found, f->references), spread, range, before,
            size_format(fetched, sizeof fetched, (uint64_t)meter_bytes_per_step(m)),
            size_format(read, sizeof read, (uint64_t)meter_scout_bytes_per_step(m)),
            1000 * meter_mean_ms(m, METER_SCOUT), meter_mean_ms(m, METER_STEP), hits,
@@ -69,8 +72,8 @@ void tasks_print_task(const struct tasks_result *r, const struct task_result *t)
         printf("note: %" PRIu64
                " facts of all texts touch what --protect names: they are always attended to\n",
                t->protected_facts);
-    printf("%-*s %9s %7s %5s %12s %12s %11s %8s %8s %8s\n", width, "policy", "right", "found %", "+-",
-           "texts", "fetched/step", "scout reads", "scout us", "ms/step", "held");
+    printf("%-*s %9s %7s %5s %12s %6s %12s %11s %8s %8s %8s\n", width, "policy", "right", "found %", "+-",
+           "texts", "before", "fetched/step", "scout reads", "scout us", "ms/step", "held");
     for (size_t i = 0; i < r->n_policies; i++)
         print_row(&r->policy[i], &t->row[i], width);
 }
@@ -80,7 +83,8 @@ void tasks_print_end(const struct tasks_result *r)
     char time[32];
     printf(
         "\nright: questions of which every reference was found; found: references, with their standard error "
-        "over forks and\ntheir range over texts; held: of the selected pages. All of it took %s\n",
+        "over forks and\ntheir range over texts; before: found of the unscored; held: of the selected pages. "
+        "All of it took %s\n",
         duration_format(time, sizeof time, r->seconds));
     on_loss_print(r->on_loss, &r->lost, stdout);
     node_report_print(r->tier, stdout);
@@ -101,17 +105,21 @@ static json_t *numbers(const double *x, size_t n)
     return a;
 }
 
+static json_t *found_share(const struct found *f)
+{
+    return f->references ? json_real((double)f->found / (double)f->references) : json_null();
+}
+
 static json_t *row_json(const struct task_policy *p, const struct task_row *row)
 {
     const struct found *f = &row->scored;
-    double found = f->references ? (double)f->found / (double)f->references : NAN;
-    return json_pack("{s:I, s:I, s:I, s:I, s:o, s:o, s:o, s:b, s:f, s:I, s:o}", "asked",
+    return json_pack("{s:I, s:I, s:I, s:I, s:o, s:o, s:o, s:o, s:b, s:f, s:I, s:o}", "asked",
                      (json_int_t)f->questions, "right", (json_int_t)f->right, "references",
                      (json_int_t)f->references, "references_found", (json_int_t)f->found, "found",
-                     number(found), "found_se", number(estimate_mean(row->share, row->n_shares).se),
-                     "found_by_text", numbers(row->text_share, row->n_texts), "out_of_time", row->out_of_time,
-                     "seconds", row->seconds, "cache_bytes", (json_int_t)p->cache, "costs",
-                     meter_json(&row->meter));
+                     found_share(f), "found_se", number(estimate_mean(row->share, row->n_shares).se),
+                     "found_by_text", numbers(row->text_share, row->n_texts), "found_before",
+                     found_share(&row->before), "out_of_time", row->out_of_time, "seconds", row->seconds,
+                     "cache_bytes", (json_int_t)p->cache, "costs", meter_json(&row->meter));
 }
 
 static json_t *task_json(const struct tasks_result *r, const struct task_result *t)

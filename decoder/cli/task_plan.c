@@ -11,7 +11,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { VALUES = 1000000 };
+enum { VALUES = 1000000, POOL = 128 };
+
+struct pool { /* facts to be asked for in any fork */
+    uint32_t *fact;
+    size_t n, next;
+};
 
 struct maker {
     struct task_plan *plan;
@@ -19,7 +24,9 @@ struct maker {
     bool *taken;     /* [n_facts] */
     uint8_t *values; /* [VALUES / 8] a bit each: used */
     uint16_t names[RECALL_N_NAMES];
-    size_t n_names; /* used, the first of them */
+    size_t n_names;  /* used, the first of them */
+    uint32_t *pools; /* [n_facts] for those of struct pool */
+    size_t n_pooled;
     size_t questions;
 };
 
@@ -91,7 +98,7 @@ static struct task_question *begin_question(struct maker *m)
     struct task_plan *p = m->plan;
     struct task_question *q = &p->questions[p->n_questions++];
     p->forks[p->n_forks - 1].n++;
-    *q = (struct task_question){.from = (uint32_t)p->n_asks};
+    *q = (struct task_question){.from = (uint32_t)p->n_asks, .scored = true};
     return q;
 }
 
@@ -196,21 +203,124 @@ static void tracking(struct maker *m)
     fork_each(m, chain_of_names);
 }
 
+/* ---- questions after others ---- */
+
+/* n facts from [from, to), which has as many that nobody took. */
+static void fill(struct maker *m, struct pool *p, size_t n, size_t from, size_t to)
+{
+    *p = (struct pool){.fact = m->pools + m->n_pooled, .n = n};
+    m->n_pooled += n;
+    for (size_t i = 0; i < n; i++) {
+        p->fact[i] = take(m, from, to);
+        tell(m, p->fact[i], new_name(m), 0);
+    }
+}
+
+static size_t least(size_t a, size_t b)
+{
+    return a < b ? a : b;
+}
+
+/* TASK_BEFORE questions about `distinct` facts of the pool, in turn. */
+static void ask_before(struct maker *m, struct pool *p, size_t distinct)
+{
+    for (size_t i = 0; i < distinct; i++) {
+        size_t other = i + below(m, p->n - i);
+        uint32_t fact = p->fact[other];
+        p->fact[other] = p->fact[i];
+        p->fact[i] = fact;
+    }
+    for (size_t i = 0; i < TASK_BEFORE; i++) {
+        begin_question(m)->scored = false;
+        ask(m, p->fact[i % distinct]);
+    }
+}
+
+/* Each fact of the pool comes once before any comes again, in another fork. */
+static void ask_scored(struct maker *m, struct pool *p, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        begin_question(m);
+        ask(m, p->fact[p->next++ % p->n]);
+    }
+}
+
+static size_t fork_count(size_t questions)
+{
+    return (questions + TASK_AFTER - 1) / TASK_AFTER;
+}
+
+static size_t scored_in(const struct maker *m, size_t fork)
+{
+    size_t n = fork_count(m->questions);
+    return m->questions * (fork + 1) / n - m->questions * fork / n;
+}
+
+/* Forks with questions of before[i] and then scored ones of after[i], i in turn. */
+static void fork_late(struct maker *m, struct pool *before, struct pool *after, size_t n_pools,
+                      size_t distinct)
+{
+    size_t first = below(m, n_pools);
+    for (size_t f = 0; f < fork_count(m->questions); f++) {
+        size_t pool = (first + f) % n_pools;
+        begin_fork(m);
+        ask_before(m, &before[pool], distinct);
+        ask_scored(m, &after[pool], scored_in(m, f));
+    }
+}
+
+static void constraint(struct maker *m)
+{
+    size_t n = m->plan->n_facts, early = n / TASK_EARLY;
+    struct pool before, after;
+    fill(m, &after, least(early, m->questions), 0, early);
+    fill(m, &before, least(n / 4, POOL), early, n);
+    fork_late(m, &before, &after, 1, TASK_BEFORE);
+}
+
+static void topic_shift(struct maker *m)
+{
+    size_t n = m->plan->n_facts, half = n / 2;
+    struct pool before[2], after[2];
+    for (int i = 0; i < 2; i++) {
+        size_t from = i ? half : 0, to = i ? n : half;
+        fill(m, &before[i], least(n / 4, POOL), from, to);
+        fill(m, &after[!i], least(n / 4, m->questions), from, to);
+    }
+    fork_late(m, before, after, 2, TASK_BEFORE);
+}
+
+static void sleeper(struct maker *m)
+{
+    size_t n = m->plan->n_facts;
+    struct pool before, after;
+    fill(m, &after, least(n / 2, m->questions), 0, n);
+    fill(m, &before, least(n / 4, POOL), 0, n);
+    fork_late(m, &before, &after, 1, TASK_FEW);
+}
+
 /* ---- tasks ---- */
 
 static const struct task {
     const char *name, *about;
     void (*make)(struct maker *);
     unsigned facts, names; /* that a question takes */
+    unsigned pooled;       /* names that it takes besides, however many questions there are */
 } tasks[TASK_KINDS] = {
-    [TASK_NEEDLE] = {"needle", "one fact of the text", needle, 1, 1},
+    [TASK_NEEDLE] = {"needle", "one fact of the text", needle, 1, 1, 0},
     [TASK_MULTI_KEY] = {"multi-key", "one fact, of a name that has three other values besides", multi_key,
-                        RECALL_N_RELATIONS, 1},
-    [TASK_MULTI_VALUE] = {"multi-value", "all four values of a name", multi_value, RECALL_N_RELATIONS, 1},
+                        RECALL_N_RELATIONS, 1, 0},
+    [TASK_MULTI_VALUE] = {"multi-value", "all four values of a name", multi_value, RECALL_N_RELATIONS, 1, 0},
     [TASK_MULTI_QUERY] = {"multi-query", "four facts, one after the other", multi_query, TASK_PARTS,
-                          TASK_PARTS},
+                          TASK_PARTS, 0},
     [TASK_TRACKING] = {"variable-tracking", "a chain of four facts: each answer is asked for next", tracking,
-                       TASK_PARTS, TASK_PARTS},
+                       TASK_PARTS, TASK_PARTS, 0},
+    [TASK_CONSTRAINT] = {"constraint", "a fact told early, not asked for while 32 others are, needed then",
+                         constraint, 0, 1, POOL},
+    [TASK_TOPIC_SHIFT] = {"topic-shift", "a fact of one half of the text, after 32 questions about the other",
+                          topic_shift, 0, 2, 2 * POOL},
+    [TASK_SLEEPER] = {"sleeper", "a fact that nobody asked for, after 32 questions about four others",
+                      sleeper, 0, 1, POOL},
 };
 
 const char *task_name(enum task_kind k)
@@ -261,7 +371,7 @@ size_t task_facts(enum task_kind k, size_t facts, size_t questions)
 
 static int check(enum task_kind k, size_t facts, size_t questions, struct skv_error *err)
 {
-    size_t names = tasks[k].names * questions;
+    size_t names = tasks[k].names * questions + tasks[k].pooled;
     if (names < RECALL_N_NAMES && facts <= (RECALL_N_NAMES - names) * RECALL_N_RELATIONS)
         return 0;
     return skv_fail(err, -EINVAL,
@@ -270,15 +380,17 @@ static int check(enum task_kind k, size_t facts, size_t questions, struct skv_er
                     tasks[k].name, questions, facts, RECALL_N_NAMES);
 }
 
-static int take_memory(struct maker *m, struct task_plan *p, size_t asks)
+static int take_memory(struct maker *m, struct task_plan *p)
 {
+    size_t asks = m->questions * TASK_PARTS + fork_count(m->questions) * TASK_BEFORE;
     m->taken = calloc(p->n_facts, sizeof *m->taken);
     m->values = calloc(VALUES / 8, 1);
+    m->pools = calloc(p->n_facts, sizeof *m->pools);
     p->facts = calloc(p->n_facts, sizeof *p->facts);
     p->asks = calloc(asks, sizeof *p->asks);
     p->questions = calloc(asks, sizeof *p->questions);
     p->forks = calloc(m->questions, sizeof *p->forks);
-    return m->taken && m->values && p->facts && p->asks && p->questions && p->forks ? 0 : -ENOMEM;
+    return m->taken && m->values && m->pools && p->facts && p->asks && p->questions && p->forks ? 0 : -ENOMEM;
 }
 
 static void shuffle_names(struct maker *m)
@@ -305,7 +417,7 @@ int task_plan_make(struct task_plan *p, enum task_kind k, uint64_t seed, size_t 
     int rc = check(k, p->n_facts, questions, err);
     if (rc)
         return rc;
-    rc = take_memory(&m, p, questions * TASK_PARTS);
+    rc = take_memory(&m, p);
     if (rc) {
         skv_fail(err, rc, "out of memory");
     } else {
@@ -316,6 +428,7 @@ int task_plan_make(struct task_plan *p, enum task_kind k, uint64_t seed, size_t 
     }
     free(m.taken);
     free(m.values);
+    free(m.pools);
     if (rc)
         task_plan_free(p);
     return rc;

@@ -10,11 +10,25 @@
 
 #include <stdbool.h>
 
-enum task_kind { TASK_NEEDLE, TASK_MULTI_KEY, TASK_MULTI_VALUE, TASK_MULTI_QUERY, TASK_TRACKING, TASK_KINDS };
+enum task_kind {
+    TASK_NEEDLE,
+    TASK_MULTI_KEY,
+    TASK_MULTI_VALUE,
+    TASK_MULTI_QUERY,
+    TASK_TRACKING,
+    TASK_CONSTRAINT,
+    TASK_TOPIC_SHIFT,
+    TASK_SLEEPER,
+    TASK_KINDS
+};
 
 enum {
-    TASK_PARTS = 4,        /* references of a question that has several; hops of a chain */
-    TASK_LEAST_FACTS = 128 /* in a text */
+    TASK_PARTS = 4,         /* references of a question that has several; hops of a chain */
+    TASK_BEFORE = 32,       /* questions of a fork that come before the scored ones, in the last three */
+    TASK_AFTER = 8,         /* these, at most */
+    TASK_EARLY = 8,         /* constraints lie in the first eighth of the text */
+    TASK_FEW = 4,           /* facts that are asked for again and again before a sleeper */
+    TASK_LEAST_FACTS = 128, /* in a text */
 };
 
 const char *task_name(enum task_kind);
@@ -24,6 +38,7 @@ int task_list(const char *list, bool chosen[TASK_KINDS], struct skv_error *);
 
 struct task_question {
     uint32_t from, n; /* references: asks[from, from + n) of the plan */
+    bool scored;      /* or asked only for what comes after it */
     bool chain; /* each answer is the name that is asked for next: what comes after a wrong one is lost */
 };
 

@@ -88,13 +88,15 @@ static void parts_fit(void **state)
             question += p.forks[f].n;
         }
         assert_int_equal(question, p.n_questions);
-        assert_int_equal(p.n_questions, QUESTIONS);
+        size_t scored = 0;
         for (size_t q = 0; q < p.n_questions; q++) {
+            scored += p.questions[q].scored;
             assert_int_equal(p.questions[q].from, ask);
             assert_true(p.questions[q].n > 0);
             ask += p.questions[q].n;
         }
         assert_int_equal(ask, p.n_asks);
+        assert_int_equal(scored, QUESTIONS);
         for (size_t i = 0; i < p.n_asks; i++)
             assert_true(p.asks[i] < p.n_facts);
         task_plan_free(&p);
@@ -235,6 +237,81 @@ static void chains_hold(void **state)
     task_plan_free(&p);
 }
 
+/* One fact that a fork asks for: where, whether it is scored, and whether the fork asked for it before. */
+struct late {
+    uint32_t fact;
+    bool scored, again;
+};
+
+/* Forks of questions after others: TASK_BEFORE and then some that are scored. Calls look for each ask. */
+static void look_at_late(enum task_kind kind, void look(const struct task_plan *, size_t fork, struct late))
+{
+    for (uint64_t seed = 1; seed <= SEEDS; seed++) {
+        struct task_plan p = make(kind, seed);
+        assert_int_equal(p.n_forks, (QUESTIONS + TASK_AFTER - 1) / TASK_AFTER);
+        for (size_t f = 0; f < p.n_forks; f++) {
+            const struct task_question *q = &p.questions[p.forks[f].from];
+            assert_true(p.forks[f].n > TASK_BEFORE && p.forks[f].n <= TASK_BEFORE + TASK_AFTER);
+            for (size_t i = 0; i < p.forks[f].n; i++) {
+                struct late late = {p.asks[q[i].from], q[i].scored, false};
+                assert_int_equal(q[i].n, 1);
+                assert_int_equal(q[i].scored, i >= TASK_BEFORE);
+                assert_int_equal(facts_of(&p, p.facts[late.fact].name), 1);
+                for (size_t j = 0; j < i; j++)
+                    late.again |= p.asks[q[j].from] == late.fact;
+                look(&p, f, late);
+            }
+        }
+        task_plan_free(&p);
+    }
+}
+
+static void constraint_is_early(const struct task_plan *p, size_t fork, struct late late)
+{
+    (void)fork;
+    assert_int_equal(late.scored, late.fact < p->n_facts / TASK_EARLY);
+    assert_int_equal(late.scored, p->facts[late.fact].at < 1.0 / TASK_EARLY);
+    assert_false(late.again);
+}
+
+static void constraints_are_early_and_not_asked_before(void **state)
+{
+    (void)state;
+    look_at_late(TASK_CONSTRAINT, constraint_is_early);
+}
+
+static void topic_has_shifted(const struct task_plan *p, size_t fork, struct late late)
+{
+    bool second = p->asks[p->questions[p->forks[fork].from].from] >= p->n_facts / 2;
+    assert_int_equal(late.fact >= p->n_facts / 2, second != late.scored);
+    assert_false(late.again);
+    if (fork > 0) /* shifts go both ways */
+        assert_int_not_equal(second, p->asks[p->questions[p->forks[fork - 1].from].from] >= p->n_facts / 2);
+}
+
+static void topics_shift_to_the_other_half(void **state)
+{
+    (void)state;
+    look_at_late(TASK_TOPIC_SHIFT, topic_has_shifted);
+}
+
+static void sleeper_sleeps(const struct task_plan *p, size_t fork, struct late late)
+{
+    const struct task_question *q = &p->questions[p->forks[fork].from];
+    bool few = false;
+    for (int i = 0; i < TASK_FEW; i++)
+        few |= p->asks[q[i].from] == late.fact;
+    assert_int_equal(few, !late.scored);
+    if (late.scored)
+        assert_false(late.again);
+}
+
+static void sleepers_were_never_asked(void **state)
+{
+    (void)state;
+    look_at_late(TASK_SLEEPER, sleeper_sleeps);
+}
+
 static void seeds_decide(void **state)
 {
     (void)state;
@@ -262,6 +339,13 @@ static void texts_grow_with_questions(void **state)
     assert_int_equal(task_plan_make(&p, TASK_TRACKING, 1, 1, 200, &err), 0); /* every fact is asked for */
     assert_int_equal(p.n_facts, 800);
     task_plan_free(&p);
+    for (int k = TASK_CONSTRAINT; k <= TASK_SLEEPER; k++) /* the same few again, in a small text */
+        for (size_t n = 1; n <= 300; n += 23) {
+            assert_int_equal(task_plan_make(&p, (enum task_kind)k, n, 1, n, &err), 0);
+            assert_int_equal(p.n_facts, TASK_LEAST_FACTS);
+            assert_int_equal(p.n_questions, n + p.n_forks * TASK_BEFORE);
+            task_plan_free(&p);
+        }
     assert_int_equal(task_plan_make(&p, TASK_NEEDLE, 1, 13000, 10, &err), 0); /* all four relations */
     task_plan_free(&p);
     assert_int_equal(task_plan_make(&p, TASK_NEEDLE, 1, 14000, 10, &err), -EINVAL);
@@ -301,6 +385,10 @@ int main(void)
         cmocka_unit_test(all_values_of_a_name_are_asked),
         cmocka_unit_test(several_names_are_asked),
         cmocka_unit_test(chains_hold),
+        cmocka_unit_test(constraints_are_early_and_not_asked_before),
+        cmocka_unit_test(topics_shift_to_the_other_half),
+        cmocka_unit_test(sleepers_were_never_asked),
+
         cmocka_unit_test(seeds_decide),
         cmocka_unit_test(texts_grow_with_questions),
         cmocka_unit_test(lists_of_tasks),
