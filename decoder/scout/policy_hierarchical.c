@@ -20,7 +20,6 @@ struct hierarchy {
     uint8_t *open;                                  /* (n_units) */
     size_t n_open, block_ld;
     const uint8_t **groups; /* of open units; lane i of the j-th is block 8·open_at[j] + i */
-    const float **scatter;  /* of each one's piece */
     uint32_t *open_at;
     float *block_mass, *block_score, *block_lse; /* (rows, block_ld), (block_ld), (rows) */
     uint64_t *may;                               /* bitmap of lanes with a page that may be chosen */
@@ -46,7 +45,6 @@ static size_t lay_out(const struct far_view *v, struct hierarchy *h, char *base)
     h->coarse_lse = policy_take(base, &at, v->rows * sizeof *h->coarse_lse);
     h->open = policy_take(base, &at, h->n_units * sizeof *h->open);
     h->groups = policy_take(base, &at, h->n_units * sizeof *h->groups);
-    h->scatter = policy_take(base, &at, h->n_units * sizeof *h->scatter);
     h->open_at = policy_take(base, &at, h->n_units * sizeof *h->open_at);
     h->block_mass = policy_take(base, &at, v->rows * h->block_ld * sizeof *h->block_mass);
     h->block_score = policy_take(base, &at, h->block_ld * sizeof *h->block_score);
@@ -75,11 +73,8 @@ static void score_coarse(struct far_view *v, struct hierarchy *h)
 {
     for (size_t at = 0; at < h->n_coarse; at += COARSE_PIECE) {
         const uint8_t *group = v->pieces[at / COARSE_PIECE].part[PART_COARSE];
-        struct scout_head sh = {.kind = REPS_BLOCK,
-                                .groups = &group,
-                                .scatter = &v->pieces[at / COARSE_PIECE].scatter,
-                                .pages_per_piece = COARSE_PIECE,
-                                .d_k = v->d_k};
+        struct scout_head sh = {
+            .kind = REPS_BLOCK, .groups = &group, .pages_per_piece = COARSE_PIECE, .d_k = v->d_k};
         size_t left = h->n_coarse - at;
         scout_score(&sh, left < COARSE_PIECE ? left : COARSE_PIECE, v->rows, v->q, h->coarse_mass + at,
                     h->coarse_ld);
@@ -124,17 +119,12 @@ static void score_blocks(struct far_view *v, struct hierarchy *h)
         for (unsigned i = 0; i < UNIT; i++)
             if (eligible_of(v, u * UNIT + i))
                 h->may[(h->n_open * UNIT + i) / 64] |= UINT64_C(1) << ((h->n_open * UNIT + i) % 64);
-        h->scatter[h->n_open] = v->pieces[u * UNIT / PIECE_BLOCKS].scatter;
         h->groups[h->n_open] =
             v->pieces[u * UNIT / PIECE_BLOCKS].block_groups + u * UNIT % PIECE_BLOCKS / UNIT * bytes;
         h->open_at[h->n_open++] = (uint32_t)u;
     }
     v->bytes += h->n_open * bytes;
-    struct scout_head sh = {.kind = REPS_BLOCK,
-                            .groups = h->groups,
-                            .scatter = h->scatter,
-                            .pages_per_piece = UNIT,
-                            .d_k = v->d_k};
+    struct scout_head sh = {.kind = REPS_BLOCK, .groups = h->groups, .pages_per_piece = UNIT, .d_k = v->d_k};
     size_t n = h->n_open * UNIT;
     scout_score(&sh, n, v->rows, v->q, h->block_mass, h->block_ld);
     scout_aggregate(n, v->rows, h->block_mass, h->block_ld, h->block_lse, h->block_score);

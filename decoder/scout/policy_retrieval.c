@@ -53,11 +53,8 @@ static void scan(struct far_view *v, unsigned slice)
     const size_t of_piece = (size_t)CELLS_STRETCHES * CELLS, end = (slice + 1) * SLICE_PIECES * of_piece;
     for (size_t at = slice * SLICE_PIECES * of_piece; at < end && at < c.n_cells; at += of_piece) {
         const uint8_t *centres = v->pieces[at / of_piece].part[PART_CELLS];
-        struct scout_head sh = {.kind = REPS_BLOCK,
-                                .groups = &centres,
-                                .scatter = &v->pieces[at / of_piece].scatter,
-                                .pages_per_piece = (unsigned)of_piece,
-                                .d_k = v->d_k};
+        struct scout_head sh = {
+            .kind = REPS_BLOCK, .groups = &centres, .pages_per_piece = (unsigned)of_piece, .d_k = v->d_k};
         size_t left = c.n_cells - at;
         scout_score(&sh, left < of_piece ? left : of_piece, v->rows, v->q, c.mass + at, c.ld);
     }

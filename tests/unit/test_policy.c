@@ -206,6 +206,32 @@ static void choices_are_sane(void **state)
     world_free(&w);
 }
 
+/* Which dims scatter is said span by span. Two spans say that theirs scatter along the query, the third,
+ * which holds the loud page, that its don't: blocks must compare all the same, or what names candidates loses
+ * it. */
+static void spans_that_scatter_otherwise_compare(void **state)
+{
+    (void)state;
+    static const enum skv_policy finds[] = {SKV_CASCADE, SKV_RETRIEVAL, SKV_HIERARCHICAL};
+    const unsigned loud = 2 * PIECE_PAGES + 133;
+    struct world w;
+    float along[DIM], across[DIM];
+    uint32_t pages[PAGES + 4];
+    world_make(&w, loud);
+    for (unsigned i = 0; i < DIM; i++) {
+        along[i] = i == 3 ? 0.2f + 0.8f * DIM : 0.2f;
+        across[i] = i == 3 ? 0.2f : 0.2f + 0.8f * DIM / (DIM - 1);
+    }
+    for (unsigned p = 0; p < PIECES; p++)
+        w.pieces[p].scatter = p < 2 ? along : across;
+    for (unsigned i = 0; i < sizeof finds / sizeof *finds; i++) {
+        size_t n = choose(&w, finds[i], 4, 1, pages);
+        if (!chosen(pages, n, loud))
+            fail_msg("%s: the loud page is not among %zu", policy_get(finds[i])->name, n);
+    }
+    world_free(&w);
+}
+
 static void who_can_find_the_loud_page_does(void **state)
 {
     (void)state;
@@ -457,6 +483,7 @@ int main(void)
         cmocka_unit_test(specs_are_read),
         cmocka_unit_test(bad_specs_are_refused),
         cmocka_unit_test(choices_are_sane),
+        cmocka_unit_test(spans_that_scatter_otherwise_compare),
         cmocka_unit_test(who_can_find_the_loud_page_does),
         cmocka_unit_test(the_tail_is_what_is_left),
         cmocka_unit_test(the_past_is_the_same_on_every_road),
