@@ -18,7 +18,7 @@ ends 0 make-model recall -o "$dir/recall.gguf"
 tasks="eval tasks -m $dir/recall.gguf --tokens 4096 --window 256 --chunk 128"
 start_nodes 2
 # shellcheck disable=SC2086 # words
-ends 0 $tasks --questions 6 --texts 1 --seed 3 --policies window,heavy-hitter,salience,cascade,dense --dense-seconds 0.1 \
+ends 0 $tasks --questions 4 --texts 1 --seed 3 --policies window,heavy-hitter,cascade,dense --dense-seconds 0.1 \
     --json "$dir/json" --nodes "$nodes"
 for key in seed tokens texts questions budget_tokens window sinks select context_kv_bytes seconds; do
     [ -n "$(number $key)" ] || fail "the JSON has no $key"
@@ -33,18 +33,18 @@ for task in needle multi-key multi-value multi-query variable-tracking constrain
     for key in found_se out_of_time seconds cache_bytes steps bytes_per_step scout_bytes_per_step held_share; do
         [ -n "$(number $key $task cascade)" ] || fail "$task has no $key"
     done
-    for policy in window heavy-hitter salience cascade; do
-        holds "$task: $policy was asked" "$(number asked $task $policy) == 6 && $(number references $task $policy) == 6 * $parts"
+    for policy in window heavy-hitter cascade; do
+        holds "$task: $policy was asked" "$(number asked $task $policy) == 4 && $(number references $task $policy) == 4 * $parts"
     done
-    holds "$task: cascade is right" "$(number right $task cascade) == 6 && $(number references_found $task cascade) == 6 * $parts"
+    holds "$task: cascade is right" "$(number right $task cascade) == 4 && $(number references_found $task cascade) == 4 * $parts"
     holds "$task: cascade is right" "$(number found $task cascade) == 1 && $(number found_se $task cascade) < 1e-9"
     holds "$task: window knows nothing" "$(number right $task window) == 0 && $(number found $task window) <= 0.1"
     holds "$task: dense is right, as far as it comes" "$(number right $task dense) == $(number asked $task dense) && $(number asked $task dense) >= 1"
-    holds "$task: history does not tell" "$(number found $task heavy-hitter) <= 0.5 && $(number found $task salience) <= 0.5"
+    holds "$task: history does not tell" "$(number found $task heavy-hitter) <= 0.5"
     holds "$task: cascade reads little" "$(number bytes_per_step $task cascade) < 0.1 * $(number bytes_per_step $task dense)"
     prints "^$task: "
 done
-prints '^cascade  *6/6  *100.0 '
+prints '^cascade  *4/4  *100.0 '
 
 for task in constraint topic-shift sleeper; do
     holds "$task: cascade was right before" "$(number found_before $task cascade) == 1 && $(number steps $task cascade) > 256"
@@ -52,11 +52,11 @@ done
 [ "$(number found_before needle cascade)" = null ] || fail "a needle has questions before it"
 
 # The same seed gives the same answers on a node inside, which forgets each text before the next.
-found=$(number found multi-query salience)
+found=$(number found multi-query heavy-hitter)
 fetched=$(number bytes_per_step multi-query cascade)
 # shellcheck disable=SC2086
-ends 0 $tasks --questions 6 --texts 1 --seed 3 --policies salience,cascade --tasks multi-query --json "$dir/json" --ram 20MiB
-[ "$(number found multi-query salience)" = "$found" ] || fail "salience found $found on two nodes, and $(number found multi-query salience) inside"
+ends 0 $tasks --questions 4 --texts 1 --seed 3 --policies heavy-hitter,cascade --tasks multi-query --json "$dir/json" --ram 20MiB
+[ "$(number found multi-query heavy-hitter)" = "$found" ] || fail "heavy-hitter found $found on two nodes, and $(number found multi-query heavy-hitter) inside"
 [ "$(number bytes_per_step multi-query cascade)" = "$fetched" ] || fail "cascade fetched $fetched on two nodes, and $(number bytes_per_step multi-query cascade) inside"
 [ -z "$(number right needle)" ] || fail "a task that was not asked for has results"
 

@@ -55,11 +55,11 @@ export SKV_DEMO_TEST="$dir/b"
 env --default-signal=INT setsid deploy/demo --build "$BUILD" --tokens 400000 >"$dir/interrupted.txt" 2>&1 &
 demo=$!
 unset SKV_DEMO_TEST
-for _ in $(seq 100); do
-    grep -q 'tokens on' "$dir/interrupted.txt" && break
+for _ in $(seq 600); do # a busy machine and a sanitizer take their time to write the model
+    grep -q 'tokens on' "$dir/interrupted.txt" && [ "$(left "$dir/b" | wc -l)" -ge 5 ] && break
+    kill -0 $demo 2>/dev/null || break
     sleep 0.1
 done
-sleep 0.5
 [ "$(left "$dir/b" | wc -l)" -ge 5 ] || fail "it should be busy with three nodes and a decoder"
 kill -INT "-$demo"
 wait $demo
