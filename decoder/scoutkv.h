@@ -146,9 +146,6 @@ SKV_API int skv_policy_parse(const char *spec, struct skv_select *out, struct sk
 /* The text that skv_policy_parse would read. */
 SKV_API void skv_policy_format(const struct skv_select *, char out[SKV_POLICY_TEXT]);
 
-/* Whether the policy, with these options, goes by what pages received (skv_context_opts.history). */
-SKV_API bool skv_policy_history(const struct skv_select *);
-
 /* ---- calibration ----
  *
  * What a measurement on text (`scoutkv calibrate`) says of a model's KV heads. Without one, every spread
@@ -160,12 +157,20 @@ struct skv_calibration_head {
     float gamma_page, gamma_block; /* 0 to 1: how much of a representative's spread counts */
     float far;                     /* share of a query's attention that is far, on average; */
     float held[SKV_KNOTS];         /* and what of it the best 16, 32, 64 … tokens hold, rising */
+    float alpha, beta;             /* of cascade's prior, where its options don't say otherwise */
 };
 struct skv_calibration {
     uint8_t fingerprint[SKV_FINGERPRINT];     /* of the model that was measured */
     uint32_t n_layers, n_kv_heads;            /* of the whole model; equal in all layers */
     const struct skv_calibration_head *heads; /* (n_layers, n_kv_heads) */
+    uint32_t d_k;                             /* of salience; 0: there is none */
+    const float *salience; /* (n_layers, n_kv_heads, d_k + 2): the log mass that a token will receive is
+                            * w·k + w[d_k]·|k| + w[d_k + 1], k its key as it is stored */
 };
+
+/* Whether the policy, with these options and this calibration (or NULL), goes by what pages received
+ * (skv_context_opts.history). */
+SKV_API bool skv_policy_history(const struct skv_select *, const struct skv_calibration *);
 
 /* How the budget of decode steps is split over layers and KV heads; each gets a page at least, and the sum
  * stays the same. Layers of a policy of their own keep their budget. */

@@ -1,27 +1,38 @@
-/* calibrate_fit.h: from traces to a calibration: for each KV head, how much of the spread counts, and how
- * much of its attention is far. */
+/* calibrate_fit.h: from traces to a calibration: for each KV head, how much of the spread counts, how much of
+ * its attention is far, and which keys will receive it; for each layer, what a prior is worth. */
 #ifndef CLI_CALIBRATE_FIT_H
 #define CLI_CALIBRATE_FIT_H
 
 #include "common/pool.h"
+#include "decoder/cli/salience_fit.h"
 #include "decoder/model/kv_trace.h"
 #include "decoder/scout/calibration.h"
 
-enum { FIT_GAMMAS = 9, FIT_KINDS = 2 }; /* gammas 0, 1/8 … 1; kinds of marked queries */
+/* gammas 0, 1/8 … 1; kinds of marked queries; priors: none, and three β of three α each */
+enum {
+    FIT_GAMMAS = 9,
+    FIT_KINDS = 2,
+    FIT_ALPHAS = 3,
+    FIT_BETAS = 3,
+    FIT_PRIORS = 1 + FIT_ALPHAS * FIT_BETAS
+};
 
 struct fit_sums { /* over the rows of queries of one kind */
     double rows, far;
     double held[FIT_GAMMAS][SKV_KNOTS]; /* far mass in the best 16, 32 … tokens */
     double divergence[FIT_GAMMAS];      /* of blocks' estimated shares from the true ones, times far mass */
+    double prior_rows, prior_missed[FIT_PRIORS]; /* far mass not held, over all knots; of all traces but the
+                                                  * first */
 };
 struct fit_head {
     struct fit_sums of[FIT_KINDS];
+    struct salience_fit salience;
 };
 struct fit {
     uint32_t window, protected_pages;
     uint8_t fingerprint[SKV_FINGERPRINT];
-    uint32_t n_layers, n_kv_heads; /* of the first trace */
-    struct fit_head *heads;        /* (n_layers, n_kv_heads) */
+    uint32_t n_layers, n_kv_heads, d_k; /* of the first trace */
+    struct fit_head *heads;             /* (n_layers, n_kv_heads) */
     uint64_t queries[FIT_KINDS];
 };
 

@@ -149,12 +149,13 @@ static int report(const struct calibrate *c, const struct skv_calibration *k, st
         free(units);
         return skv_fail(err, -ENOMEM, "out of memory");
     }
-    printf("%5s %7s  %10s %11s  %9s %9s %9s  %15s\n", "layer", "KV head", "gamma page", "gamma block",
-           "far mass", "in 64", "in 512", "budget for 256");
+    printf("%5s %7s  %10s %11s  %9s %9s %9s  %15s  %5s %5s\n", "layer", "KV head", "gamma page",
+           "gamma block", "far mass", "in 64", "in 512", "budget for 256", "alpha", "beta");
     for (size_t i = 0; i < calibration_n(k); i++)
-        printf("%5zu %7zu  %10.3f %11.3f  %9.3f %9.3f %9.3f  %15u\n", i / k->n_kv_heads, i % k->n_kv_heads,
-               (double)k->heads[i].gamma_page, (double)k->heads[i].gamma_block, (double)k->heads[i].far,
-               (double)k->heads[i].held[2], (double)k->heads[i].held[5], units[i] * SKV_PAGE);
+        printf("%5zu %7zu  %10.3f %11.3f  %9.3f %9.3f %9.3f  %15u  %5.2f %5.3f\n", i / k->n_kv_heads,
+               i % k->n_kv_heads, (double)k->heads[i].gamma_page, (double)k->heads[i].gamma_block,
+               (double)k->heads[i].far, (double)k->heads[i].held[2], (double)k->heads[i].held[5],
+               units[i] * SKV_PAGE, (double)k->heads[i].alpha, (double)k->heads[i].beta);
     printf("far mass: of a query's attention, what lies behind the window; in 64, in 512: held by as many "
            "tokens\n"
            "%s: %u texts, %u prompts; %" PRIu64 " queries that copy an answer and %" PRIu64
@@ -233,6 +234,13 @@ int cmd_calibrate(int argc, char **argv)
         "            Some heads read the neighbourhood only, some everything: --schedule calibrated splits "
         "the\n"
         "            same total of tokens so that they hold the most.\n"
+        "  salience  which keys will receive attention, whoever asks: a ridge regression of the log mass "
+        "that "
+        "a\n"
+        "            token received on its key. --policy salience goes by it, and cascade's prior.\n"
+        "  alpha,    for each layer: what a prior of salience (alpha) and of the mass received so far "
+        "(1 - alpha) adds\n"
+        "  beta      to what the query says (beta); 0 where it adds nothing.\n"
         "\n"
         "Text has few queries that need a certain place far away. Prompts with answers (as for `scoutkv "
         "trace`) have\n"

@@ -45,6 +45,8 @@ int engine_context_opts(struct engine *e, struct skv_context_opts *opts, struct 
 {
     int rc = kv_context_opts(e->kv, &e->ranges, e->recipe, opts, err);
     opts->calibration = e->calibration;
+    if (rc == 0)
+        kv_say_salience(&opts->decode, e->calibration);
     return rc;
 }
 

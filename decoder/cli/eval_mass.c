@@ -132,7 +132,8 @@ static int check_trace(const struct mass_result *r, const struct kv_trace *t, st
                         t->path, r->traces[0].file);
     const struct skv_calibration *c = r->setup->calib;
     if (c && (memcmp(c->fingerprint, t->head.fingerprint, sizeof c->fingerprint) ||
-              c->n_layers != t->head.n_layers || c->n_kv_heads != t->head.n_kv_heads))
+              c->n_layers != t->head.n_layers || c->n_kv_heads != t->head.n_kv_heads ||
+              (c->d_k && c->d_k != t->head.d_k)))
         return skv_fail(err, -EINVAL, "calib: it was made for another model than that of %s", t->path);
     return 0;
 }
@@ -256,6 +257,8 @@ int eval_mass(int argc, char **argv)
         interrupt_catch();
         rc = a.kv.calib ? calibration_load(a.kv.calib, NULL, &calib, &err) : 0;
         setup->calib = calib;
+        for (unsigned i = 0; rc == 0 && i < setup->n_policies; i++)
+            kv_say_salience(&setup->policy[i], calib);
         if (rc == 0)
             rc = eval_traces(&a, &r, &err);
         if (rc == 0)

@@ -151,8 +151,10 @@ static int store_context(struct eval *e, struct skv_error *err)
     struct eval_result *r = &e->result;
     uint64_t kv_bytes = e->task.n * kv_bytes_per_token(&e->engine.model->params, kv);
     e->opts.decode.budget = (uint32_t)r->budget_tokens;
-    for (size_t i = 0; i < r->n_rows; i++)
-        e->opts.history |= skv_policy_history(&r->row[i].select);
+    for (size_t i = 0; i < r->n_rows; i++) {
+        kv_say_salience(&r->row[i].select, e->engine.calibration);
+        e->opts.history |= skv_policy_history(&r->row[i].select, e->engine.calibration);
+    }
     if (!kv->cache) /* during prefill too the decoder holds little */
         e->opts.cache_bytes = kv_bytes / 50 < MAX_CACHE ? kv_bytes / 50 : MAX_CACHE;
     int rc = engine_context(&e->engine, &e->opts, &e->base, &e->asker.session, err);

@@ -120,8 +120,7 @@ static int make_policies(struct tasks_eval *e, struct skv_error *err)
     if (!rc && !(r->policy = calloc(c.n, sizeof *r->policy)))
         rc = skv_fail(err, -ENOMEM, "out of memory");
     for (size_t i = 0; i < c.n && !rc; i++)
-        r->policy[r->n_policies++] =
-            (struct task_policy){.choice = c.at[i], .history = skv_policy_history(&c.at[i].select)};
+        r->policy[r->n_policies++] = (struct task_policy){.choice = c.at[i]};
     free(c.at);
     return rc;
 }
@@ -377,6 +376,10 @@ static int evaluate(struct tasks_eval *e, struct skv_error *err)
 {
     struct tasks_result *r = &e->result;
     int rc = engine_open(&e->engine, e->args->model, &e->args->kv, err);
+    for (size_t i = 0; rc == 0 && i < r->n_policies; i++) {
+        kv_say_salience(&r->policy[i].choice.select, e->engine.calibration);
+        r->policy[i].history = skv_policy_history(&r->policy[i].choice.select, e->engine.calibration);
+    }
     if (!rc)
         rc = engine_context_opts(&e->engine, &e->opts, err);
     if (!rc)

@@ -74,7 +74,6 @@ static int add_row(struct text_eval *e, struct eval_choice choice, uint32_t budg
     size_t texts = e->args->texts, score = e->args->score;
     struct text_row row = {.choice = choice, .cache = e->args->kv.cache};
     row.budgeted = eval_takes_budget(&choice.select);
-    row.history = skv_policy_history(&choice.select);
     row.choice.select.budget = row.budgeted ? budget : 0;
     for (size_t i = 0; i < r->n_rows; i++)
         if (!strcmp(r->row[i].choice.name, choice.name) &&
@@ -289,6 +288,10 @@ static int evaluate(struct text_eval *e, struct skv_error *err)
     const struct text_args *a = e->args;
     struct text_result *r = &e->result;
     int rc = engine_open(&e->engine, a->model, &a->kv, err);
+    for (size_t i = 0; rc == 0 && i < e->result.n_rows; i++) {
+        kv_say_salience(&e->result.row[i].choice.select, e->engine.calibration);
+        e->result.row[i].history = skv_policy_history(&e->result.row[i].choice.select, e->engine.calibration);
+    }
     if (!rc)
         rc = engine_context_opts(&e->engine, &e->opts, err);
     if (!rc)

@@ -218,6 +218,17 @@ int kv_layers(const struct kv_options *o, struct skv_context_opts *out, struct s
     return 0;
 }
 
+void kv_say_salience(const struct skv_select *s, const struct skv_calibration *c)
+{
+    static bool said;
+    if (s->policy != SKV_SALIENCE || (c && c->d_k) || said)
+        return;
+    said = true;
+    fputs("salience is not learned: a page's is what the mean of past queries gives its keys (k·mean q); "
+          "`scoutkv calibrate` learns it, for --calib\n",
+          stderr);
+}
+
 int kv_schedule(const struct kv_options *o, enum skv_schedule *out, struct skv_error *err)
 {
     *out = o->calib ? SKV_CALIBRATED : SKV_UNIFORM;

@@ -46,6 +46,9 @@ int kv_policy(const struct kv_options *, struct skv_select *out, struct skv_erro
  */
 int kv_layers(const struct kv_options *, struct skv_context_opts *out, struct skv_error *);
 
+/* Says, once, that the policy `salience` goes by less than it could. */
+void kv_say_salience(const struct skv_select *, const struct skv_calibration *);
+
 /* --schedule, or what --calib means without it. Part of it too. */
 int kv_schedule(const struct kv_options *, enum skv_schedule *out, struct skv_error *);
 

@@ -2,6 +2,7 @@
 #include "decoder/cli/mass_index.h"
 
 #include "decoder/scout/reps.h"
+#include "decoder/scout/salience.h"
 
 #include <errno.h>
 #include <math.h>
@@ -13,26 +14,27 @@ enum { BLOCK_PAGES = SKV_BLOCK / SKV_PAGE };
 /* A piece's arrays while they are written. */
 struct writer {
     uint8_t *page_groups, *block_groups;
-    float *norms, *scatter;
+    float *norms, *scatter, *salience; /* salience: NULL, or (pages) */
     void *part[INDEX_PARTS];
 };
 
 static struct far_piece piece_of(const struct writer *w)
 {
-    struct far_piece piece = {w->page_groups, w->block_groups, w->norms, {0}, w->scatter};
+    struct far_piece piece = {w->page_groups, w->block_groups, w->norms, {0}, w->scatter, w->salience};
     for (unsigned i = 0; i < INDEX_PARTS; i++)
         piece.part[i] = w->part[i];
     return piece;
 }
 
-static int piece_new(const struct mass_head *h, uint32_t needs, struct writer *w)
+static int piece_new(const struct mass_head *h, uint32_t needs, bool learned, struct writer *w)
 {
     size_t page_bytes = reps_group_bytes(REPS_PAGE, h->d_k),
            block_bytes = reps_group_bytes(REPS_BLOCK, h->d_k);
     bool ok = (w->page_groups = malloc(PIECE_PAGES / REPS_LANES * page_bytes)) &&
               (w->block_groups = malloc(PIECE_BLOCKS / REPS_LANES * block_bytes)) &&
               (w->norms = calloc(PIECE_PAGES, sizeof *w->norms)) &&
-              (w->scatter = malloc(h->d_k * sizeof *w->scatter));
+              (w->scatter = malloc(h->d_k * sizeof *w->scatter)) &&
+              (!learned || (w->salience = calloc(PIECE_PAGES, sizeof *w->salience)));
     for (unsigned i = 0; i < INDEX_PARTS && ok; i++)
         if (needs >> i & 1)
             ok = (w->part[i] = calloc(1, part_bytes((enum index_part)i, h->d_k, h->d_v)));
@@ -68,18 +70,20 @@ static void make_stretch(const struct mass_head *h, unsigned block, const struct
 
 /* k (64, d_k), v (64, d_v) of a block. */
 static void piece_add(const struct mass_head *h, unsigned block, const float *k, const float *v,
-                      const float gamma[2], const struct writer *w)
+                      const struct mass_learned *learned, const struct writer *w)
 {
     size_t page_bytes = reps_group_bytes(REPS_PAGE, h->d_k),
            block_bytes = reps_group_bytes(REPS_BLOCK, h->d_k);
     for (unsigned p = 0; p < BLOCK_PAGES; p++) {
         const float *keys = k + (size_t)p * SKV_PAGE * h->d_k;
         unsigned page = block * BLOCK_PAGES + p;
-        reps_build_gamma(REPS_PAGE, h->d_k, keys, gamma[REPS_PAGE],
+        reps_build_gamma(REPS_PAGE, h->d_k, keys, learned->gamma[REPS_PAGE],
                          w->page_groups + page / REPS_LANES * page_bytes, page % REPS_LANES);
         w->norms[page] = largest_norm(h->d_k, keys);
+        if (learned->salience)
+            w->salience[page] = salience_page(kernels_get(), h->d_k, learned->salience, keys);
     }
-    reps_build_gamma(REPS_BLOCK, h->d_k, k, gamma[REPS_BLOCK],
+    reps_build_gamma(REPS_BLOCK, h->d_k, k, learned->gamma[REPS_BLOCK],
                      w->block_groups + block / REPS_LANES * block_bytes, block % REPS_LANES);
     if (block == 0)
         reps_scatter(h->d_k, k, w->scatter);
@@ -91,7 +95,7 @@ static void piece_add(const struct mass_head *h, unsigned block, const float *k,
 }
 
 int mass_index_build(struct mass_index *x, const struct mass_head *h, size_t n_blocks, uint32_t needs,
-                     const float gamma[2])
+                     const struct mass_learned *learned)
 {
     float *block = malloc(SKV_BLOCK * (size_t)(h->d_k + h->d_v) * sizeof *block);
     int rc = 0;
@@ -101,7 +105,7 @@ int mass_index_build(struct mass_index *x, const struct mass_head *h, size_t n_b
         rc = -ENOMEM;
     for (size_t piece = 0; piece < x->n_pieces && rc == 0; piece++) {
         struct writer w = {0};
-        rc = piece_new(h, needs, &w);
+        rc = piece_new(h, needs, learned->salience, &w);
         x->pieces[piece] = piece_of(&w);
         for (size_t b = piece * PIECE_BLOCKS; b < n_blocks && b < (piece + 1) * PIECE_BLOCKS && rc == 0;
              b++) {
@@ -110,7 +114,7 @@ int mass_index_build(struct mass_index *x, const struct mass_head *h, size_t n_b
                 memcpy(block + t * h->d_k, h->k + (b * SKV_BLOCK + t) * h->k_step, h->d_k * sizeof *block);
                 memcpy(v + t * h->d_v, h->v + (b * SKV_BLOCK + t) * h->v_step, h->d_v * sizeof *block);
             }
-            piece_add(h, (unsigned)(b % PIECE_BLOCKS), block, v, gamma, &w);
+            piece_add(h, (unsigned)(b % PIECE_BLOCKS), block, v, learned, &w);
         }
     }
     free(block);
@@ -126,6 +130,7 @@ void mass_index_free(struct mass_index *x)
         free((void *)(uintptr_t)x->pieces[i].block_groups);
         free((void *)(uintptr_t)x->pieces[i].norms);
         free((void *)(uintptr_t)x->pieces[i].scatter);
+        free((void *)(uintptr_t)x->pieces[i].salience);
         for (unsigned part = 0; part < INDEX_PARTS; part++)
             free((void *)(uintptr_t)x->pieces[i].part[part]);
     }
@@ -133,16 +138,20 @@ void mass_index_free(struct mass_index *x)
     *x = (struct mass_index){0};
 }
 
-double mass_bytes_kept(const struct skv_select *s, unsigned d_k, unsigned d_v)
+double mass_bytes_kept(const struct skv_select *s, const struct skv_calibration *c, unsigned d_k,
+                       unsigned d_v)
 {
-    uint32_t needs = policy_needs(s);
+    uint32_t needs = policy_needs(s, c);
     double bytes = 0;
-    if (policy_reads_representatives(s->policy))
+    bool learned = needs & NEEDS_SALIENCE;
+    if (policy_reads_representatives(s->policy) && !(learned && s->policy == SKV_SALIENCE))
         bytes += (double)reps_group_bytes(REPS_PAGE, d_k) / (REPS_LANES * SKV_PAGE) +
                  (double)(d_k * sizeof(float)) / (PIECE_PAGES * SKV_PAGE);
     if (s->policy == SKV_CASCADE || s->policy == SKV_HIERARCHICAL)
         bytes += (double)reps_group_bytes(REPS_BLOCK, d_k) / (REPS_LANES * SKV_BLOCK);
     if (s->policy == SKV_NORM_ONLY)
+        bytes += (double)sizeof(float) / SKV_PAGE;
+    if (learned)
         bytes += (double)sizeof(float) / SKV_PAGE;
     if (needs & NEEDS_RECEIVED)
         bytes += (double)sizeof(float) / SKV_PAGE;

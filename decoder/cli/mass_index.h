@@ -10,14 +10,19 @@ struct mass_index {
     size_t n_pieces;
 };
 
-/* Of the first n_blocks blocks; needs: of all policies together (policy_needs). gamma: of pages, of blocks.
- * -ENOMEM: nothing stays. */
+/* What a calibration says of the head. */
+struct mass_learned {
+    float gamma[2];        /* of pages, of blocks */
+    const float *salience; /* weights (d_k + 2), or NULL */
+};
+
+/* Of the first n_blocks blocks; needs: of all policies together (policy_needs). -ENOMEM: nothing stays. */
 int mass_index_build(struct mass_index *, const struct mass_head *, size_t n_blocks, uint32_t needs,
-                     const float gamma[2]);
+                     const struct mass_learned *);
 void mass_index_free(struct mass_index *);
 
 /* What a policy has to keep of far tokens, in bytes a token and KV head: a page's checksum and what the
  * policy doesn't look at are not counted. */
-double mass_bytes_kept(const struct skv_select *, unsigned d_k, unsigned d_v);
+double mass_bytes_kept(const struct skv_select *, const struct skv_calibration *, unsigned d_k, unsigned d_v);
 
 #endif

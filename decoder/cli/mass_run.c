@@ -55,7 +55,12 @@ struct unit {
 
 static bool wants(const struct mass_setup *s, unsigned policy, uint32_t need)
 {
-    return policy_needs(&s->policy[policy]) & need;
+    return policy_needs(&s->policy[policy], s->calib) & need;
+}
+
+static const struct skv_calibration_head *calibrated(const struct mass_setup *s, const struct unit *u)
+{
+    return s->calib ? calibration_head(s->calib, u->layer, u->head) : NULL;
 }
 
 static int scratch_for(struct unit *u, size_t bytes)
@@ -116,7 +121,7 @@ static int choose(const struct run *r, struct unit *u, uint64_t t, unsigned poli
             u->pages[(*n)++] = (uint32_t)i;
         return 0;
     }
-    policy_opts(s, opt);
+    policy_opts(s, calibrated(r->setup, u), opt);
     v->opt = opt;
     v->mass = s->mass;
     if (p->always_tails) {
@@ -322,13 +327,14 @@ static int unit_begin(const struct run *r, struct unit *u)
     for (unsigned i = 0; i < s->n_policies * s->n_budgets && ok; i++)
         if (wants(s, i / s->n_budgets, NEEDS_RECEIVED))
             ok = (u->received[i] = calloc(n_all, sizeof *u->received[i]));
-    float gamma[2] = {1, 1};
-    if (s->calib) {
-        const struct skv_calibration_head *k = calibration_head(s->calib, u->layer, u->head);
-        gamma[REPS_PAGE] = k->gamma_page;
-        gamma[REPS_BLOCK] = k->gamma_block;
+    const struct skv_calibration_head *k = calibrated(s, u);
+    struct mass_learned learned = {.gamma = {1, 1},
+                                   .salience = calibration_salience(s->calib, u->layer, u->head)};
+    if (k) {
+        learned.gamma[REPS_PAGE] = k->gamma_page;
+        learned.gamma[REPS_BLOCK] = k->gamma_block;
     }
-    return ok ? mass_index_build(&u->index, &u->kv, n_blocks, r->needs, gamma) : -ENOMEM;
+    return ok ? mass_index_build(&u->index, &u->kv, n_blocks, r->needs, &learned) : -ENOMEM;
 }
 
 static void run_unit(void *arg, unsigned part)
@@ -429,7 +435,7 @@ int mass_run(const struct mass_setup *s, const struct kv_trace *trace, struct po
     if (rc == 0 && split_budgets(&r))
         rc = skv_fail(err, -ENOMEM, "out of memory");
     for (unsigned p = 0; p < s->n_policies; p++)
-        r.needs |= policy_needs(&s->policy[p]);
+        r.needs |= policy_needs(&s->policy[p], s->calib);
     while (r.first_marked < h->n_tokens && !trace->mark[r.first_marked])
         r.first_marked++;
     for (uint64_t t = r.first_marked; t < h->n_tokens; t++)

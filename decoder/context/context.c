@@ -40,7 +40,7 @@ void hash_policy_opts(struct identity *id, const struct skv_select *s)
     const struct policy *p = policy_get(s->policy);
     float opt[SKV_POLICY_OPTS];
     bool other = false;
-    policy_opts(s, opt);
+    policy_opts(s, NULL, opt);
     for (unsigned i = 0; i < SKV_POLICY_OPTS; i++)
         other |= opt[i] != p->opts[i].value;
     if (other)
@@ -93,9 +93,9 @@ static int check_layers(const struct skv_context_opts *o, unsigned n_layers, str
 /* What the policies need, and history where it is wanted. */
 static int set_needs(struct skv_context *c, struct skv_error *err)
 {
-    c->needs = policy_needs(&c->opts.prefill);
+    c->needs = policy_needs(&c->opts.prefill, NULL);
     for (unsigned l = 0; l < c->shape->n_layers; l++)
-        c->needs |= policy_needs(context_select(c, l));
+        c->needs |= policy_needs(context_select(c, l), c->calibration);
     bool history = c->opts.history || c->needs & (NEEDS_RECEIVED | NEEDS_MEAN_QUERY);
     if (history && !c->received && !(c->received = received_new(c->shape)))
         return skv_fail(err, -ENOMEM, "out of memory");

@@ -516,7 +516,7 @@ struct item *decode_item(struct skv_context *c, unsigned layer, const float *q, 
     d->g = y->n_heads / y->n_kv_heads;
     d->page_bytes = layout_page_bytes(&c->shape->layouts[layer]);
     d->k_bytes = (size_t)PAGE_TOKENS * y->d_k * (c->opts.dtype == SKV_F32 ? 4 : 2);
-    d->in_turn = skv_policy_history(context_select(c, layer));
+    d->in_turn = skv_policy_history(context_select(c, layer), c->calibration);
     d->rows = calloc(c->pass_n, sizeof *d->rows);
     if (!d->rows)
         goto error;

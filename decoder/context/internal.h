@@ -80,7 +80,8 @@ struct span {
     uint8_t *part[INDEX_PARTS]; /* NULL, or of all n_blocks (parts.h); found again, not saved */
     uint8_t chain[SPAN_BLOCKS][CHAIN_BYTES];
     _Alignas(uint64_t) uint8_t data[]; /* per layer and KV head: groups of pages [32] and of blocks [8],
-                       checksums [256] u64, norms [256] f32, scatter [d_k] f32 */
+                       checksums [256] u64, norms [256] f32, scatter [d_k] f32, salience [256]
+                       f32 */
 };
 struct span *span_new(const struct shape *);
 struct span *span_ref(struct span *);
@@ -91,6 +92,7 @@ struct span *span_own(const struct shape *, struct span *);
 uint8_t *span_groups(const struct shape *, const struct span *, unsigned layer, unsigned head);
 float *span_norms(const struct shape *, const struct span *, unsigned layer, unsigned head);
 float *span_scatter(const struct shape *, const struct span *, unsigned layer, unsigned head);
+float *span_salience(const struct shape *, const struct span *, unsigned layer, unsigned head);
 uint8_t *span_block_groups(const struct shape *, const struct span *, unsigned layer, unsigned head);
 uint64_t *span_checksums(const struct shape *, const struct span *, unsigned layer, unsigned head);
 /* One KV head's part, or NULL. */
@@ -250,6 +252,11 @@ int plan_budget(struct skv_context *, struct skv_error *);
 uint32_t plan_units(const struct skv_context *, const struct skv_select *s, unsigned layer, unsigned head);
 /* 1 without a calibration. */
 float plan_gamma(const struct skv_context *, enum reps_kind, unsigned layer, unsigned head);
+/* Weights of learned salience, or NULL; and a policy's options for a head: a calibration's prior is for
+ * decode steps. */
+const float *plan_salience(const struct skv_context *, unsigned layer, unsigned head);
+void plan_opts(const struct skv_context *, const struct skv_select *, unsigned layer, unsigned head,
+               float opt[SKV_POLICY_OPTS]);
 /* Adds what of them decides the bits that prefill, or a decode step, computes; nothing where there is
  * nothing. */
 void plan_hash_prefill(const struct skv_context *, struct identity *);

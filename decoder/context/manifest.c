@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MANIFEST_VERSION = 3, MAY_SKIP = 0x8000, ISA_BYTES = 16 };
+enum { MANIFEST_VERSION = 4, MAY_SKIP = 0x8000, ISA_BYTES = 16 };
 #define MANIFEST_MAGIC "SKVMANI"
 #define MANIFEST_TOKENS (1ull << 32) /* more no context has */
 
@@ -50,9 +50,9 @@ struct stored_options {
 static_assert(sizeof(struct stored_options) == 112, "stored as it is");
 struct stored_calibration {
     uint8_t fingerprint[SKV_FINGERPRINT];
-    uint32_t n_layers, n_kv_heads; /* and behind it the heads */
+    uint32_t n_layers, n_kv_heads, d_k, zero; /* and behind it the heads, then the weights of salience */
 };
-static_assert(sizeof(struct skv_calibration_head) == 4 * (3 + SKV_KNOTS), "stored as it is");
+static_assert(sizeof(struct skv_calibration_head) == 4 * (5 + SKV_KNOTS), "stored as it is");
 static_assert(sizeof(struct skv_layer) == 24 && sizeof(struct skv_range) == 16, "stored as they are");
 
 int manifest_check_name(const char *name, struct skv_error *err)
@@ -117,18 +117,24 @@ struct index_kind manifest_index_kind(const struct manifest *m)
 
 static size_t calibration_bytes(const struct skv_calibration *c)
 {
-    return c ? sizeof(struct stored_calibration) + calibration_n(c) * sizeof *c->heads : 0;
+    return c ? sizeof(struct stored_calibration) + calibration_n(c) * sizeof *c->heads +
+                   calibration_salience_floats(c) * sizeof *c->salience
+             : 0;
 }
 
-/* A section like any other, but of two pieces. */
+/* A section like any other, but of three pieces. */
 static uint8_t *pack_calibration(uint8_t *at, const struct skv_calibration *c)
 {
-    struct stored_calibration stored = {.n_layers = c->n_layers, .n_kv_heads = c->n_kv_heads};
+    struct stored_calibration stored = {.n_layers = c->n_layers, .n_kv_heads = c->n_kv_heads, .d_k = c->d_k};
+    size_t heads = calibration_n(c) * sizeof *c->heads;
     uint32_t head[2] = {SECTION_CALIBRATION, (uint32_t)calibration_bytes(c)};
     memcpy(stored.fingerprint, c->fingerprint, sizeof stored.fingerprint);
     memcpy(at, head, sizeof head);
     memcpy(at + sizeof head, &stored, sizeof stored);
-    memcpy(at + sizeof head + sizeof stored, c->heads, calibration_n(c) * sizeof *c->heads);
+    memcpy(at + sizeof head + sizeof stored, c->heads, heads);
+    if (c->d_k)
+        memcpy(at + sizeof head + sizeof stored + heads, c->salience,
+               calibration_salience_floats(c) * sizeof *c->salience);
     return at + sizeof head + head[1];
 }
 
@@ -252,12 +258,16 @@ static bool load_calibration(struct manifest *m, const uint8_t *at, size_t n)
     memcpy(c.fingerprint, s.fingerprint, sizeof c.fingerprint);
     c.n_layers = s.n_layers;
     c.n_kv_heads = s.n_kv_heads;
+    c.d_k = s.d_k;
+    if (calibration_n(&c) > CALIBRATION_HEADS || c.d_k > CALIBRATION_DIMS || n != calibration_bytes(&c))
+        return false;
     struct skv_calibration_head *heads = malloc(n); /* aligned */
     if (!heads)
         return false;
     memcpy(heads, at + sizeof s, n - sizeof s);
     c.heads = heads;
-    if (n - sizeof s == calibration_n(&c) * sizeof *heads && calibration_check(&c, NULL) == 0)
+    c.salience = (const float *)(heads + calibration_n(&c));
+    if (calibration_check(&c, NULL) == 0)
         m->opts.calibration = m->calibration = calibration_copy(&c);
     free(heads);
     return m->calibration != NULL;

@@ -14,6 +14,10 @@ static int check_model(const struct skv_context *c, const struct skv_calibration
         return skv_fail(err, -EINVAL,
                         "the calibration was made for another model: run `scoutkv calibrate` with this one");
     for (unsigned l = 0; l < s->n_layers; l++)
+        if (k->d_k && k->d_k != s->layers[l].d_k)
+            return skv_fail(err, -EINVAL, "the calibration is of keys of %u dims, and layer %u has %u",
+                            k->d_k, l, s->layers[l].d_k);
+    for (unsigned l = 0; l < s->n_layers; l++)
         if (k->n_layers != s->n_layers || s->layers[l].kv_head0 + s->layers[l].n_kv_heads > k->n_kv_heads)
             return skv_fail(
                 err, -EINVAL,
@@ -97,6 +101,18 @@ float plan_gamma(const struct skv_context *c, enum reps_kind kind, unsigned laye
     return kind == REPS_PAGE ? h->gamma_page : h->gamma_block;
 }
 
+const float *plan_salience(const struct skv_context *c, unsigned layer, unsigned head)
+{
+    return calibration_salience(c->calibration, layer, c->shape->layers[layer].kv_head0 + head);
+}
+
+void plan_opts(const struct skv_context *c, const struct skv_select *s, unsigned layer, unsigned head,
+               float opt[SKV_POLICY_OPTS])
+{
+    bool follows = c->calibration && s != &c->opts.prefill;
+    policy_opts(s, follows ? calibrated(c, layer, head) : NULL, opt);
+}
+
 /* ---- identity ---- */
 
 void plan_hash_prefill(const struct skv_context *c, struct identity *id)
@@ -108,13 +124,16 @@ void plan_hash_prefill(const struct skv_context *c, struct identity *id)
 void plan_hash_decode(const struct skv_context *c, struct identity *id)
 {
     uint8_t hash[CHAIN_BYTES];
+    bool whole = c->opts.schedule == SKV_CALIBRATED;
     if (c->index.tag[0])
         identity_add(id, c->index.tag, strlen(c->index.tag));
-    if (c->opts.schedule == SKV_UNIFORM)
-        return;
-    identity_add(id, "schedule", 8);
-    identity_add_u64(id, c->opts.schedule);
-    if (c->opts.schedule != SKV_CALIBRATED)
+    if (c->opts.schedule != SKV_UNIFORM) {
+        identity_add(id, "schedule", 8);
+        identity_add_u64(id, c->opts.schedule);
+    }
+    for (size_t i = 0; c->calibration && i < calibration_n(c->calibration); i++)
+        whole |= c->calibration->heads[i].beta > 0.0f;
+    if (!whole)
         return;
     calibration_hash(c->calibration, hash);
     identity_add(id, hash, sizeof hash);

@@ -5,6 +5,7 @@
  * every PUT of it is acknowledged: a step may select its pages before the node has them, and a PUT that
  * failed can be repeated. */
 #include "decoder/context/internal.h"
+#include "decoder/scout/salience.h"
 
 #include <errno.h>
 #include <math.h>
@@ -178,6 +179,9 @@ static void index_layer(void *arg, unsigned layer)
             for (unsigned i = 0; i < PAGE_TOKENS; i++)
                 norm = fmaxf(norm, k->dot(d_k, page_keys + i * d_k, page_keys + i * d_k));
             span_norms(c->shape, j->span, layer, h)[at] = sqrtf(norm);
+            const float *learned = plan_salience(c, layer, h);
+            span_salience(c->shape, j->span, layer, h)[at] =
+                learned ? salience_page(k, d_k, learned, page_keys) : 0.0f;
         }
         reps_build_gamma(REPS_BLOCK, d_k, keys, plan_gamma(c, REPS_BLOCK, layer, h),
                          span_block_groups(c->shape, j->span, layer, h) +

@@ -19,6 +19,7 @@ struct chooser {
     bool asks; /* the policy chooses; else out is complete already */
     struct far_view view;
     struct far_piece *pieces;
+    float opt[SKV_POLICY_OPTS];
     float *mean_q;
     uint32_t *chosen; /* then protected pages */
 };
@@ -62,8 +63,11 @@ static void view_pieces(struct chooser *h)
 {
     const struct skv_context *c = h->c;
     const struct far_view *v = &h->view;
-    for (size_t i = 0; i < c->n_spans; i++)
+    bool learned = plan_salience(c, v->layer, v->head);
+    for (size_t i = 0; i < c->n_spans; i++) {
         span_piece(c->shape, c->spans[i], v->layer, v->head, &h->pieces[i]);
+        h->pieces[i].salience = learned ? h->pieces[i].salience : NULL;
+    }
 }
 
 /* What the context remembers, if the policy goes by it; pooled queries repeat the group's means. */
@@ -192,13 +196,13 @@ int choose_pages(struct skv_context *c, unsigned layer, const struct skv_select 
     unsigned n_heads = c->shape->layouts[layer].n_heads;
     const struct skv_layer *y = &c->shape->layers[layer];
     const struct policy *policy = policy_get(s->policy);
-    float opt[SKV_POLICY_OPTS], *truth = NULL;
+    float *truth = NULL;
     struct choosers all = {.heads = calloc(n_heads, sizeof *all.heads)};
     int rc = all.heads ? 0 : skv_fail(err, -ENOMEM, "out of memory");
     bool any = false;
-    policy_opts(s, opt);
     for (unsigned h = 0; h < n_heads && rc == 0; h++) {
         all.heads[h] = (struct chooser){.c = c, .policy = policy, .out = &out[h]};
+        plan_opts(c, s, layer, h, all.heads[h].opt);
         all.heads[h].view = (struct far_view){.layer = layer,
                                               .head = h,
                                               .d_k = y->d_k,
@@ -206,7 +210,7 @@ int choose_pages(struct skv_context *c, unsigned layer, const struct skv_select 
                                               .rows = rows,
                                               .q = q + (size_t)h * rows * y->d_k,
                                               .position = position,
-                                              .opt = opt};
+                                              .opt = all.heads[h].opt};
         if (chooser_begin(&all.heads[h], s))
             rc = skv_fail(err, -ENOMEM, "out of memory");
         any |= all.heads[h].asks;

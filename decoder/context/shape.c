@@ -60,7 +60,7 @@ int shape_new(const struct skv_model *m, enum skv_dtype dtype, struct shape **ou
         size_t page = layout_page_bytes(&s->layouts[i]);
         s->head_bytes[i] = SPAN_GROUPS * reps_group_bytes(REPS_PAGE, l->d_k) +
                            SPAN_BLOCK_GROUPS * reps_group_bytes(REPS_BLOCK, l->d_k) +
-                           SPAN_PAGES * (sizeof(float) + sizeof(uint64_t)) + l->d_k * sizeof(float);
+                           SPAN_PAGES * (2 * sizeof(float) + sizeof(uint64_t)) + l->d_k * sizeof(float);
         s->span_at[i] = s->span_bytes;
         s->span_bytes += l->n_kv_heads * s->head_bytes[i];
         s->token_bytes += l->n_kv_heads * page / PAGE_TOKENS;

@@ -2,7 +2,7 @@
  *
  *   manifest NAME        what it is (manifest.h)
  *   sidecars part/ID/I   its state in pieces of at most 1 MiB: chain, passes, ids, tags, unsealed K/V,
- * history sidecars index3/…    the index of its sealed blocks (span_store.c), shared by contexts with its
+ * history sidecars index4/…    the index of its sealed blocks (span_store.c), shared by contexts with its
  * prefix
  *
  * The manifest goes last: a saved context is there whole or not at all. Parts are named by a random number

@@ -92,6 +92,11 @@ float *span_scatter(const struct shape *s, const struct span *sp, unsigned layer
     return span_norms(s, sp, layer, head) + SPAN_PAGES;
 }
 
+float *span_salience(const struct shape *s, const struct span *sp, unsigned layer, unsigned head)
+{
+    return span_scatter(s, sp, layer, head) + s->layers[layer].d_k;
+}
+
 void span_truncate(const struct shape *s, struct span *sp, unsigned n)
 {
     assert(sp->refs == 1 && n <= sp->n_blocks);
@@ -130,6 +135,7 @@ void span_piece(const struct shape *s, const struct span *sp, unsigned layer, un
     out->block_groups = span_block_groups(s, sp, layer, head);
     out->norms = span_norms(s, sp, layer, head);
     out->scatter = span_scatter(s, sp, layer, head);
+    out->salience = span_salience(s, sp, layer, head);
     for (unsigned part = 0; part < INDEX_PARTS; part++)
         out->part[part] = span_part(s, sp, part, layer, head);
 }

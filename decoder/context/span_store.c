@@ -1,7 +1,7 @@
 /* span_store.c: the index of spans as sidecar objects, written at a save and read by whoever opens a context
  * with the same beginning.
  *
- *   index3/CHAIN/LAYER/HEAD   representatives, norms and checksums of one span: KV heads of one layer from
+ *   index4/CHAIN/LAYER/HEAD   representatives, norms and checksums of one span: KV heads of one layer from
  *                             HEAD on, as many as fit 1 MiB
  *
  *   at2/CHAIN                 where the index up to this block is: chain of the last block of such a span,
@@ -11,7 +11,7 @@
  * with the same prefix share its spans, whoever wrote them. Two texts that part within a span share its
  * beginning through at2: the reader takes the other's span and truncates it.
  *
- * Where blocks were acknowledged from disk, names begin with index3d and at2d: who wants durable blocks must
+ * Where blocks were acknowledged from disk, names begin with index4d and at2d: who wants durable blocks must
  * not begin with others, which a node may still have in RAM only. Behind that the calibration's tag follows,
  * if it changes representatives: those of two calibrations never meet. */
 #include "decoder/context/span_store.h"
@@ -62,7 +62,7 @@ void span_object_name(const struct shape *s, const uint8_t *chain, size_t i, con
     char hex[2 * CHAIN_BYTES + 1];
     struct piece p = piece_at(s, i);
     sodium_bin2hex(hex, sizeof hex, chain, CHAIN_BYTES);
-    snprintf(name, TIER_NAME_MAX + 1, "index3%s%s/%s/%u/%u", kind->durable ? "d" : "", kind->tag, hex,
+    snprintf(name, TIER_NAME_MAX + 1, "index4%s%s/%s/%u/%u", kind->durable ? "d" : "", kind->tag, hex,
              p.layer, p.head);
 }
 

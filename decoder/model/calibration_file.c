@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { VERSION = 1, HEX = 2 * CHAIN_BYTES };
+enum { VERSION = 2, HEX = 2 * CHAIN_BYTES };
 #define KEY "scoutkv.calibration."
 
 /* Each tensor is one member of every head. */
@@ -22,6 +22,8 @@ static const struct field {
     {"gamma.block", offsetof(struct skv_calibration_head, gamma_block), 1},
     {"far", offsetof(struct skv_calibration_head, far), 1},
     {"held", offsetof(struct skv_calibration_head, held), SKV_KNOTS},
+    {"alpha", offsetof(struct skv_calibration_head, alpha), 1},
+    {"beta", offsetof(struct skv_calibration_head, beta), 1},
 };
 enum { FIELDS = sizeof fields / sizeof *fields };
 
@@ -65,6 +67,9 @@ int calibration_save(const struct skv_calibration *c, const char *path, struct s
         put_field(w, c, &fields[i], at);
         at += calibration_n(c) * fields[i].n;
     }
+    uint64_t ne[] = {c->d_k + 2, c->n_kv_heads, c->n_layers};
+    if (c->d_k)
+        gguf_put_tensor(w, "salience", 3, ne, GGML_F32, c->salience);
     int rc = gguf_writer_save(w, path, err);
     gguf_writer_free(w);
     free(out);
@@ -124,6 +129,20 @@ static int read_field(const struct gguf *g, const struct skv_calibration *c, con
     return 0;
 }
 
+/* *salience points into the file. */
+static int read_salience(const struct gguf *g, struct skv_calibration *c, struct skv_error *err)
+{
+    const struct gguf_tensor *t = gguf_tensor_find(g, "salience");
+    if (!t)
+        return 0;
+    if (t->type != GGML_F32 || t->ne[0] < 3 || t->ne[0] > CALIBRATION_DIMS + 2 || t->ne[1] != c->n_kv_heads ||
+        t->ne[2] != c->n_layers || t->ne[3] != 1)
+        return skv_fail(err, -EBADMSG, "%s is damaged: tensor salience has another shape", gguf_path(g));
+    c->d_k = (uint32_t)t->ne[0] - 2;
+    c->salience = (const float *)t->data;
+    return 0;
+}
+
 static int read_all_of(const struct gguf *g, const uint8_t *fingerprint, struct skv_calibration **out,
                        struct skv_error *err)
 {
@@ -143,6 +162,8 @@ static int read_all_of(const struct gguf *g, const uint8_t *fingerprint, struct 
     c.heads = heads;
     for (unsigned i = 0; i < FIELDS && rc == 0; i++)
         rc = read_field(g, &c, &fields[i], heads, err);
+    if (rc == 0)
+        rc = read_salience(g, &c, err);
     calibration_hash(&c, is);
     hex_of(is, hex);
     if (rc == 0 && !gguf_str_is(hash, hex))

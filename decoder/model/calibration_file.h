@@ -1,11 +1,12 @@
 /* calibration_file.h: a calibration (scoutkv.h) as a GGUF file beside its model.
  *
- *     scoutkv.calibration.version   u32, 1
+ *     scoutkv.calibration.version   u32, 2
  *     scoutkv.calibration.model     64 hex digits: fingerprint of the model that was measured
  *     scoutkv.calibration.layers, scoutkv.calibration.kv_heads   u32
  *     scoutkv.calibration.hash      64 hex digits over all that it says
- *     tensors gamma.page, gamma.block, far   f32 (layers, kv_heads);   held   f32 (layers, kv_heads,
- * SKV_KNOTS)
+ *     tensors gamma.page, gamma.block, far, alpha, beta   f32 (layers, kv_heads)
+ *             held                                        f32 (layers, kv_heads, SKV_KNOTS)
+ *             salience                                    f32 (layers, kv_heads, d_k + 2), if there is any
  */
 #ifndef DECODER_MODEL_CALIBRATION_FILE_H
 #define DECODER_MODEL_CALIBRATION_FILE_H

@@ -21,26 +21,37 @@ int calibration_check(const struct skv_calibration *c, struct skv_error *err)
                         c->n_layers, c->n_kv_heads, CALIBRATION_HEADS);
     for (size_t i = 0; i < calibration_n(c); i++) {
         const struct skv_calibration_head *h = &c->heads[i];
-        bool ok = share(h->gamma_page) && share(h->gamma_block) && share(h->far) && share(h->held[0]);
+        bool ok = share(h->gamma_page) && share(h->gamma_block) && share(h->far) && share(h->held[0]) &&
+                  share(h->alpha) && h->beta >= 0.0f && h->beta <= 4.0f;
         for (unsigned j = 1; j < SKV_KNOTS && ok; j++)
             ok = share(h->held[j]) && h->held[j] >= h->held[j - 1];
         if (!ok)
             return skv_fail(err, -EINVAL, "calibration: layer %zu, KV head %zu: numbers that cannot be",
                             i / c->n_kv_heads, i % c->n_kv_heads);
     }
+    if (c->d_k > CALIBRATION_DIMS)
+        return skv_fail(err, -EINVAL, "calibration: salience of keys of %u dims: at most %d", c->d_k,
+                        CALIBRATION_DIMS);
+    for (size_t i = 0; i < calibration_salience_floats(c); i++)
+        if (!isfinite(c->salience[i]))
+            return skv_fail(err, -EINVAL, "calibration: a weight of salience is no finite number");
     return 0;
 }
 
 struct skv_calibration *calibration_copy(const struct skv_calibration *c)
 {
-    size_t n = calibration_n(c);
-    struct skv_calibration *out = malloc(sizeof *out + n * sizeof *c->heads);
+    size_t n = calibration_n(c), n_floats = calibration_salience_floats(c);
+    struct skv_calibration *out = malloc(sizeof *out + n * sizeof *c->heads + n_floats * sizeof(float));
     if (!out)
         return NULL;
     struct skv_calibration_head *heads = (struct skv_calibration_head *)(out + 1);
+    float *salience = (float *)(heads + n);
     memcpy(heads, c->heads, n * sizeof *heads);
+    if (n_floats)
+        memcpy(salience, c->salience, n_floats * sizeof *salience);
     *out = *c;
     out->heads = heads;
+    out->salience = n_floats ? salience : NULL;
     return out;
 }
 
@@ -52,6 +63,8 @@ void calibration_hash(const struct skv_calibration *c, uint8_t out[CHAIN_BYTES])
     identity_add_u64(&id, c->n_layers);
     identity_add_u64(&id, c->n_kv_heads);
     identity_add(&id, c->heads, calibration_n(c) * sizeof *c->heads);
+    if (c->d_k)
+        identity_add(&id, c->salience, calibration_salience_floats(c) * sizeof *c->salience);
     identity_end(&id, out);
 }
 
@@ -66,6 +79,9 @@ void calibration_tag(const struct skv_calibration *c, char tag[CALIBRATION_TAG])
         other |= gamma[0] != 1.0f || gamma[1] != 1.0f;
         identity_add(&id, gamma, sizeof gamma);
     }
+    if (c && c->d_k)
+        identity_add(&id, c->salience, calibration_salience_floats(c) * sizeof *c->salience);
+    other |= c && c->d_k;
     identity_end(&id, hash);
     tag[0] = 0;
     if (!other)

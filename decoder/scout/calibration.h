@@ -6,7 +6,7 @@
 #include "common/identity.h"
 #include "decoder/scoutkv.h"
 
-enum { CALIBRATION_TAG = 18, CALIBRATION_HEADS = 1 << 14 };
+enum { CALIBRATION_TAG = 18, CALIBRATION_HEADS = 1 << 14, CALIBRATION_DIMS = 1024 };
 
 static inline size_t calibration_n(const struct skv_calibration *c)
 {
@@ -18,14 +18,25 @@ static inline const struct skv_calibration_head *calibration_head(const struct s
     return &c->heads[(size_t)layer * c->n_kv_heads + kv_head];
 }
 
+/* The weights of learned salience (d_k + 2), or NULL. */
+static inline const float *calibration_salience(const struct skv_calibration *c, unsigned layer,
+                                                unsigned kv_head)
+{
+    return c && c->d_k ? c->salience + ((size_t)layer * c->n_kv_heads + kv_head) * (c->d_k + 2) : NULL;
+}
+static inline size_t calibration_salience_floats(const struct skv_calibration *c)
+{
+    return c->d_k ? calibration_n(c) * ((size_t)c->d_k + 2) : 0;
+}
+
 /* -EINVAL says which number cannot be. */
 int calibration_check(const struct skv_calibration *, struct skv_error *);
 /* In one piece, to be freed with free(); NULL: no memory. */
 struct skv_calibration *calibration_copy(const struct skv_calibration *);
 /* Of all that it says. */
 void calibration_hash(const struct skv_calibration *, uint8_t out[CHAIN_BYTES]);
-/* Names the bytes that representatives have with it: "-" and 16 hex digits, or "" where they are as without
- * (NULL, or every gamma is 1). */
+/* Names the bytes that the index has with it: "-" and 16 hex digits, or "" where they are as without (NULL,
+ * or every gamma is 1 and there is no salience). */
 void calibration_tag(const struct skv_calibration *, char tag[CALIBRATION_TAG]);
 
 /* A KV head that takes part in a schedule; calibrated: NULL without a calibration. */

@@ -2,6 +2,7 @@
 #include "decoder/scout/policy.h"
 #include "common/error.h"
 #include "decoder/kernels/kernels.h"
+#include "decoder/scout/calibration.h"
 #include "decoder/scout/scout.h"
 
 #include <assert.h>
@@ -50,11 +51,13 @@ const struct policy *policy_get(enum skv_policy p)
 
 /* ---- options ---- */
 
-void policy_opts(const struct skv_select *s, float opt[SKV_POLICY_OPTS])
+void policy_opts(const struct skv_select *s, const struct skv_calibration_head *h, float opt[SKV_POLICY_OPTS])
 {
     const struct policy *p = policy_get(s->policy);
     for (unsigned i = 0; i < SKV_POLICY_OPTS; i++)
         opt[i] = s->given >> i & 1 ? s->opt[i] : p->opts[i].value;
+    if (h && s->policy == SKV_CASCADE)
+        cascade_calibrated(s, h, opt);
 }
 
 const char *skv_policy_name(enum skv_policy p)
@@ -177,13 +180,16 @@ void skv_policy_format(const struct skv_select *s, char out[SKV_POLICY_TEXT])
             n += (size_t)snprintf(out + n, SKV_POLICY_TEXT - n, ":%s=%g", p->opts[i].name, (double)s->opt[i]);
 }
 
-uint32_t policy_needs(const struct skv_select *s)
+uint32_t policy_needs(const struct skv_select *s, const struct skv_calibration *c)
 {
     float opt[SKV_POLICY_OPTS];
     uint32_t needs = policy_get(s->policy)->needs;
-    policy_opts(s, opt);
-    if (s->policy == SKV_CASCADE)
+    for (size_t i = 0; s->policy == SKV_CASCADE && i < (c ? calibration_n(c) : 1); i++) {
+        policy_opts(s, c ? &c->heads[i] : NULL, opt);
         needs |= cascade_needs(opt);
+    }
+    if (needs & NEEDS_SALIENCE && !(c && c->d_k))
+        needs ^= NEEDS_SALIENCE | NEEDS_MEAN_QUERY;
     return needs | (s->tail ? 1u << PART_VALUE : 0);
 }
 
@@ -192,16 +198,16 @@ bool policy_reads_representatives(enum skv_policy p)
     return p == SKV_CASCADE || p == SKV_SALIENCE || p == SKV_RETRIEVAL || p == SKV_HIERARCHICAL;
 }
 
-bool skv_policy_history(const struct skv_select *s)
+bool skv_policy_history(const struct skv_select *s, const struct skv_calibration *c)
 {
-    return policy_needs(s) & (NEEDS_RECEIVED | NEEDS_MEAN_QUERY);
+    return policy_needs(s, c) & (NEEDS_RECEIVED | NEEDS_MEAN_QUERY);
 }
 
 float policy_half_life(const struct skv_select *s)
 {
     const struct policy *p = policy_get(s->policy);
     float opt[SKV_POLICY_OPTS], steps = HALF_LIFE;
-    policy_opts(s, opt);
+    policy_opts(s, NULL, opt);
     for (unsigned i = 0; i < SKV_POLICY_OPTS && p->opts[i].name; i++)
         steps = strcmp(p->opts[i].name, "half-life") ? steps : opt[i];
     return steps;

@@ -22,13 +22,15 @@ struct far_piece {
     const float *norms;                        /* largest |k| of each page */
     const void *part[INDEX_PARTS];             /* parts.h */
     const float *scatter;                      /* (d_k) reps_scatter of its first block, for all its pages */
+    const float *salience;                     /* predicted log mass of each page; NULL: not learned */
 };
 
 /* Needs, as bits besides those of parts (1 << enum index_part). */
 enum {
     NEEDS_RECEIVED = 1 << 16, /* the mass that pages have received */
     NEEDS_MEAN_QUERY = 1 << 17,
-    NEEDS_TRUTH = 1 << 18, /* true masses: reads every page; for measuring */
+    NEEDS_TRUTH = 1 << 18,    /* true masses: reads every page; for measuring */
+    NEEDS_SALIENCE = 1 << 19, /* as learned; without a calibration the mean query stands in for it */
 };
 
 struct far_view {
@@ -88,10 +90,10 @@ const struct policy *policy_get(enum skv_policy);
 int policy_check(const struct skv_select *, struct skv_error *);
 /* Steps after which received mass counts half, for whoever goes by it. */
 float policy_half_life(const struct skv_select *);
-/* What the policy needs with these options. */
-uint32_t policy_needs(const struct skv_select *);
-/* The value of every option, given or not. */
-void policy_opts(const struct skv_select *, float opt[SKV_POLICY_OPTS]);
+/* What the policy needs with these options and this calibration, or NULL. */
+uint32_t policy_needs(const struct skv_select *, const struct skv_calibration *);
+/* The value of every option, given or not; for a head that is calibrated, or NULL. */
+void policy_opts(const struct skv_select *, const struct skv_calibration_head *, float opt[SKV_POLICY_OPTS]);
 
 /* Choosing in three steps; policies without pages of their own choice (dense, window) take none of them. */
 size_t policy_room(const struct policy *, const struct far_view *);
@@ -127,8 +129,9 @@ uint64_t policy_scan_pages(const struct far_view *, const float *q, float *logma
 /* It reads representatives, whose bytes depend on the calibration. */
 bool policy_reads_representatives(enum skv_policy);
 
-/* Cascade's needs depend on its options. */
+/* Cascade's needs depend on its options, some of which a calibration may say. */
 uint32_t cascade_needs(const float *opt);
+void cascade_calibrated(const struct skv_select *, const struct skv_calibration_head *, float *opt);
 
 extern const struct policy policy_cascade, policy_norm_only, policy_oracle, policy_random, policy_sinks,
     policy_strided, policy_bigbird, policy_block_sparse, policy_heavy_hitter, policy_tova, policy_salience,

@@ -5,10 +5,11 @@
  * representatives, and the best of those are read. Both stages estimate log masses, so what is left out has a
  * known weight.
  *
- * The prior is what past steps tell, whatever this query says: the share that a page is estimated to get is
- * multiplied by (received + r) / (mean received + r) to the power β(1−α) (and likewise for what an average
- * query would give it, with βα); r keeps pages that were never read in the game. Estimates of mass leave the
- * prior out. */
+ * The prior is what is known of a page whatever this query says. The share that it is estimated to get is
+ * multiplied by (received + r) / (mean received + r) to the power β(1−α): what past steps tell; r keeps pages
+ * that were never read in the game. And by its salience to the power βα: the mass that a calibration has
+ * learned to predict, or without one what the mean of past queries would give it (only among candidates).
+ * Estimates of mass leave the prior out. */
 #include "decoder/scout/policy.h"
 #include "decoder/scout/scout.h"
 
@@ -37,14 +38,30 @@ struct cascade {
     const uint8_t **groups;
     const float **scatter; /* of the group's piece */
     uint32_t *group_at;
-    uint64_t *eligible;  /* bitmap of lanes that may be chosen */
-    float *mass, *score; /* (rows, ld), (ld) */
-    uint32_t *order;     /* of scout_top */
+    uint64_t *eligible;                     /* bitmap of lanes that may be chosen */
+    float *mass, *score;                    /* (rows, ld), (ld) */
+    float *mean_mass, *mean_lse, *salience; /* of the mean query: (rows, ld), (rows), (ld) */
+    uint32_t *order;                        /* of scout_top */
 };
 
 static size_t round_up(size_t n, size_t to)
 {
     return (n + to - 1) / to * to;
+}
+
+static bool learned(const struct far_view *v)
+{
+    return v->n_pages && v->pieces && v->pieces[0].salience;
+}
+
+static float salience_power(const struct far_view *v)
+{
+    return v->opt[OPT_BETA] * v->opt[OPT_ALPHA];
+}
+
+static bool mean_query_speaks(const struct far_view *v)
+{
+    return salience_power(v) > 0.0f && v->mean_q && !learned(v);
 }
 
 /* Sizes, and every array's place behind base; returns how much room all need. */
@@ -73,6 +90,10 @@ static size_t lay_out(const struct far_view *v, struct cascade *c, char *base)
     TAKE(eligible, c->ld / 64 + 1);
     TAKE(mass, v->rows * c->ld);
     TAKE(score, c->ld);
+    size_t mean = mean_query_speaks(v) ? 1 : 0;
+    TAKE(mean_mass, mean * v->rows * c->ld);
+    TAKE(mean_lse, mean * v->rows);
+    TAKE(salience, mean * c->ld);
     TAKE(order, n_order);
 #undef TAKE
     return at;
@@ -131,6 +152,28 @@ static void scan(struct far_view *v, unsigned slice)
     }
 }
 
+static float page_salience(const struct far_view *v, size_t page)
+{
+    return v->pieces[page / PIECE_PAGES].salience[page % PIECE_PAGES];
+}
+
+/* A block is worth its most salient page. */
+static void weigh_blocks_learned(struct far_view *v, struct cascade *c)
+{
+    float power = learned(v) ? salience_power(v) : 0.0f, most = -INFINITY;
+    if (!(power > 0.0f))
+        return;
+    for (size_t p = 0; p < v->n_pages; p++)
+        most = fmaxf(most, page_salience(v, p));
+    for (size_t b = 0; b < v->n_blocks; b++) {
+        float of_block = -INFINITY;
+        for (size_t p = b * BLOCK; p < (b + 1) * BLOCK; p++)
+            of_block = fmaxf(of_block, page_salience(v, p));
+        c->block_score[b] *= expf(power * (of_block - most));
+    }
+    v->bytes += v->n_pages * sizeof(float);
+}
+
 static void weigh_blocks(const struct far_view *v, struct cascade *c)
 {
     float power = prior_power(v), mean = power != 0.0f ? mean_received(v) : 0.0f;
@@ -154,6 +197,7 @@ static void pick_candidates(struct far_view *v, struct cascade *c)
     }
     scout_aggregate(v->n_blocks, v->rows, c->block_mass, c->block_ld, c->block_lse, c->block_score);
     weigh_blocks(v, c);
+    weigh_blocks_learned(v, c);
     size_t n = scout_top(v->n_blocks, c->block_score, NULL, c->n_candidates, 1, 0, c->order, c->candidates);
     assert(n == c->n_candidates);
     (void)n;
@@ -211,6 +255,30 @@ static void weigh_pages(const struct far_view *v, struct cascade *c)
     for (size_t i = 0; mean > 0.0f && i < c->n_groups * GROUP; i++)
         if (c->eligible[i / 64] >> (i % 64) & 1)
             c->score[i] *= prior_factor(v->received[page_of_lane(c, i)], mean, power);
+}
+
+/* Log salience of a lane's page. */
+static float lane_salience(const struct far_view *v, const struct cascade *c, size_t lane)
+{
+    return learned(v) ? page_salience(v, page_of_lane(c, lane)) : logf(c->salience[lane]);
+}
+
+static void weigh_salience(struct far_view *v, struct cascade *c, const struct scout_head *sh)
+{
+    size_t n = c->n_groups * GROUP;
+    float power = learned(v) || mean_query_speaks(v) ? salience_power(v) : 0.0f, most = -INFINITY;
+    if (!(power > 0.0f))
+        return;
+    if (!learned(v)) {
+        scout_score(sh, n, v->rows, v->mean_q, c->mean_mass, c->ld);
+        scout_aggregate(n, v->rows, c->mean_mass, c->ld, c->mean_lse, c->salience);
+    }
+    for (size_t i = 0; i < n; i++)
+        if (c->eligible[i / 64] >> (i % 64) & 1)
+            most = fmaxf(most, lane_salience(v, c, i));
+    for (size_t i = 0; i < n && isfinite(most); i++)
+        if (c->eligible[i / 64] >> (i % 64) & 1)
+            c->score[i] *= expf(power * (lane_salience(v, c, i) - most));
 }
 
 /* Each row's log mass of everything far, and the share of it that is read: what is chosen, and what of the
@@ -300,6 +368,7 @@ static size_t choose(struct far_view *v, uint32_t *pages)
     blank_others(v, &c);
     scout_aggregate(n_lanes, v->rows, c.mass, c.ld, v->lse, c.score);
     weigh_pages(v, &c);
+    weigh_salience(v, &c, &sh);
     size_t n = scout_top(n_lanes, c.score, c.eligible, v->k, v->unit, v->mass, c.order, pages);
     memcpy(candidates_lse, v->lse, v->rows * sizeof *candidates_lse);
     estimate(v, &c, pages, n);
@@ -312,7 +381,16 @@ static size_t choose(struct far_view *v, uint32_t *pages)
 
 uint32_t cascade_needs(const float *opt)
 {
-    return opt[OPT_BETA] * (1.0f - opt[OPT_ALPHA]) != 0.0f ? NEEDS_RECEIVED : 0;
+    return (opt[OPT_BETA] * (1.0f - opt[OPT_ALPHA]) != 0.0f ? NEEDS_RECEIVED : 0) |
+           (opt[OPT_BETA] * opt[OPT_ALPHA] != 0.0f ? NEEDS_SALIENCE : 0);
+}
+
+void cascade_calibrated(const struct skv_select *s, const struct skv_calibration_head *h, float *opt)
+{
+    if (!(s->given >> OPT_ALPHA & 1))
+        opt[OPT_ALPHA] = h->alpha;
+    if (!(s->given >> OPT_BETA & 1))
+        opt[OPT_BETA] = h->beta;
 }
 
 const struct policy policy_cascade = {
@@ -320,8 +398,11 @@ const struct policy policy_cascade = {
     .about = "the pages of the largest attention mass that two stages of representatives estimate, times a "
              "prior of what past steps attended to",
     .source = "this project's design",
-    .opts = {{"alpha", 0.0f, 0, 1, "how much of the prior is salience; the rest is received mass"},
-             {"beta", 0.0f, 0, 4, "weight of the prior; 0: the query alone decides"},
+    .opts = {{"alpha", 0.0f, 0, 1,
+              "how much of the prior is salience; the rest is received mass (if not given: as "
+              "calibrated)"},
+             {"beta", 0.0f, 0, 4,
+              "weight of the prior; 0: the query alone decides (if not given: as calibrated)"},
              {"half-life", 512, 0, 1 << 24, "steps after which received mass counts half"}},
     .tails = true,
     .room = room,

@@ -46,11 +46,26 @@ const struct policy policy_norm_only = {
     .score = score_norm,
 };
 
-/* The average query stands for all that will come. */
+/* As a calibration has learned to predict it. */
+static void score_learned(struct far_view *v, float *score)
+{
+    float most = -INFINITY;
+    for (size_t p = 0; p < v->n_pages; p++)
+        most = fmaxf(most, v->pieces[p / PIECE_PAGES].salience[p % PIECE_PAGES]);
+    for (size_t p = 0; p < v->n_pages; p++)
+        score[p] = expf(v->pieces[p / PIECE_PAGES].salience[p % PIECE_PAGES] - most);
+    v->bytes += v->n_pages * sizeof(float);
+}
+
+/* Without a calibration the average query stands for all that will come. */
 static void score_salience(struct far_view *v, float *score)
 {
     size_t ld;
     float *mass = policy_rows(v, &ld);
+    if (v->n_pages && v->pieces[0].salience) {
+        score_learned(v, score);
+        return;
+    }
     if (!v->mean_q) {
         memset(score, 0, v->n_pages * sizeof *score);
         return;
@@ -61,8 +76,10 @@ static void score_salience(struct far_view *v, float *score)
 
 const struct policy policy_salience = {
     .name = "salience",
-    .about = "the pages that an average query would attend to: the mean of the queries so far",
-    .source = "Expected Attention (mean query), Devoto et al. 2025",
-    .needs = NEEDS_MEAN_QUERY,
+    .about =
+        "the pages that are predicted to receive the most: by what --calib has learned, else by the mean of "
+        "the queries so far",
+    .source = "KVzap-like (learned); Expected Attention (mean query), Devoto et al. 2025",
+    .needs = NEEDS_SALIENCE,
     .score = score_salience,
 };

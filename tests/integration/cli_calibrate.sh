@@ -42,6 +42,13 @@ says 'another model than that of'
 ends 0 eval text -m "$dir/a.gguf" -f "$dir/text" --tokens 1024 --score 32 --texts 1 --window 128 --policies cascade \
     --budgets 64 --calib "$dir/a.calib" --schedule narrow-low
 
+# Salience: learned with a calibration, by the mean query without, which is said once.
+ends 0 eval mass --trace "$dir/t.kvt" --policies salience,cascade:beta=0.5:alpha=1 --budgets 64 --window 64
+says 'salience is not learned.*--calib'
+[ "$(grep -c 'not learned' "$dir/err")" -eq 1 ] || fail "it says more than once that salience is not learned"
+ends 0 eval mass --trace "$dir/t.kvt" --policies salience,cascade:beta=0.5:alpha=1 --budgets 64 --window 64 --calib "$dir/a.calib"
+[ ! -s "$dir/err" ] || fail "with a calibration, something is said"
+
 # A saved context has its calibration with it; without options it goes on as if it had never stopped.
 start_nodes 1
 run="run -m $dir/a.gguf --temp 0 --ignore-eos --window 128 --budget 64 --nodes $nodes"
@@ -54,3 +61,12 @@ ends 0 context show kept --nodes "$nodes"
 prints '^schedule  *calibrated, with its calibration'
 ends 0 run -m "$dir/a.gguf" --temp 0 --ignore-eos -c 40000 --nodes "$nodes" --resume kept -n 24
 same "$dir/out" "$dir/straight" "resumed with its calibration, the text is another"
+for how in "--policy salience" "--beta 0.5 --alpha 0.5"; do
+    # shellcheck disable=SC2086
+    ends 0 $run -f "$dir/text" -c 40000 -n 24 --calib "$dir/a.calib" $how --fresh
+    cp "$dir/out" "$dir/straight"
+    # shellcheck disable=SC2086
+    ends 0 $run -f "$dir/text" -c 40000 -n 0 --calib "$dir/a.calib" $how --save kept --fresh
+    ends 0 run -m "$dir/a.gguf" --temp 0 --ignore-eos -c 40000 --nodes "$nodes" --resume kept -n 24
+    same "$dir/out" "$dir/straight" "resumed with $how, the text is another"
+done

@@ -3,6 +3,7 @@
 #include "decoder/cli/calibrate_fit.h"
 #include "decoder/context/internal.h"
 #include "decoder/model/calibration_file.h"
+#include "decoder/scout/salience.h"
 #include "tests/unit/context_engine.h"
 
 #include <errno.h>
@@ -35,6 +36,20 @@ static struct skv_calibration example(struct skv_calibration_head heads[LAYERS *
     return c;
 }
 
+/* The same with weights of salience for keys of D dims. */
+static struct skv_calibration learned(struct skv_calibration_head heads[LAYERS * KV_HEADS])
+{
+    static float weights[LAYERS * KV_HEADS * (D + 2)];
+    struct skv_calibration c = example(heads, 0.25f);
+    for (unsigned i = 0; i < LAYERS * KV_HEADS * (D + 2); i++)
+        weights[i] = noise(i, 5, 5);
+    c.d_k = D;
+    c.salience = weights;
+    heads[2].alpha = 0.5f;
+    heads[2].beta = 0.25f;
+    return c;
+}
+
 /* ---- the file ---- */
 
 static void write_bytes(const uint8_t *bytes, size_t n)
@@ -48,7 +63,7 @@ static void write_bytes(const uint8_t *bytes, size_t n)
 static uint8_t *saved(size_t *n)
 {
     struct skv_calibration_head heads[LAYERS * KV_HEADS];
-    struct skv_calibration c = example(heads, 0.25f);
+    struct skv_calibration c = learned(heads);
     struct skv_error err = {0};
     uint8_t *bytes = malloc(1 << 16);
     check(calibration_save(&c, path, &err), &err);
@@ -62,7 +77,7 @@ static void test_there_and_back(void **s)
 {
     (void)s;
     struct skv_calibration_head heads[LAYERS * KV_HEADS];
-    struct skv_calibration want = example(heads, 0.25f), *got = NULL;
+    struct skv_calibration want = learned(heads), *got = NULL;
     struct skv_error err = {0};
     size_t n;
     free(saved(&n));
@@ -71,6 +86,8 @@ static void test_there_and_back(void **s)
     assert_int_equal(got->n_kv_heads, KV_HEADS);
     assert_memory_equal(got->fingerprint, want.fingerprint, SKV_FINGERPRINT);
     assert_memory_equal(got->heads, want.heads, sizeof heads);
+    assert_int_equal(got->d_k, D);
+    assert_memory_equal(got->salience, want.salience, calibration_salience_floats(&want) * sizeof(float));
     free(got);
     uint8_t another[SKV_FINGERPRINT] = "another";
     assert_int_equal(calibration_load(path, another, &got, &err), -EINVAL);
@@ -79,6 +96,11 @@ static void test_there_and_back(void **s)
     check(calibration_save(&want, path, &err), &err);
     assert_int_equal(calibration_load(path, NULL, &got, &err), -EINVAL);
     assert_non_null(strstr(err.text, "layer 0, KV head 1"));
+    struct skv_calibration plain = example(heads, 1.0f); /* one without salience is one, too */
+    check(calibration_save(&plain, path, &err), &err);
+    check(calibration_load(path, NULL, &got, &err), &err);
+    assert_true(got->d_k == 0 && !got->salience);
+    free(got);
 }
 
 /* Damaged: refused, or what is read is what was written. */
@@ -86,7 +108,7 @@ static void test_damage(void **s)
 {
     (void)s;
     struct skv_calibration_head heads[LAYERS * KV_HEADS];
-    struct skv_calibration want = example(heads, 0.25f), *got;
+    struct skv_calibration want = learned(heads), *got;
     struct skv_error err = {0};
     size_t n, refused = 0;
     uint8_t *bytes = saved(&n);
@@ -99,6 +121,7 @@ static void test_damage(void **s)
             continue;
         }
         assert_memory_equal(got->heads, want.heads, sizeof heads);
+        assert_memory_equal(got->salience, want.salience, calibration_salience_floats(&want) * sizeof(float));
         assert_memory_equal(got->fingerprint, want.fingerprint, SKV_FINGERPRINT);
         free(got);
     }
@@ -241,6 +264,94 @@ static void test_fit_finds_what_was_planted(void **s)
     kv_trace_close(t);
 }
 
+/* A page's salience: half the log of its tokens' squared masses. */
+static void test_salience_of_a_page(void **s)
+{
+    (void)s;
+    float w[DIM + 2] = {[0] = 2, [3] = -1, [DIM] = 0.5f, [DIM + 1] = -7}, k[SKV_PAGE * DIM] = {0};
+    for (unsigned i = 0; i < SKV_PAGE; i++)
+        k[i * DIM + 1] = 4; /* |k| = 4: a token of log mass -5 */
+    float even = salience_page(kernels_get(), DIM, w, k);
+    assert_true(fabsf(even - (-5 + 0.5f * logf(SKV_PAGE))) < 1e-5f);
+    k[5 * DIM] = 3; /* |k| = 5: -7 + 6 + 2.5 */
+    float one = salience_page(kernels_get(), DIM, w, k);
+    assert_true(fabsf(one - 1.5f) < 1e-4f);
+    for (unsigned i = 0; i < SKV_PAGE; i++) /* the same sum of masses, spread evenly, is worth less */
+        k[i * DIM + 1] = 3 + 0.5f * logf(1.0f / SKV_PAGE), k[i * DIM] = i == 5 ? 0 : k[i * DIM];
+    assert_true(salience_page(kernels_get(), DIM, w, k) < one);
+    k[7] = NAN;
+    assert_true(salience_page(kernels_get(), DIM, w, k) == -INFINITY);
+}
+
+/* Log masses that are a linear function of keys, their norm and noise: the fit finds the function. */
+static void test_regression(void **s)
+{
+    (void)s;
+    struct salience_fit fit;
+    float w[DIM + 2], k[DIM];
+    assert_int_equal(salience_fit_new(&fit, DIM), 0);
+    assert_false(salience_fit_solve(&fit, w));
+    assert_true(w[0] == 0 && w[DIM + 1] == 0);
+    for (uint64_t i = 0; i < 4000; i++) {
+        double norm = 0;
+        for (unsigned d = 0; d < DIM; d++) {
+            k[d] = noise(i, 6, d) * (1 + (float)(i % 3));
+            norm += (double)k[d] * (double)k[d];
+        }
+        salience_fit_add(&fit, k,
+                         exp(-6 + 0.3 * (double)k[2] - 0.2 * (double)k[9] + 0.1 * sqrt(norm) +
+                             0.3 * (double)noise(i, 7, 0)));
+    }
+    assert_true(salience_fit_solve(&fit, w));
+    for (unsigned d = 0; d < DIM; d++)
+        assert_true(fabsf(w[d] - (d == 2 ? 0.3f : d == 9 ? -0.2f : 0)) < 0.02f);
+    assert_true(fabsf(w[DIM] - 0.1f) < 0.02f && fabsf(w[DIM + 1] + 6) < 0.3f);
+    salience_fit_free(&fit);
+}
+
+/* Queries look where nobody could know from the query alone: pages with keys along one direction are read
+ * again and again, though their representatives, which say the same of all pages, don't show it. The prior is
+ * judged on a trace that it has not seen. */
+static struct kv_trace *read_again(uint64_t seed)
+{
+    struct kv_trace_head h = {
+        .n_layers = 1, .n_heads = 1, .n_kv_heads = 1, .d_k = DIM, .d_v = DIM, .n_tokens = TOKENS, .scale = 1};
+    struct kv_trace *t;
+    struct skv_error err = {0};
+    check(kv_trace_create(path, &h, &t, &err), &err);
+    for (uint64_t i = 0; i < TOKENS; i++) {
+        float q[DIM], k[DIM], v[DIM] = {1};
+        for (unsigned d = 0; d < DIM; d++) {
+            k[d] = noise(i + seed, 3, d);
+            q[d] = 0.3f * noise(i + seed, 4, d) + (d == 1 ? 1.0f : 0);
+        }
+        kv_trace_put(t, 0, i, 1, q, k, v);
+        t->mark[i] = i >= TOKENS / 2 && i % 32 == 0 ? KV_TRACE_ORDINARY : KV_TRACE_OTHER;
+    }
+    return t;
+}
+
+static void test_fit_learns_salience(void **s)
+{
+    (void)s;
+    struct fit fit = {.window = 128, .protected_pages = 4};
+    struct skv_calibration *c;
+    struct skv_error err = {0};
+    for (uint64_t seed = 0; seed < 3; seed++) {
+        struct kv_trace *t = read_again(seed * TOKENS);
+        check(fit_add(&fit, t, NULL, &err), &err);
+        kv_trace_close(t);
+    }
+    check(fit_calibration(&fit, &c, &err), &err);
+    assert_int_equal(c->d_k, DIM);
+    for (unsigned d = 0; d < DIM; d++)
+        if (d != 1)
+            assert_true(fabsf(c->salience[d]) < 0.15f && c->salience[1] > 0.8f);
+    fit_free(&fit);
+    free(c);
+    unlink(path);
+}
+
 /* ---- contexts ---- */
 
 struct bits {
@@ -312,6 +423,9 @@ static void test_context_follows(void **s)
     quarter.n_kv_heads = 1;
     assert_int_equal(skv_context_open(t, &model, &o, &c, &err), -EINVAL);
     assert_non_null(strstr(err.text, "another shape"));
+    quarter = learned(tempered); /* one layer's keys have D dims */
+    assert_int_equal(skv_context_open(t, &model, &o, &c, &err), -EINVAL);
+    assert_non_null(strstr(err.text, "keys of 64 dims, and layer 1 has 32"));
     o.calibration = NULL;
     o.schedule = SKV_CALIBRATED;
     assert_int_equal(skv_context_open(t, &model, &o, &c, &err), -EINVAL);
@@ -380,6 +494,9 @@ int main(void)
         cmocka_unit_test(test_schedules_keep_their_sum),
         cmocka_unit_test(test_calibrated_goes_where_it_holds_most),
         cmocka_unit_test(test_fit_finds_what_was_planted),
+        cmocka_unit_test(test_salience_of_a_page),
+        cmocka_unit_test(test_regression),
+        cmocka_unit_test(test_fit_learns_salience),
         cmocka_unit_test(test_context_follows),
         cmocka_unit_test(test_saved_with_its_calibration),
     };

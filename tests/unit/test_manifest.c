@@ -11,9 +11,15 @@
 
 static struct skv_layer layers[3] = {{.d_k = 64, .d_v = 32, .n_heads = 4, .n_kv_heads = 2, .scale = 0.125f}};
 static struct skv_range ranges[2] = {{0, 16}, {160, 320}};
-static struct skv_calibration_head measured[6] = {{.gamma_page = 0.5f, .far = 0.25f, .held = {[9] = 0.25f}}};
-static const struct skv_calibration calibration = {
-    .fingerprint = "measured", .n_layers = 3, .n_kv_heads = 2, .heads = measured};
+static struct skv_calibration_head measured[6] = {
+    {.gamma_page = 0.5f, .far = 0.25f, .held = {[9] = 0.25f}, .alpha = 0.5f, .beta = 0.25f}};
+static const float salience[6 * (8 + 2)] = {0.5f, [59] = -1.5f};
+static const struct skv_calibration calibration = {.fingerprint = "measured",
+                                                   .n_layers = 3,
+                                                   .n_kv_heads = 2,
+                                                   .heads = measured,
+                                                   .d_k = 8,
+                                                   .salience = salience};
 static uint8_t parts[2][CHAIN_BYTES] = {{1, 2, 3}, {4, 5, 6}};
 
 static struct manifest example(void)
@@ -85,6 +91,8 @@ static void test_there_and_back(void **s)
     assert_int_equal(m.opts.schedule, SKV_CALIBRATED);
     assert_memory_equal(m.opts.calibration->fingerprint, calibration.fingerprint, SKV_FINGERPRINT);
     assert_memory_equal(m.opts.calibration->heads, measured, sizeof measured);
+    assert_int_equal(m.opts.calibration->d_k, 8);
+    assert_memory_equal(m.opts.calibration->salience, salience, sizeof salience);
     assert_string_not_equal(manifest_index_kind(&m).tag, "");
     assert_int_equal(m.engine_bytes, 6);
     assert_memory_equal(m.engine, "\0state", 6);

@@ -81,6 +81,8 @@ struct world {
     uint64_t eligible[PAGES / 64 + 1];
     float received[PAGES], truth[ROWS * 704];
     float opt[SKV_POLICY_OPTS];
+    float salience[PIECES][PIECE_PAGES], alpha;
+    bool prior;
 };
 
 /* Small keys everywhere; page `loud` has one along the query. */
@@ -96,7 +98,7 @@ static void world_make(struct world *w, unsigned loud)
             reps_group_clear(REPS_PAGE, DIM, w->groups[p] + g * reps_group_bytes(REPS_PAGE, DIM));
         for (unsigned g = 0; g < PIECE_BLOCKS / 8; g++)
             reps_group_clear(REPS_BLOCK, DIM, w->blocks[p] + g * reps_group_bytes(REPS_BLOCK, DIM));
-        w->pieces[p] = (struct far_piece){w->groups[p], w->blocks[p], w->norms[p], {0}, NULL};
+        w->pieces[p] = (struct far_piece){w->groups[p], w->blocks[p], w->norms[p], {0}, NULL, NULL};
         for (enum index_part i = 0; i < INDEX_PARTS; i++)
             w->pieces[p].part[i] = w->part[p][i] = calloc(1, part_bytes(i, DIM, DIM));
     }
@@ -164,7 +166,7 @@ static size_t choose(struct world *w, enum skv_policy policy, size_t k, unsigned
                          .tail_m = w->tail,
                          .tail_l = p->tails ? w->tail + ROWS : NULL,
                          .tail_o = w->tail + 2 * ROWS};
-    policy_opts(&s, w->opt);
+    policy_opts(&s, w->prior ? &(struct skv_calibration_head){.alpha = w->alpha, .beta = 4} : NULL, w->opt);
     v.scratch = aligned_alloc(64, (policy_room(p, &v) + 63) / 64 * 64);
     for (unsigned i = 0; i < policy_slices(p, &v); i++)
         p->scan(&v, i);
@@ -232,6 +234,63 @@ static void spans_that_scatter_otherwise_compare(void **state)
     world_free(&w);
 }
 
+/* The loud page is what the query wants; page 42 is what is always wanted, or has been: `salience` goes by
+ * that, learned or not, and cascade where a calibration gives the prior weight. */
+static void a_prior_counts_as_calibrated(void **state)
+{
+    (void)state;
+    enum { LOUD = 333, DEAR = 42 };
+    struct world w;
+    uint32_t pages[PAGES + 4];
+    world_make(&w, LOUD);
+    w.received[LOUD] = 0;
+    w.received[DEAR] = 1;
+    for (unsigned p = 0; p < PIECES; p++)
+        for (unsigned i = 0; i < PIECE_PAGES; i++)
+            w.salience[p][i] = p * PIECE_PAGES + i == DEAR ? -2.0f : -9.0f - (float)(i % 3);
+    assert_true(chosen(pages, choose(&w, SKV_SALIENCE, 1, 1, pages), LOUD)); /* the mean query's */
+    w.prior = true;
+    for (w.alpha = 0; w.alpha <= 1; w.alpha += 1) { /* what was received, or the mean query */
+        size_t n = choose(&w, SKV_CASCADE, 1, 1, pages);
+        assert_true(chosen(pages, n, w.alpha < 1 ? DEAR : LOUD));
+    }
+    for (unsigned p = 0; p < PIECES; p++)
+        w.pieces[p].salience = w.salience[p];
+    assert_true(chosen(pages, choose(&w, SKV_SALIENCE, 1, 1, pages), DEAR));
+    for (w.alpha = 0; w.alpha <= 1; w.alpha += 0.5f)
+        assert_true(chosen(pages, choose(&w, SKV_CASCADE, 1, 1, pages), DEAR));
+    w.prior = false; /* what is learned counts for nothing by itself */
+    assert_true(chosen(pages, choose(&w, SKV_CASCADE, 1, 1, pages), LOUD));
+    world_free(&w);
+}
+
+/* Options that are given win over a calibration; what a policy needs follows from both. */
+static void needs_follow_options_and_calibration(void **state)
+{
+    (void)state;
+    struct skv_calibration_head heads[2] = {{.alpha = 0}, {.alpha = 1, .beta = 0.5f}};
+    const float weights[2 * (DIM + 2)] = {0};
+    struct skv_calibration c = {.n_layers = 1, .n_kv_heads = 2, .heads = heads}, learned = c;
+    struct skv_select s = {.policy = SKV_CASCADE};
+    struct skv_error err;
+    float opt[SKV_POLICY_OPTS];
+    learned.d_k = DIM;
+    learned.salience = weights;
+    assert_int_equal(policy_needs(&s, NULL), 0);
+    assert_int_equal(policy_needs(&s, &c), NEEDS_MEAN_QUERY);
+    assert_int_equal(policy_needs(&s, &learned), NEEDS_SALIENCE);
+    assert_true(skv_policy_history(&s, &c) && !skv_policy_history(&s, &learned));
+    assert_int_equal(skv_policy_parse("cascade:alpha=0.5", &s, &err), 0);
+    assert_int_equal(policy_needs(&s, &learned), NEEDS_SALIENCE | NEEDS_RECEIVED);
+    policy_opts(&s, &heads[1], opt);
+    assert_true(opt[0] == 0.5f && opt[1] == 0.5f);
+    assert_int_equal(skv_policy_parse("cascade:beta=0", &s, &err), 0);
+    assert_int_equal(policy_needs(&s, &learned), 0);
+    assert_int_equal(skv_policy_parse("salience", &s, &err), 0);
+    assert_int_equal(policy_needs(&s, NULL), NEEDS_MEAN_QUERY);
+    assert_int_equal(policy_needs(&s, &learned), NEEDS_SALIENCE);
+}
+
 static void who_can_find_the_loud_page_does(void **state)
 {
     (void)state;
@@ -286,8 +345,9 @@ static struct skv_context_opts history_opts(const char *spec)
     return o;
 }
 
-static const char *const with_history[] = {"heavy-hitter", "heavy-hitter:half-life=3", "tova", "salience",
-                                           "cascade:beta=0.7"};
+static const char *const with_history[] = {
+    "heavy-hitter", "heavy-hitter:half-life=3", "tova",
+    "salience",     "cascade:beta=0.7",         "cascade:beta=0.7:alpha=0.5"};
 enum { WITH_HISTORY = sizeof with_history / sizeof *with_history, PROMPT = 1500, STEPS = 24 };
 
 static uint64_t straight(const struct skv_context_opts *o)
@@ -484,6 +544,8 @@ int main(void)
         cmocka_unit_test(bad_specs_are_refused),
         cmocka_unit_test(choices_are_sane),
         cmocka_unit_test(spans_that_scatter_otherwise_compare),
+        cmocka_unit_test(a_prior_counts_as_calibrated),
+        cmocka_unit_test(needs_follow_options_and_calibration),
         cmocka_unit_test(who_can_find_the_loud_page_does),
         cmocka_unit_test(the_tail_is_what_is_left),
         cmocka_unit_test(the_past_is_the_same_on_every_road),

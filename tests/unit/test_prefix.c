@@ -130,7 +130,7 @@ static void test_prefix_with_gaps(void **s)
     save(c, "gaps");
     assert_true(lose_objects("at2/") > 0);
     same_as_from_zero(&o, 9000, 8192);
-    assert_true(lose_objects("index3/") > 0);
+    assert_true(lose_objects("index4/") > 0);
     same_as_from_zero(&o, 9000, 0);
     drop(t, "gaps");
     skv_context_close(c);

@@ -316,7 +316,7 @@ static void test_lost_parts(void **s)
     uint64_t skip = 1;
     skv_context *c = prefilled(t, &o, 5000, &skip);
     save(c, "lost");
-    assert_true(lose_objects("index3/") > 0);
+    assert_true(lose_objects("index4/") > 0);
     refuses(t, &model, NULL, "lost", -ENODATA, "the context is lost");
     save(c, "lost"); /* whole again */
     skv_context_close(resume(t, "lost"));
