@@ -172,6 +172,10 @@ struct skv_calibration {
  * (skv_context_opts.history). */
 SKV_API bool skv_policy_history(const struct skv_select *, const struct skv_calibration *);
 
+/* What is kept of every page for the scout: at d_k = 64, 14 bytes per token and KV head with the five keys
+ * that stand out, 2.75 without, which finds less of what is copied from afar. */
+enum skv_representatives { SKV_REPS_FULL, SKV_REPS_LEAN, SKV_REPS };
+
 /* How the budget of decode steps is split over layers and KV heads; each gets a page at least, and the sum
  * stays the same. Layers of a policy of their own keep their budget. */
 enum skv_schedule {
@@ -216,6 +220,7 @@ struct skv_context_opts {
                    * known */
     const struct skv_calibration *calibration; /* or NULL; copied. -EINVAL: it is of another model */
     enum skv_schedule schedule;
+    enum skv_representatives representatives;
     const uint8_t *salt; /* 32 bytes that make keys unguessable, or NULL */
     const char *recipe; /* what else changes the bits of K and V (prefill chunk, RoPE overrides …), or NULL */
 };

@@ -377,7 +377,7 @@ static int unit_begin(const struct run *r, struct unit *u, unsigned part)
              (u->times[kind] = calloc(h->n_tokens, sizeof *u->times[kind]));
     int rc = ok ? learned_so_far(u, n_blocks) : -ENOMEM;
     for (unsigned g = 0; g < FIT_GAMMAS && rc == 0; g++)
-        rc = mass_index_build(&u->index[g], &u->kv, n_blocks, 0,
+        rc = mass_index_build(&u->index[g], &u->kv, n_blocks, 0, REPS_PAGE,
                               &(struct mass_learned){.gamma = {gamma_at(g), gamma_at(g)}});
     return rc;
 }

@@ -65,13 +65,14 @@ static json_t *options_json(const struct skv_context_opts *o)
     for (size_t i = 0; i < o->n_protect; i++)
         json_array_append_new(
             ranges, json_pack("[I, I]", (json_int_t)o->protect[i].from, (json_int_t)o->protect[i].to));
-    return json_pack("{s:o, s:o, s:I, s:I, s:I, s:o, s:I, s:s, s:s, s:s, s:s, s:b}", "decode",
+    return json_pack("{s:o, s:o, s:I, s:I, s:I, s:o, s:I, s:s, s:s, s:s, s:s, s:s, s:b}", "decode",
                      select_json(&o->decode), "prefill", select_json(&o->prefill), "window",
                      (json_int_t)o->window, "seal_lag", (json_int_t)o->seal_lag, "sinks",
                      (json_int_t)o->sinks, "protected", ranges, "cache_bytes", (json_int_t)o->cache_bytes,
                      "kv_type", o->dtype == SKV_F32 ? "f32" : "f16", "ack", o->durable ? "durable" : "ram",
                      "recipe", o->recipe ? o->recipe : "", "schedule", skv_schedule_name(o->schedule),
-                     "calibrated", o->calibration != NULL);
+                     "representatives", o->representatives == SKV_REPS_LEAN ? "lean" : "full", "calibrated",
+                     o->calibration != NULL);
 }
 
 static json_t *saved_json(const struct skv_saved *m, uint64_t now)
@@ -180,8 +181,9 @@ static void print_all(const struct skv_saved *m, uint64_t now)
     printf("blocks       %" PRIu64 " of %" PRIu64 " on the nodes\n", m->blocks_present, m->blocks);
     print_select("decode", &o->decode);
     print_select("prefill", &o->prefill);
-    printf("schedule     %s, %s\n", skv_schedule_name(o->schedule),
-           o->calibration ? "with its calibration" : "not calibrated");
+    printf("schedule     %s, %s; %s representatives\n", skv_schedule_name(o->schedule),
+           o->calibration ? "with its calibration" : "not calibrated",
+           o->representatives == SKV_REPS_LEAN ? "lean" : "full");
     printf("window       %u tokens, sealed %u behind the head; %u sinks\nprotected   ", o->window,
            o->seal_lag, o->sinks);
     for (size_t i = 0; i < o->n_protect; i++)

@@ -14,7 +14,7 @@
 struct mass_args {
     struct opt_list traces;
     const char *policies, *budgets, *json;
-    struct kv_options kv; /* of these, calib and schedule */
+    struct kv_options kv; /* of these, calib, schedule and representatives */
     uint32_t window, sinks, select, threads;
     bool layers, calibration;
 };
@@ -34,6 +34,9 @@ static const struct opt table[] = {
     {"schedule", 0, OPT_CHOICE, AT(kv.schedule), NULL,
      "how a budget is split over layers and KV heads, with the same sum; --calib means calibrated",
      .choices = "uniform|narrow-low|calibrated"},
+    {"representatives", 0, OPT_CHOICE, AT(kv.representatives), NULL,
+     "of pages: full, or lean: without the keys that stand out, a fifth of the bytes",
+     .choices = "full|lean"},
     {"layers", 0, OPT_FLAG, AT(layers), NULL, "show the share of each layer too"},
     {"calibration", 0, OPT_FLAG, AT(calibration), NULL,
      "for policies that estimate what they miss: estimated against true, by deciles of the estimate"},
@@ -111,6 +114,7 @@ static int make_setup(const struct mass_args *a, struct mass_setup *s, struct sk
     s->unit = a->select;
     s->protected_pages = (a->sinks + SKV_PAGE - 1) / SKV_PAGE;
     s->calibration = a->calibration;
+    s->representatives = kv_representatives(&a->kv);
     int rc = kv_schedule(&a->kv, &s->schedule, err);
     if (rc)
         return rc;

@@ -81,6 +81,10 @@ const struct opt kv_cache_table[] = {
      "a "
      "quarter; or where it holds most, which --calib tells (and which it means if not given)",
      .choices = "uniform|narrow-low|calibrated"},
+    {"representatives", 0, OPT_CHOICE, AT(representatives), NULL,
+     "what is kept of every page for the scout: full, or lean: a fifth of it, which finds less of what is "
+     "copied from afar",
+     .choices = "full|lean"},
     {"window", 0, OPT_U32, AT(window), "TOKENS", "newest tokens, always local and always attended",
      .max = 1 << 30},
     {"seal-lag", 0, OPT_U32, AT(seal_lag), "TOKENS",
@@ -114,6 +118,7 @@ void kv_options_defaults(struct kv_options *o)
         .timeout_ms = 5000,
         .policy = skv_policy_name(d.decode.policy),
         .prefill = skv_policy_name(d.prefill.policy),
+        .representatives = "full",
         .kv_type = d.dtype == SKV_F32 ? "f32" : "f16",
         .ack = d.durable ? "durable" : "ram",
         .on_loss = "fail",
@@ -229,6 +234,11 @@ void kv_say_salience(const struct skv_select *s, const struct skv_calibration *c
           stderr);
 }
 
+enum skv_representatives kv_representatives(const struct kv_options *o)
+{
+    return o->representatives && !strcmp(o->representatives, "lean") ? SKV_REPS_LEAN : SKV_REPS_FULL;
+}
+
 int kv_schedule(const struct kv_options *o, enum skv_schedule *out, struct skv_error *err)
 {
     *out = o->calib ? SKV_CALIBRATED : SKV_UNIFORM;
@@ -285,6 +295,7 @@ int kv_context_opts(const struct kv_options *o, struct kv_ranges *ranges, char r
     out->protect = ranges->range;
     out->n_protect = ranges->n;
     out->cache_bytes = o->cache;
+    out->representatives = kv_representatives(o);
     out->dtype = strcmp(o->kv_type, "f32") ? SKV_F16 : SKV_F32;
     out->on_loss = kv_on_loss(o);
     out->durable = !strcmp(o->ack, "durable");

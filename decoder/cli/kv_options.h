@@ -13,7 +13,7 @@ struct kv_options {
     struct opt_list disk; /* of the node inside this process */
     uint32_t replicas, heartbeat_ms, timeout_ms, threads;
     /* contexts */
-    const char *policy, *prefill, *kv_type, *ack, *on_loss;
+    const char *representatives, *policy, *prefill, *kv_type, *ack, *on_loss;
     uint32_t budget, refresh, refresh_budget, select, window, seal_lag, sinks, prefill_budget, chunk;
     double mass;
     bool tail;
@@ -48,6 +48,8 @@ int kv_layers(const struct kv_options *, struct skv_context_opts *out, struct sk
 
 /* Says, once, that the policy `salience` goes by less than it could. */
 void kv_say_salience(const struct skv_select *, const struct skv_calibration *);
+
+enum skv_representatives kv_representatives(const struct kv_options *);
 
 /* --schedule, or what --calib means without it. Part of it too. */
 int kv_schedule(const struct kv_options *, enum skv_schedule *out, struct skv_error *);

@@ -6,6 +6,7 @@
 #include "common/pool.h"
 #include "decoder/model/kv_trace.h"
 #include "decoder/scout/calibration.h"
+#include "decoder/scout/reps.h"
 #include "decoder/scout/policy.h"
 
 enum { MASS_POLICIES = 64, MASS_BUDGETS = 16, MASS_KINDS = 2 };
@@ -26,7 +27,13 @@ struct mass_setup {
     bool calibration;                       /* keep samples */
     const struct skv_calibration *calib;    /* or NULL */
     enum skv_schedule schedule;             /* of the budgets, over layers and KV heads */
+    enum skv_representatives representatives;
 };
+
+static inline enum reps_kind mass_pages(const struct mass_setup *s)
+{
+    return s->representatives == SKV_REPS_LEAN ? REPS_LEAN : REPS_PAGE;
+}
 
 /* Sums of one policy and budget over queries, heads and rows. */
 struct mass_cell {

@@ -16,11 +16,13 @@ struct writer {
     uint8_t *page_groups, *block_groups;
     float *norms, *scatter, *salience; /* salience: NULL, or (pages) */
     void *part[INDEX_PARTS];
+    enum reps_kind page_kind;
 };
 
 static struct far_piece piece_of(const struct writer *w)
 {
-    struct far_piece piece = {w->page_groups, w->block_groups, w->norms, {0}, w->scatter, w->salience};
+    struct far_piece piece = {w->page_groups, w->block_groups, w->norms,    {0},
+                              w->scatter,     w->salience,     w->page_kind};
     for (unsigned i = 0; i < INDEX_PARTS; i++)
         piece.part[i] = w->part[i];
     return piece;
@@ -28,7 +30,7 @@ static struct far_piece piece_of(const struct writer *w)
 
 static int piece_new(const struct mass_head *h, uint32_t needs, bool learned, struct writer *w)
 {
-    size_t page_bytes = reps_group_bytes(REPS_PAGE, h->d_k),
+    size_t page_bytes = reps_group_bytes(w->page_kind, h->d_k),
            block_bytes = reps_group_bytes(REPS_BLOCK, h->d_k);
     bool ok = (w->page_groups = malloc(PIECE_PAGES / REPS_LANES * page_bytes)) &&
               (w->block_groups = malloc(PIECE_BLOCKS / REPS_LANES * block_bytes)) &&
@@ -41,7 +43,7 @@ static int piece_new(const struct mass_head *h, uint32_t needs, bool learned, st
     if (!ok)
         return -ENOMEM;
     for (size_t g = 0; g < PIECE_PAGES / REPS_LANES; g++)
-        reps_group_clear(REPS_PAGE, h->d_k, w->page_groups + g * page_bytes);
+        reps_group_clear(w->page_kind, h->d_k, w->page_groups + g * page_bytes);
     for (size_t g = 0; g < PIECE_BLOCKS / REPS_LANES; g++)
         reps_group_clear(REPS_BLOCK, h->d_k, w->block_groups + g * block_bytes);
     return 0;
@@ -72,12 +74,12 @@ static void make_stretch(const struct mass_head *h, unsigned block, const struct
 static void piece_add(const struct mass_head *h, unsigned block, const float *k, const float *v,
                       const struct mass_learned *learned, const struct writer *w)
 {
-    size_t page_bytes = reps_group_bytes(REPS_PAGE, h->d_k),
+    size_t page_bytes = reps_group_bytes(w->page_kind, h->d_k),
            block_bytes = reps_group_bytes(REPS_BLOCK, h->d_k);
     for (unsigned p = 0; p < BLOCK_PAGES; p++) {
         const float *keys = k + (size_t)p * SKV_PAGE * h->d_k;
         unsigned page = block * BLOCK_PAGES + p;
-        reps_build_gamma(REPS_PAGE, h->d_k, keys, learned->gamma[REPS_PAGE],
+        reps_build_gamma(w->page_kind, h->d_k, keys, learned->gamma[REPS_PAGE],
                          w->page_groups + page / REPS_LANES * page_bytes, page % REPS_LANES);
         w->norms[page] = largest_norm(h->d_k, keys);
         if (learned->salience)
@@ -95,7 +97,7 @@ static void piece_add(const struct mass_head *h, unsigned block, const float *k,
 }
 
 int mass_index_build(struct mass_index *x, const struct mass_head *h, size_t n_blocks, uint32_t needs,
-                     const struct mass_learned *learned)
+                     enum reps_kind pages, const struct mass_learned *learned)
 {
     float *block = malloc(SKV_BLOCK * (size_t)(h->d_k + h->d_v) * sizeof *block);
     int rc = 0;
@@ -104,7 +106,7 @@ int mass_index_build(struct mass_index *x, const struct mass_head *h, size_t n_b
     if (!block || !x->pieces)
         rc = -ENOMEM;
     for (size_t piece = 0; piece < x->n_pieces && rc == 0; piece++) {
-        struct writer w = {0};
+        struct writer w = {.page_kind = pages};
         rc = piece_new(h, needs, learned->salience, &w);
         x->pieces[piece] = piece_of(&w);
         for (size_t b = piece * PIECE_BLOCKS; b < n_blocks && b < (piece + 1) * PIECE_BLOCKS && rc == 0;
@@ -138,16 +140,16 @@ void mass_index_free(struct mass_index *x)
     *x = (struct mass_index){0};
 }
 
-double mass_bytes_kept(const struct skv_select *s, const struct skv_calibration *c, unsigned d_k,
-                       unsigned d_v)
+double mass_bytes_kept(const struct skv_select *s, enum reps_kind pages, const struct skv_calibration *c,
+                       unsigned d_k, unsigned d_v)
 {
     uint32_t needs = policy_needs(s, c);
     double bytes = 0;
     bool learned = needs & NEEDS_SALIENCE;
     if (policy_reads_representatives(s->policy) && !(learned && s->policy == SKV_SALIENCE))
-        bytes += (double)reps_group_bytes(REPS_PAGE, d_k) / (REPS_LANES * SKV_PAGE) +
+        bytes += (double)reps_group_bytes(pages, d_k) / (REPS_LANES * SKV_PAGE) +
                  (double)(d_k * sizeof(float)) / (PIECE_PAGES * SKV_PAGE);
-    if (s->policy == SKV_CASCADE || s->policy == SKV_HIERARCHICAL)
+    if ((s->policy == SKV_CASCADE && !cascade_takes_all(s)) || s->policy == SKV_HIERARCHICAL)
         bytes += (double)reps_group_bytes(REPS_BLOCK, d_k) / (REPS_LANES * SKV_BLOCK);
     if (s->policy == SKV_NORM_ONLY)
         bytes += (double)sizeof(float) / SKV_PAGE;

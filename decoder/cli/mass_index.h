@@ -18,11 +18,12 @@ struct mass_learned {
 
 /* Of the first n_blocks blocks; needs: of all policies together (policy_needs). -ENOMEM: nothing stays. */
 int mass_index_build(struct mass_index *, const struct mass_head *, size_t n_blocks, uint32_t needs,
-                     const struct mass_learned *);
+                     enum reps_kind pages, const struct mass_learned *);
 void mass_index_free(struct mass_index *);
 
 /* What a policy has to keep of far tokens, in bytes a token and KV head: a page's checksum and what the
  * policy doesn't look at are not counted. */
-double mass_bytes_kept(const struct skv_select *, const struct skv_calibration *, unsigned d_k, unsigned d_v);
+double mass_bytes_kept(const struct skv_select *, enum reps_kind pages, const struct skv_calibration *,
+                       unsigned d_k, unsigned d_v);
 
 #endif

@@ -334,7 +334,7 @@ static int unit_begin(const struct run *r, struct unit *u)
         learned.gamma[REPS_PAGE] = k->gamma_page;
         learned.gamma[REPS_BLOCK] = k->gamma_block;
     }
-    return ok ? mass_index_build(&u->index, &u->kv, n_blocks, r->needs, &learned) : -ENOMEM;
+    return ok ? mass_index_build(&u->index, &u->kv, n_blocks, r->needs, mass_pages(s), &learned) : -ENOMEM;
 }
 
 static void run_unit(void *arg, unsigned part)

@@ -117,7 +117,8 @@ struct mass_figure mass_figure_of(const struct mass_result *r, unsigned kind, un
         .tokens = sum.tokens / sum.choices,
         .read_step = sum.bytes / sum.choices,
         .read_token = sum.bytes / sum.far_tokens,
-        .kept_token = mass_bytes_kept(&r->setup->policy[policy], r->setup->calib, r->head.d_k, r->head.d_v),
+        .kept_token = mass_bytes_kept(&r->setup->policy[policy], mass_pages(r->setup), r->setup->calib,
+                                      r->head.d_k, r->head.d_v),
         .gap_closed = gap_closed(r, kind, share.mean, budget),
     };
 }

@@ -87,6 +87,9 @@ static int take_fixed(const struct skv_saved *m, const struct resume_typed *t, s
     if (rc == 0)
         rc = differs_text(m, t, "kv-type", o->dtype == SKV_F32 ? "f32" : "f16", &kv->kv_type, err);
     if (rc == 0)
+        rc = differs_text(m, t, "representatives", o->representatives == SKV_REPS_LEAN ? "lean" : "full",
+                          &kv->representatives, err);
+    if (rc == 0)
         rc = differs_number(m, t, "prefill-budget", o->prefill.budget, &kv->prefill_budget, err);
     if (rc == 0)
         rc = differs_number(m, t, "select", o->prefill.unit, &kv->select, err);

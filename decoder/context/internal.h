@@ -65,9 +65,11 @@ struct shape {
     size_t token_bytes;             /* K and V of one token, all layers */
     size_t page_index_bytes; /* index bytes a page, all layers and heads: representative, norm, checksum */
     size_t max_page_bytes;
+    enum reps_kind pages; /* representatives of pages: REPS_PAGE or REPS_LEAN */
     uint8_t fingerprint[SKV_FINGERPRINT];
 };
-int shape_new(const struct skv_model *, enum skv_dtype, struct shape **out, struct skv_error *);
+int shape_new(const struct skv_model *, enum skv_dtype, enum skv_representatives, struct shape **out,
+              struct skv_error *);
 struct shape *shape_ref(struct shape *);
 void shape_unref(struct shape *);
 
@@ -161,9 +163,10 @@ struct lost {
 };
 
 /* Which of the stored indexes of the same tokens a context can use. */
+enum { INDEX_TAG = CALIBRATION_TAG + 8 };
 struct index_kind {
     bool durable;
-    char tag[CALIBRATION_TAG]; /* of the calibration: representatives of another one are other bytes */
+    char tag[INDEX_TAG]; /* of calibration and representatives: those of others are other bytes */
 };
 
 struct skv_context {
@@ -245,6 +248,7 @@ int context_new(struct skv_tier *, struct shape *, const struct skv_context_opts
 /* ---- plan.c: what a calibration and a schedule mean for a context ---- */
 
 /* Copies the calibration that opts names, and refuses one of another model. */
+struct index_kind index_kind_of(const struct skv_context_opts *);
 int plan_calibration(struct skv_context *, const struct skv_context_opts *, struct skv_error *);
 /* Splits the budget of opts.decode; again whenever that changes. */
 int plan_budget(struct skv_context *, struct skv_error *);

@@ -101,8 +101,11 @@ int gone_mass(const struct skv_context *c, unsigned layer, const struct gone *g,
     unsigned d_k = c->shape->layers[layer].d_k, n = 0, lane[BATCH];
     const uint8_t *groups[BATCH];
     const float *scatter[BATCH];
-    struct scout_head sh = {
-        .kind = REPS_PAGE, .groups = groups, .scatter = scatter, .pages_per_piece = REPS_LANES, .d_k = d_k};
+    struct scout_head sh = {.kind = c->shape->pages,
+                            .groups = groups,
+                            .scatter = scatter,
+                            .pages_per_piece = REPS_LANES,
+                            .d_k = d_k};
     float *score = NULL;
     for (unsigned r = 0; r < rows; r++)
         lse[r] = -INFINITY;
@@ -111,7 +114,7 @@ int gone_mass(const struct skv_context *c, unsigned layer, const struct gone *g,
             uint32_t page = g->at[i].page;
             scatter[n] = span_scatter(c->shape, c->spans[page / SPAN_PAGES], layer, head);
             groups[n] = span_groups(c->shape, c->spans[page / SPAN_PAGES], layer, head) +
-                        page % SPAN_PAGES / REPS_LANES * reps_group_bytes(REPS_PAGE, d_k);
+                        page % SPAN_PAGES / REPS_LANES * reps_group_bytes(c->shape->pages, d_k);
             lane[n++] = page % REPS_LANES;
         }
         if (n == 0 || (n < BATCH && i + 1 < g->n))

@@ -25,6 +25,7 @@ enum section {
     SECTION_SCHEDULE,
     SECTION_CALIBRATION,
     SECTION_REFRESH,
+    SECTION_REPRESENTATIVES,
     SECTIONS,
 };
 
@@ -108,13 +109,6 @@ static uint8_t *pack_section(uint8_t *at, uint32_t number, const void *bytes, si
     return at + sizeof head + n;
 }
 
-struct index_kind manifest_index_kind(const struct manifest *m)
-{
-    struct index_kind kind = {.durable = m->opts.durable};
-    calibration_tag(m->opts.calibration, kind.tag);
-    return kind;
-}
-
 static size_t calibration_bytes(const struct skv_calibration *c)
 {
     return c ? sizeof(struct stored_calibration) + calibration_n(c) * sizeof *c->heads +
@@ -169,10 +163,10 @@ int manifest_pack(const struct manifest *m, const char *name, uint8_t **out, siz
     struct stored_refresh refresh[1 + SKV_LAYER_RANGES];
     size_t refresh_bytes = store_refresh(o, refresh);
     size_t recipe = m->recipe ? strlen(m->recipe) : 0;
-    size_t size = sizeof m->head + SECTIONS * 8 + sizeof stored + sizeof layers + sizeof refresh + recipe +
-                  calibration_bytes(o->calibration) + sizeof(uint32_t) + o->n_protect * sizeof *m->protect +
-                  strlen(m->model) + strlen(m->isa) + m->engine_bytes + m->n_parts * sizeof *m->parts +
-                  m->n_layers * sizeof *m->layers;
+    size_t size = sizeof m->head + SECTIONS * 8 + sizeof stored + sizeof layers + sizeof refresh +
+                  2 * sizeof(uint32_t) + recipe + calibration_bytes(o->calibration) +
+                  o->n_protect * sizeof *m->protect + strlen(m->model) + strlen(m->isa) + m->engine_bytes +
+                  m->n_parts * sizeof *m->parts + m->n_layers * sizeof *m->layers;
     if (size > TIER_OBJECT_MAX)
         return skv_fail(err, -EFBIG,
                         "context \"%s\" cannot be saved: its unsealed tail of %zu MiB and %zu protected "
@@ -194,6 +188,9 @@ int manifest_pack(const struct manifest *m, const char *name, uint8_t **out, siz
     uint32_t schedule = o->schedule;
     if (schedule != SKV_UNIFORM)
         at = pack_section(at, SECTION_SCHEDULE, &schedule, sizeof schedule);
+    uint32_t representatives = o->representatives;
+    if (representatives != SKV_REPS_FULL)
+        at = pack_section(at, SECTION_REPRESENTATIVES, &representatives, sizeof representatives);
     if (o->calibration)
         at = pack_calibration(at, o->calibration);
     if (refresh_bytes)
@@ -246,6 +243,15 @@ static bool load_schedule(struct skv_context_opts *o, const uint8_t *at, size_t 
         memcpy(&schedule, at, sizeof schedule);
     o->schedule = (enum skv_schedule)schedule;
     return schedule < SKV_SCHEDULES;
+}
+
+static bool load_representatives(struct skv_context_opts *o, const uint8_t *at, size_t n)
+{
+    uint32_t representatives = SKV_REPS;
+    if (n == sizeof representatives)
+        memcpy(&representatives, at, sizeof representatives);
+    o->representatives = (enum skv_representatives)representatives;
+    return representatives < SKV_REPS;
 }
 
 static bool load_calibration(struct manifest *m, const uint8_t *at, size_t n)
@@ -330,6 +336,8 @@ static bool load_section(struct manifest *m, uint32_t number, const uint8_t *at,
         return load_decode_layers(&m->opts, at, n);
     case SECTION_SCHEDULE:
         return load_schedule(&m->opts, at, n);
+    case SECTION_REPRESENTATIVES:
+        return load_representatives(&m->opts, at, n);
     case SECTION_CALIBRATION:
         return load_calibration(m, at, n);
     case SECTION_REFRESH:

@@ -55,9 +55,6 @@ int manifest_pack(const struct manifest *, const char *name, uint8_t **out, size
 /* Checks everything that later code relies on. The manifest is to be freed, on failure too. */
 int manifest_unpack(struct manifest *, const char *name, const uint8_t *bytes, size_t n, struct skv_error *);
 void manifest_free(struct manifest *);
-/* Which index its blocks have. */
-struct index_kind manifest_index_kind(const struct manifest *);
-
 /* Sidecars outlive the manifest's end, so that they need not be put again whenever that moves. */
 static inline uint64_t sidecar_ttl(uint64_t ttl_ms)
 {

@@ -4,6 +4,7 @@
 #include "decoder/scout/policy.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -26,13 +27,24 @@ static int check_model(const struct skv_context *c, const struct skv_calibration
     return calibration_check(k, err);
 }
 
+struct index_kind index_kind_of(const struct skv_context_opts *o)
+{
+    struct index_kind kind = {.durable = o->durable};
+    char tag[CALIBRATION_TAG];
+    calibration_tag(o->calibration, tag);
+    snprintf(kind.tag, sizeof kind.tag, "%s%s", o->representatives == SKV_REPS_LEAN ? "-lean" : "", tag);
+    return kind;
+}
+
 int plan_calibration(struct skv_context *c, const struct skv_context_opts *o, struct skv_error *err)
 {
     if ((unsigned)o->schedule >= SKV_SCHEDULES)
         return skv_fail(err, -EINVAL, "schedule number %d is unknown", (int)o->schedule);
     if (o->schedule == SKV_CALIBRATED && !o->calibration)
         return skv_fail(err, -EINVAL, "schedule calibrated: it needs a calibration");
-    c->index.durable = o->durable;
+    if ((unsigned)o->representatives >= SKV_REPS)
+        return skv_fail(err, -EINVAL, "representatives number %d are unknown", (int)o->representatives);
+    c->index = index_kind_of(o);
     c->opts.calibration = NULL;
     if (!o->calibration)
         return 0;
@@ -40,7 +52,6 @@ int plan_calibration(struct skv_context *c, const struct skv_context_opts *o, st
     if (rc)
         return rc;
     c->opts.calibration = c->calibration = calibration_copy(o->calibration);
-    calibration_tag(c->calibration, c->index.tag);
     return c->calibration ? 0 : skv_fail(err, -ENOMEM, "out of memory");
 }
 
@@ -98,7 +109,7 @@ float plan_gamma(const struct skv_context *c, enum reps_kind kind, unsigned laye
     if (!c->calibration)
         return 1.0f;
     const struct skv_calibration_head *h = calibrated(c, layer, head);
-    return kind == REPS_PAGE ? h->gamma_page : h->gamma_block;
+    return kind == REPS_BLOCK ? h->gamma_block : h->gamma_page;
 }
 
 const float *plan_salience(const struct skv_context *c, unsigned layer, unsigned head)

@@ -116,10 +116,10 @@ static int put_index_again(struct skv_tier *t, const struct manifest *m, const u
                            const struct tier_object_opts *o, struct skv_error *err)
 {
     struct skv_model model = {.n_layers = (uint32_t)m->n_layers, .layers = m->layers};
-    struct index_kind kind = manifest_index_kind(m);
+    struct index_kind kind = index_kind_of(&m->opts);
     struct shape *s;
     char name[TIER_NAME_MAX + 1];
-    int rc = shape_new(&model, m->opts.dtype, &s, err);
+    int rc = shape_new(&model, m->opts.dtype, m->opts.representatives, &s, err);
     if (rc)
         return rc;
     for (uint64_t b = 0; b < m->head.indexed && rc == 0; b += SPAN_BLOCKS) {

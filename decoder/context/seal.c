@@ -171,9 +171,9 @@ static void index_layer(void *arg, unsigned layer)
             }
             span_checksums(c->shape, j->span, layer, h)[at] =
                 page_checksum(&key, lay->head0 + h, p, page, page_bytes);
-            reps_build_gamma(REPS_PAGE, d_k, page_keys, plan_gamma(c, REPS_PAGE, layer, h),
+            reps_build_gamma(c->shape->pages, d_k, page_keys, plan_gamma(c, c->shape->pages, layer, h),
                              span_groups(c->shape, j->span, layer, h) +
-                                 at / REPS_LANES * reps_group_bytes(REPS_PAGE, d_k),
+                                 at / REPS_LANES * reps_group_bytes(c->shape->pages, d_k),
                              at % REPS_LANES);
             float norm = 0.0f;
             for (unsigned i = 0; i < PAGE_TOKENS; i++)

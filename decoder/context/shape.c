@@ -24,7 +24,8 @@ static int check_layer(const struct skv_layer *l, unsigned i, struct skv_error *
     return 0;
 }
 
-int shape_new(const struct skv_model *m, enum skv_dtype dtype, struct shape **out, struct skv_error *err)
+int shape_new(const struct skv_model *m, enum skv_dtype dtype, enum skv_representatives reps,
+              struct shape **out, struct skv_error *err)
 {
     if (m->n_layers == 0 || m->n_layers > MAX_LAYERS)
         return skv_fail(err, -EINVAL, "%u layers: 1 to %d are supported", m->n_layers, MAX_LAYERS);
@@ -39,6 +40,7 @@ int shape_new(const struct skv_model *m, enum skv_dtype dtype, struct shape **ou
     if (!s)
         return skv_fail(err, -ENOMEM, "out of memory");
     s->refs = 1;
+    s->pages = reps == SKV_REPS_LEAN ? REPS_LEAN : REPS_PAGE;
     s->n_layers = m->n_layers;
     s->layers = calloc(m->n_layers, sizeof *s->layers);
     s->layouts = calloc(m->n_layers, sizeof *s->layouts);
@@ -58,7 +60,7 @@ int shape_new(const struct skv_model *m, enum skv_dtype dtype, struct shape **ou
                                               .head0 = (uint16_t)l->kv_head0,
                                               .n_heads = (uint16_t)l->n_kv_heads};
         size_t page = layout_page_bytes(&s->layouts[i]);
-        s->head_bytes[i] = SPAN_GROUPS * reps_group_bytes(REPS_PAGE, l->d_k) +
+        s->head_bytes[i] = SPAN_GROUPS * reps_group_bytes(s->pages, l->d_k) +
                            SPAN_BLOCK_GROUPS * reps_group_bytes(REPS_BLOCK, l->d_k) +
                            SPAN_PAGES * (2 * sizeof(float) + sizeof(uint64_t)) + l->d_k * sizeof(float);
         s->span_at[i] = s->span_bytes;

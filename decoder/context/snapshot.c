@@ -291,7 +291,7 @@ static int restore(struct skv_context *c, const struct manifest *m, const char *
             rc = skv_fail(err, -EBADMSG, "saved context \"%s\" is damaged: its state makes no sense", name);
     }
     free(state);
-    struct index_kind kind = manifest_index_kind(m);
+    struct index_kind kind = index_kind_of(&m->opts);
     if (rc == 0)
         rc = spans_get(c->tier, c->shape, c->spans, c->n_spans, &kind, NULL, err);
     if (rc == 0 && forget_spans_behind(c))
@@ -354,16 +354,17 @@ int skv_context_reopen(skv_tier *t, const struct skv_model *model, const struct 
         rc = skv_fail(err, -EINVAL, "context \"%s\" was saved with a salt: give its options, and the salt",
                       name);
     if (rc == 0)
-        rc = shape_new(model, o ? o->dtype : m.opts.dtype, &shape, err);
+        rc = shape_new(model, o ? o->dtype : m.opts.dtype, o ? o->representatives : m.opts.representatives,
+                       &shape, err);
     if (rc == 0)
         rc = context_new(t, shape, o ? o : &m.opts, &c, err);
     shape_unref(shape);
     if (rc == 0 && memcmp(m.head.root, c->root, sizeof c->root) != 0)
         rc = other_options(c, o ? o : &m.opts, &m, name, err);
-    if (rc == 0 && strcmp(manifest_index_kind(&m).tag, c->index.tag) != 0)
+    if (rc == 0 && strcmp(index_kind_of(&m.opts).tag, c->index.tag) != 0)
         rc = skv_fail(err, -EINVAL,
-                      "context \"%s\" was saved with another calibration, which its index depends on: leave "
-                      "it out",
+                      "context \"%s\" was saved with another calibration or other representatives, which its "
+                      "index depends on: leave them out",
                       name);
     if (rc == 0 && o && o->durable && !m.opts.durable)
         rc =

@@ -18,8 +18,8 @@ struct span *span_new(const struct shape *s)
         unsigned d_k = s->layers[l].d_k;
         for (unsigned h = 0; h < s->layers[l].n_kv_heads; h++) {
             for (unsigned g = 0; g < SPAN_GROUPS; g++)
-                reps_group_clear(REPS_PAGE, d_k,
-                                 span_groups(s, sp, l, h) + g * reps_group_bytes(REPS_PAGE, d_k));
+                reps_group_clear(s->pages, d_k,
+                                 span_groups(s, sp, l, h) + g * reps_group_bytes(s->pages, d_k));
             for (unsigned g = 0; g < SPAN_BLOCK_GROUPS; g++)
                 reps_group_clear(REPS_BLOCK, d_k,
                                  span_block_groups(s, sp, l, h) + g * reps_group_bytes(REPS_BLOCK, d_k));
@@ -73,7 +73,7 @@ uint8_t *span_groups(const struct shape *s, const struct span *sp, unsigned laye
 
 uint8_t *span_block_groups(const struct shape *s, const struct span *sp, unsigned layer, unsigned head)
 {
-    return span_groups(s, sp, layer, head) + SPAN_GROUPS * reps_group_bytes(REPS_PAGE, s->layers[layer].d_k);
+    return span_groups(s, sp, layer, head) + SPAN_GROUPS * reps_group_bytes(s->pages, s->layers[layer].d_k);
 }
 
 uint64_t *span_checksums(const struct shape *s, const struct span *sp, unsigned layer, unsigned head)
@@ -104,8 +104,8 @@ void span_truncate(const struct shape *s, struct span *sp, unsigned n)
         unsigned d_k = s->layers[l].d_k;
         for (unsigned h = 0; h < s->layers[l].n_kv_heads; h++) {
             for (unsigned p = n * BLOCK_PAGES; p < sp->n_blocks * BLOCK_PAGES; p++)
-                reps_lane_clear(REPS_PAGE, d_k,
-                                span_groups(s, sp, l, h) + p / REPS_LANES * reps_group_bytes(REPS_PAGE, d_k),
+                reps_lane_clear(s->pages, d_k,
+                                span_groups(s, sp, l, h) + p / REPS_LANES * reps_group_bytes(s->pages, d_k),
                                 p % REPS_LANES);
             for (unsigned b = n; b < sp->n_blocks; b++)
                 reps_lane_clear(REPS_BLOCK, d_k,
@@ -135,6 +135,7 @@ void span_piece(const struct shape *s, const struct span *sp, unsigned layer, un
     out->block_groups = span_block_groups(s, sp, layer, head);
     out->norms = span_norms(s, sp, layer, head);
     out->scatter = span_scatter(s, sp, layer, head);
+    out->page_kind = s->pages;
     out->salience = span_salience(s, sp, layer, head);
     for (unsigned part = 0; part < INDEX_PARTS; part++)
         out->part[part] = span_part(s, sp, part, layer, head);

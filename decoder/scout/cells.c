@@ -6,21 +6,16 @@
 #include <math.h>
 #include <string.h>
 
-enum {
-    MAX_DIMS = 1024,
-    VECS = 1 + REPS_PAGE_OUTLIERS,
-    ROUNDS = 4,
-    SPREAD_SEEDS = 8,
-    CENTRE_KEYS = REPS_PAGE_KEYS - VECS + 1
-};
+enum { MAX_DIMS = 1024, MAX_VECS = 1 + REPS_PAGE_OUTLIERS, ROUNDS = 4, SPREAD_SEEDS = 8 };
 
 /* A stretch while its clusters form. */
 struct clusters {
-    unsigned d_k;
+    unsigned d_k, n_vecs; /* of a page */
+    enum reps_kind kind;
     const uint8_t *groups; /* of its pages */
     float centre[CELLS * MAX_DIMS], half_square[CELLS], sum[CELLS * MAX_DIMS];
     unsigned keys[CELLS]; /* that a cell's vectors speak for */
-    uint8_t cell[CELLS_PAGES * VECS];
+    uint8_t cell[CELLS_PAGES * MAX_VECS];
 };
 
 size_t cells_bytes(unsigned d_k)
@@ -31,17 +26,17 @@ size_t cells_bytes(unsigned d_k)
 
 static const uint8_t *group_of(const struct clusters *c, unsigned page)
 {
-    return c->groups + page / REPS_LANES * reps_group_bytes(REPS_PAGE, c->d_k);
+    return c->groups + page / REPS_LANES * reps_group_bytes(c->kind, c->d_k);
 }
 
 static void vec_of(const struct clusters *c, unsigned page, unsigned vec, float *x)
 {
-    reps_get_vec(REPS_PAGE, c->d_k, group_of(c, page), page % REPS_LANES, vec, x);
+    reps_get_vec(c->kind, c->d_k, group_of(c, page), page % REPS_LANES, vec, x);
 }
 
-static unsigned keys_of(unsigned vec)
+static unsigned keys_of(const struct clusters *c, unsigned vec)
 {
-    return vec ? 1 : CENTRE_KEYS;
+    return vec ? 1 : REPS_PAGE_KEYS + 1 - c->n_vecs;
 }
 
 static float dot(unsigned n, const float *a, const float *b)
@@ -79,11 +74,11 @@ static void assign(struct clusters *c)
         c->half_square[i] =
             0.5f * dot(c->d_k, c->centre + (size_t)i * c->d_k, c->centre + (size_t)i * c->d_k);
     for (unsigned page = 0; page < CELLS_PAGES; page++)
-        for (unsigned vec = 0; vec < VECS; vec++) {
+        for (unsigned vec = 0; vec < c->n_vecs; vec++) {
             vec_of(c, page, vec, x);
             unsigned cell = nearest(c, x);
-            c->cell[page * VECS + vec] = (uint8_t)cell;
-            c->keys[cell] += keys_of(vec);
+            c->cell[page * c->n_vecs + vec] = (uint8_t)cell;
+            c->keys[cell] += keys_of(c, vec);
             n[cell]++;
             for (unsigned i = 0; i < c->d_k; i++)
                 c->sum[(size_t)cell * c->d_k + i] += x[i];
@@ -97,17 +92,17 @@ static void assign(struct clusters *c)
  * again, the vector that is farthest from all of them, so that what stands apart gets a cell of its own. */
 static void seed(struct clusters *c)
 {
-    float x[MAX_DIMS], distance[CELLS_PAGES * VECS];
-    for (unsigned i = 0; i < CELLS_PAGES * VECS; i++)
+    float x[MAX_DIMS], distance[CELLS_PAGES * MAX_VECS];
+    for (unsigned i = 0; i < CELLS_PAGES * c->n_vecs; i++)
         distance[i] = INFINITY;
     for (unsigned cell = 0, next = 0; cell < CELLS; cell++) {
         float *centre = c->centre + (size_t)cell * c->d_k;
         if (cell < SPREAD_SEEDS)
-            next = cell * (CELLS_PAGES / SPREAD_SEEDS) * VECS + cell % VECS;
-        vec_of(c, next / VECS, next % VECS, centre);
+            next = cell * (CELLS_PAGES / SPREAD_SEEDS) * c->n_vecs + cell % c->n_vecs;
+        vec_of(c, next / c->n_vecs, next % c->n_vecs, centre);
         next = 0;
-        for (unsigned i = 0; i < CELLS_PAGES * VECS; i++) {
-            vec_of(c, i / VECS, i % VECS, x);
+        for (unsigned i = 0; i < CELLS_PAGES * c->n_vecs; i++) {
+            vec_of(c, i / c->n_vecs, i % c->n_vecs, x);
             for (unsigned j = 0; j < c->d_k; j++)
                 x[j] -= centre[j];
             float d = dot(c->d_k, x, x);
@@ -136,33 +131,34 @@ static void spread_of(const struct clusters *c, float *spread)
     float x[MAX_DIMS];
     memset(spread, 0, CELLS * sizeof *spread);
     for (unsigned page = 0; page < CELLS_PAGES; page++)
-        for (unsigned vec = 0; vec < VECS; vec++) {
-            unsigned cell = c->cell[page * VECS + vec];
-            float inner =
-                vec ? 0.0f : reps_get_spread(REPS_PAGE, c->d_k, group_of(c, page), page % REPS_LANES);
+        for (unsigned vec = 0; vec < c->n_vecs; vec++) {
+            unsigned cell = c->cell[page * c->n_vecs + vec];
+            float inner = vec ? 0.0f : reps_get_spread(c->kind, c->d_k, group_of(c, page), page % REPS_LANES);
             vec_of(c, page, vec, x);
             for (unsigned i = 0; i < c->d_k; i++)
                 x[i] -= c->sum[(size_t)cell * c->d_k + i];
-            spread[cell] += (float)keys_of(vec) * (dot(c->d_k, x, x) / (float)c->d_k + inner);
+            spread[cell] += (float)keys_of(c, vec) * (dot(c->d_k, x, x) / (float)c->d_k + inner);
         }
     for (unsigned cell = 0; cell < CELLS; cell++)
         spread[cell] = c->keys[cell] ? spread[cell] / (float)c->keys[cell] : 0.0f;
 }
 
-void cells_build(unsigned d_k, unsigned stretch, const uint8_t *page_groups, void *cells)
+void cells_build(unsigned d_k, unsigned stretch, enum reps_kind kind, const uint8_t *page_groups, void *cells)
 {
     assert(d_k <= MAX_DIMS && stretch < CELLS_STRETCHES);
     struct clusters c = {.d_k = d_k,
+                         .n_vecs = reps_vecs(kind),
+                         .kind = kind,
                          .groups = page_groups +
-                                   stretch * (CELLS_PAGES / REPS_LANES) * reps_group_bytes(REPS_PAGE, d_k)};
+                                   stretch * (CELLS_PAGES / REPS_LANES) * reps_group_bytes(kind, d_k)};
     float spread[CELLS];
     uint8_t *groups = (uint8_t *)cells + stretch * (CELLS / REPS_LANES) * reps_group_bytes(REPS_BLOCK, d_k);
     uint64_t *lists = (uint64_t *)(uintptr_t)cells_lists(d_k, cells) + stretch * CELLS;
     settle(&c);
     spread_of(&c, spread);
     memset(lists, 0, CELLS * sizeof *lists);
-    for (unsigned i = 0; i < CELLS_PAGES * VECS; i++)
-        lists[c.cell[i]] |= UINT64_C(1) << (i / VECS);
+    for (unsigned i = 0; i < CELLS_PAGES * c.n_vecs; i++)
+        lists[c.cell[i]] |= UINT64_C(1) << (i / c.n_vecs);
     for (unsigned cell = 0; cell < CELLS; cell++) {
         uint8_t *group = groups + cell / REPS_LANES * reps_group_bytes(REPS_BLOCK, d_k);
         reps_lane_clear(REPS_BLOCK, d_k, group, cell % REPS_LANES);

@@ -8,6 +8,8 @@
 #ifndef SCOUT_CELLS_H
 #define SCOUT_CELLS_H
 
+#include "decoder/scout/reps.h"
+
 #include <stddef.h>
 #include <stdint.h>
 
@@ -27,6 +29,6 @@ static inline const uint64_t *cells_lists(unsigned d_k, const void *cells)
 }
 /* Makes the cells of a stretch from all page representatives of the piece, or at least the stretch's. Bytes
  * are a function of those. */
-void cells_build(unsigned d_k, unsigned stretch, const uint8_t *page_groups, void *cells);
+void cells_build(unsigned d_k, unsigned stretch, enum reps_kind, const uint8_t *page_groups, void *cells);
 
 #endif

@@ -30,7 +30,7 @@ uint8_t page_groups_eligible(const struct far_view *v, size_t group)
 
 static void gather(struct far_view *v, struct page_groups *g)
 {
-    size_t bytes = reps_group_bytes(REPS_PAGE, v->d_k);
+    size_t bytes = reps_group_bytes(view_pages(v), v->d_k);
     g->n = 0;
     memset(g->eligible, 0, (g->ld / 64 + 1) * sizeof *g->eligible);
     for (size_t i = 0; i < g->n_all; i++) {
@@ -48,7 +48,7 @@ static void gather(struct far_view *v, struct page_groups *g)
 void page_groups_score(struct far_view *v, struct page_groups *g)
 {
     gather(v, g);
-    struct scout_head sh = {.kind = REPS_PAGE,
+    struct scout_head sh = {.kind = view_pages(v),
                             .groups = g->groups,
                             .scatter = g->scatter,
                             .pages_per_piece = GROUP,

@@ -83,7 +83,7 @@ void part_make(enum index_part part, unsigned d_k, unsigned d_v, unsigned stretc
 {
     assert(stretch < PIECE_BLOCKS / PART_STRETCH);
     if (part == PART_CELLS)
-        cells_build(d_k, stretch, piece->page_groups, out);
+        cells_build(d_k, stretch, piece->page_kind, piece->page_groups, out);
     else if (part == PART_COARSE)
         coarse_make(d_k, d_v, stretch, piece, out);
 }

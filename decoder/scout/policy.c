@@ -250,14 +250,14 @@ uint64_t policy_scan_pages(const struct far_view *v, const float *q, float *logm
 {
     for (size_t p = 0; p < v->n_pages; p += PIECE_PAGES) {
         size_t left = v->n_pages - p;
-        struct scout_head sh = {.kind = REPS_PAGE,
+        struct scout_head sh = {.kind = view_pages(v),
                                 .groups = &v->pieces[p / PIECE_PAGES].page_groups,
                                 .scatter = &v->pieces[p / PIECE_PAGES].scatter,
                                 .pages_per_piece = PIECE_PAGES,
                                 .d_k = v->d_k};
         scout_score(&sh, left < PIECE_PAGES ? left : PIECE_PAGES, v->rows, q, logmass + p, ld);
     }
-    return (v->n_pages + REPS_LANES - 1) / REPS_LANES * reps_group_bytes(REPS_PAGE, v->d_k) +
+    return (v->n_pages + REPS_LANES - 1) / REPS_LANES * reps_group_bytes(view_pages(v), v->d_k) +
            (v->n_pages + PIECE_PAGES - 1) / PIECE_PAGES * v->d_k * sizeof(float);
 }
 

@@ -8,6 +8,7 @@
 #define SCOUT_POLICY_H
 
 #include "decoder/scout/parts.h"
+#include "decoder/scout/reps.h"
 #include "decoder/scoutkv.h"
 
 enum {
@@ -18,11 +19,12 @@ enum {
 
 /* What is kept of PIECE_PAGES consecutive pages of one KV head; parts that no policy asked for are NULL. */
 struct far_piece {
-    const uint8_t *page_groups, *block_groups; /* reps.h */
+    const uint8_t *page_groups, *block_groups; /* reps.h; pages are REPS_PAGE or REPS_LEAN, the same in all */
     const float *norms;                        /* largest |k| of each page */
     const void *part[INDEX_PARTS];             /* parts.h */
     const float *scatter;                      /* (d_k) reps_scatter of its first block, for all its pages */
     const float *salience;                     /* predicted log mass of each page; NULL: not learned */
+    enum reps_kind page_kind;
 };
 
 /* Needs, as bits besides those of parts (1 << enum index_part). */
@@ -123,6 +125,12 @@ void policy_sum_shares(struct far_view *, float *logmass, size_t ld, float *scor
 void policy_tail_begin(struct far_view *);
 void policy_tail_add(struct far_view *, const float *share, const uint16_t *mean);
 
+/* Which representatives its pages have. */
+static inline enum reps_kind view_pages(const struct far_view *v)
+{
+    return v->n_pages ? v->pieces[0].page_kind : REPS_PAGE;
+}
+
 /* Log masses of pages for rows q by their representatives; returns the bytes read. */
 uint64_t policy_scan_pages(const struct far_view *, const float *q, float *logmass, size_t ld);
 
@@ -131,6 +139,8 @@ bool policy_reads_representatives(enum skv_policy);
 
 /* Cascade's needs depend on its options, some of which a calibration may say. */
 uint32_t cascade_needs(const float *opt);
+/* Its options say that there is no first stage, which alone reads the blocks' representatives. */
+bool cascade_takes_all(const struct skv_select *);
 void cascade_calibrated(const struct skv_select *, const struct skv_calibration_head *, float *opt);
 
 extern const struct policy policy_cascade, policy_norm_only, policy_oracle, policy_random, policy_sinks,

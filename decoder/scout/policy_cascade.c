@@ -21,7 +21,7 @@
  * the budget is small, looking closer at a few more costs next to nothing. */
 enum { MIN_CANDIDATES = 128, GROUP = REPS_LANES, BLOCK = 4 };
 
-enum { OPT_ALPHA, OPT_BETA, OPT_HALF_LIFE };
+enum { OPT_ALPHA, OPT_BETA, OPT_HALF_LIFE, OPT_CANDIDATES };
 
 /* Of a page that never received anything, as a share of the mean. */
 static const float never_read = 0.1f;
@@ -64,10 +64,19 @@ static bool mean_query_speaks(const struct far_view *v)
     return salience_power(v) > 0.0f && v->mean_q && !learned(v);
 }
 
+static size_t candidates(const struct far_view *v)
+{
+    if (v->opt[OPT_CANDIDATES] < 0)
+        return v->n_blocks;
+    if (v->opt[OPT_CANDIDATES] > 0)
+        return (size_t)v->opt[OPT_CANDIDATES];
+    return v->k * v->unit > MIN_CANDIDATES ? v->k * v->unit : MIN_CANDIDATES;
+}
+
 /* Sizes, and every array's place behind base; returns how much room all need. */
 static size_t lay_out(const struct far_view *v, struct cascade *c, char *base)
 {
-    size_t enough = v->k * v->unit > MIN_CANDIDATES ? v->k * v->unit : MIN_CANDIDATES;
+    size_t enough = candidates(v);
     c->n_candidates = enough < v->n_blocks ? enough : v->n_blocks;
     bool two = c->n_candidates < v->n_blocks;
     c->block_ld = two ? round_up(v->n_blocks, 16) : 0;
@@ -209,7 +218,7 @@ static void pick_candidates(struct far_view *v, struct cascade *c)
 
 static void gather_groups(struct far_view *v, struct cascade *c)
 {
-    size_t group_bytes = reps_group_bytes(REPS_PAGE, v->d_k);
+    size_t group_bytes = reps_group_bytes(view_pages(v), v->d_k);
     c->n_groups = 0;
     memset(c->eligible, 0, (c->ld / 64 + 1) * sizeof *c->eligible);
     for (size_t i = 0; i < c->n_candidates; i++) {
@@ -360,8 +369,11 @@ static size_t choose(struct far_view *v, uint32_t *pages)
     assert(v->rows <= 256);
     lay_out(v, &c, v->scratch);
     pick_candidates(v, &c);
-    struct scout_head sh = {
-        .kind = REPS_PAGE, .groups = c.groups, .scatter = c.scatter, .pages_per_piece = GROUP, .d_k = v->d_k};
+    struct scout_head sh = {.kind = view_pages(v),
+                            .groups = c.groups,
+                            .scatter = c.scatter,
+                            .pages_per_piece = GROUP,
+                            .d_k = v->d_k};
     gather_groups(v, &c);
     size_t n_lanes = c.n_groups * GROUP;
     scout_score(&sh, n_lanes, v->rows, v->q, c.mass, c.ld);
@@ -385,6 +397,11 @@ uint32_t cascade_needs(const float *opt)
            (opt[OPT_BETA] * opt[OPT_ALPHA] != 0.0f ? NEEDS_SALIENCE : 0);
 }
 
+bool cascade_takes_all(const struct skv_select *s)
+{
+    return s->given >> OPT_CANDIDATES & 1 && s->opt[OPT_CANDIDATES] < 0;
+}
+
 void cascade_calibrated(const struct skv_select *s, const struct skv_calibration_head *h, float *opt)
 {
     if (!(s->given >> OPT_ALPHA & 1))
@@ -398,12 +415,16 @@ const struct policy policy_cascade = {
     .about = "the pages of the largest attention mass that two stages of representatives estimate, times a "
              "prior of what past steps attended to",
     .source = "this project's design",
-    .opts = {{"alpha", 0.0f, 0, 1,
-              "how much of the prior is salience; the rest is received mass (if not given: as "
-              "calibrated)"},
-             {"beta", 0.0f, 0, 4,
-              "weight of the prior; 0: the query alone decides (if not given: as calibrated)"},
-             {"half-life", 512, 0, 1 << 24, "steps after which received mass counts half"}},
+    .opts =
+        {{"alpha", 0.0f, 0, 1,
+          "how much of the prior is salience; the rest is received mass (if not given: as "
+          "calibrated)"},
+         {"beta", 0.0f, 0, 4,
+          "weight of the prior; 0: the query alone decides (if not given: as calibrated)"},
+         {"half-life", 512, 0, 1 << 24, "steps after which received mass counts half"},
+         {"candidates", 0, -1, 1 << 24,
+          "blocks whose pages are looked at; 0: as many as the budget has pages, at least 128; -1: all, in "
+          "one stage"}},
     .tails = true,
     .room = room,
     .scan = scan,

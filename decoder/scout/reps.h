@@ -8,7 +8,8 @@
  *     f(v, n) = v/2 while v <= 2 ln n, else sqrt(2 v ln n) - ln n
  *
  * (f: the log mean of n such exponentials by the random energy model.) w says in which dims a head's keys
- * scatter more than in others; it has mean 1 and serves many pages. A page keeps 5 outliers and is accurate;
+ * scatter more than in others; it has mean 1 and serves many pages. A page keeps 5 outliers and is accurate,
+ * or none and is lean: a fifth of the bytes, which finds what is copied from afar less well;
  * a block keeps none and is cheap to read for every block of a long context at every step: it only names the
  * candidates whose pages are then judged.
  *
@@ -28,23 +29,17 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum reps_kind { REPS_PAGE, REPS_BLOCK };
-enum {
-    REPS_LANES = 8,
-    REPS_PAGE_KEYS = 16,
-    REPS_BLOCK_KEYS = 64,
-    REPS_PAGE_OUTLIERS = 5,
-    REPS_BLOCK_OUTLIERS = 0
-};
+enum reps_kind { REPS_PAGE, REPS_BLOCK, REPS_LEAN /* a page without outliers */ };
+enum { REPS_LANES = 8, REPS_PAGE_KEYS = 16, REPS_BLOCK_KEYS = 64, REPS_PAGE_OUTLIERS = 5 };
 
 /* Keys that one representative speaks for, and its vectors: the centre and the outliers. */
 static inline unsigned reps_keys(enum reps_kind kind)
 {
-    return kind == REPS_PAGE ? REPS_PAGE_KEYS : REPS_BLOCK_KEYS;
+    return kind == REPS_BLOCK ? REPS_BLOCK_KEYS : REPS_PAGE_KEYS;
 }
 static inline unsigned reps_vecs(enum reps_kind kind)
 {
-    return 1 + (kind == REPS_PAGE ? REPS_PAGE_OUTLIERS : REPS_BLOCK_OUTLIERS);
+    return 1 + (kind == REPS_PAGE ? REPS_PAGE_OUTLIERS : 0);
 }
 /* Bytes of a group of 8 for keys of d_k dims (a multiple of 8). */
 static inline size_t reps_group_bytes(enum reps_kind kind, unsigned d_k)

@@ -466,6 +466,10 @@ static void test_saved_with_its_calibration(void **s)
 
     assert_int_equal(skv_context_reopen(t, &model, &plain, "calibrated", &again, &err), -EINVAL);
     assert_non_null(strstr(err.text, "another calibration"));
+    struct skv_context_opts lean = o; /* its index is other bytes, too */
+    lean.representatives = SKV_REPS_LEAN;
+    assert_int_equal(skv_context_reopen(t, &model, &lean, "calibrated", &again, &err), -EINVAL);
+    assert_non_null(strstr(err.text, "other representatives"));
     uint32_t ids[1000];
     for (unsigned i = 0; i < 1000; i++)
         ids[i] = id_of(i);

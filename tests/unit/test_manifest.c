@@ -49,6 +49,7 @@ static struct manifest example(void)
     m.opts.decode.mass = 0.75f;
     m.opts.schedule = SKV_CALIBRATED;
     m.opts.calibration = &calibration;
+    m.opts.representatives = SKV_REPS_LEAN;
     m.head.state_bytes = manifest_state_bytes(&m.head);
     assert_int_equal((m.head.state_bytes + PART_BYTES - 1) / PART_BYTES, 2);
     return m;
@@ -91,9 +92,12 @@ static void test_there_and_back(void **s)
     assert_int_equal(m.opts.schedule, SKV_CALIBRATED);
     assert_memory_equal(m.opts.calibration->fingerprint, calibration.fingerprint, SKV_FINGERPRINT);
     assert_memory_equal(m.opts.calibration->heads, measured, sizeof measured);
+    assert_int_equal(m.opts.representatives, SKV_REPS_LEAN);
     assert_int_equal(m.opts.calibration->d_k, 8);
     assert_memory_equal(m.opts.calibration->salience, salience, sizeof salience);
-    assert_string_not_equal(manifest_index_kind(&m).tag, "");
+    char tag[INDEX_TAG];
+    memcpy(tag, index_kind_of(&m.opts).tag, sizeof tag);
+    assert_true(strncmp(tag, "-lean-", 6) == 0 && strlen(tag) == 22);
     assert_int_equal(m.engine_bytes, 6);
     assert_memory_equal(m.engine, "\0state", 6);
     assert_memory_equal(m.parts, parts, sizeof parts);

@@ -81,24 +81,28 @@ struct world {
     uint64_t eligible[PAGES / 64 + 1];
     float received[PAGES], truth[ROWS * 704];
     float opt[SKV_POLICY_OPTS];
-    float salience[PIECES][PIECE_PAGES], alpha;
+    float salience[PIECES][PIECE_PAGES], alpha, candidates;
     bool prior;
+    uint64_t read;
 };
 
 /* Small keys everywhere; page `loud` has one along the query. */
-static void world_make(struct world *w, unsigned loud)
+static void world_make_of(struct world *w, unsigned loud, enum reps_kind kind)
 {
     *w = (struct world){0};
     for (unsigned i = 0; i < ROWS * DIM; i++)
         w->q[i] = i % DIM == 3 ? 4.0f : 0.1f;
     for (unsigned p = 0; p < PIECES; p++) {
-        w->groups[p] = malloc(PIECE_PAGES / 8 * reps_group_bytes(REPS_PAGE, DIM));
+        w->groups[p] = malloc(PIECE_PAGES / 8 * reps_group_bytes(kind, DIM));
         w->blocks[p] = malloc(PIECE_BLOCKS / 8 * reps_group_bytes(REPS_BLOCK, DIM));
         for (unsigned g = 0; g < PIECE_PAGES / 8; g++)
-            reps_group_clear(REPS_PAGE, DIM, w->groups[p] + g * reps_group_bytes(REPS_PAGE, DIM));
+            reps_group_clear(kind, DIM, w->groups[p] + g * reps_group_bytes(kind, DIM));
         for (unsigned g = 0; g < PIECE_BLOCKS / 8; g++)
             reps_group_clear(REPS_BLOCK, DIM, w->blocks[p] + g * reps_group_bytes(REPS_BLOCK, DIM));
-        w->pieces[p] = (struct far_piece){w->groups[p], w->blocks[p], w->norms[p], {0}, NULL, NULL};
+        w->pieces[p] = (struct far_piece){.page_groups = w->groups[p],
+                                          .block_groups = w->blocks[p],
+                                          .norms = w->norms[p],
+                                          .page_kind = kind};
         for (enum index_part i = 0; i < INDEX_PARTS; i++)
             w->pieces[p].part[i] = w->part[p][i] = calloc(1, part_bytes(i, DIM, DIM));
     }
@@ -113,8 +117,8 @@ static void world_make(struct world *w, unsigned loud)
             k[(loud % 4 * 16 + 5) * DIM + 3] = 3.0f;
         for (unsigned p = 0; p < 4; p++) {
             unsigned at = in * 4 + p;
-            reps_build(REPS_PAGE, DIM, k + p * 16 * DIM,
-                       w->groups[piece] + at / 8 * reps_group_bytes(REPS_PAGE, DIM), at % 8);
+            reps_build(kind, DIM, k + p * 16 * DIM, w->groups[piece] + at / 8 * reps_group_bytes(kind, DIM),
+                       at % 8);
             w->norms[piece][at] = b * 4 + p == loud ? 3.0f : 0.5f;
         }
         reps_build(REPS_BLOCK, DIM, k, w->blocks[piece] + in / 8 * reps_group_bytes(REPS_BLOCK, DIM), in % 8);
@@ -131,6 +135,11 @@ static void world_make(struct world *w, unsigned loud)
         w->truth[r * 704 + loud] = 9.0f;
 }
 
+static void world_make(struct world *w, unsigned loud)
+{
+    world_make_of(w, loud, REPS_PAGE);
+}
+
 static void world_free(struct world *w)
 {
     for (unsigned p = 0; p < PIECES; p++) {
@@ -144,7 +153,8 @@ static void world_free(struct world *w)
 static size_t choose(struct world *w, enum skv_policy policy, size_t k, unsigned unit, uint32_t *pages)
 {
     const struct policy *p = policy_get(policy);
-    struct skv_select s = {.policy = policy};
+    struct skv_select s = {
+        .policy = policy, .opt = {[3] = w->candidates}, .given = w->candidates != 0 ? 8 : 0};
     struct far_view v = {.d_k = DIM,
                          .d_v = DIM,
                          .rows = ROWS,
@@ -164,13 +174,14 @@ static size_t choose(struct world *w, enum skv_policy policy, size_t k, unsigned
                          .lse = w->lse,
                          .share = w->share,
                          .tail_m = w->tail,
-                         .tail_l = p->tails ? w->tail + ROWS : NULL,
+                         .tail_l = p->tails && w->candidates == 0 ? w->tail + ROWS : NULL,
                          .tail_o = w->tail + 2 * ROWS};
     policy_opts(&s, w->prior ? &(struct skv_calibration_head){.alpha = w->alpha, .beta = 4} : NULL, w->opt);
     v.scratch = aligned_alloc(64, (policy_room(p, &v) + 63) / 64 * 64);
     for (unsigned i = 0; i < policy_slices(p, &v); i++)
         p->scan(&v, i);
     size_t n = policy_choose(p, &v, pages);
+    w->read = v.bytes;
     free(v.scratch);
     return n;
 }
@@ -186,10 +197,10 @@ static bool chosen(const uint32_t *pages, size_t n, uint32_t page)
 /* Rising, eligible, and as many as the budget. */
 static void choices_are_sane(void **state)
 {
-    (void)state;
     struct world w;
+    const enum reps_kind *kind = *state;
     uint32_t pages[PAGES + 4];
-    world_make(&w, 333);
+    world_make_of(&w, 333, *kind);
     w.eligible[1] = 0xffff0000ffff0000;
     for (int policy = 0; policy < SKV_POLICIES; policy++) {
         if (!policy_get(policy)->score && !policy_get(policy)->choose)
@@ -264,6 +275,27 @@ static void a_prior_counts_as_calibrated(void **state)
     world_free(&w);
 }
 
+/* One stage looks at every page, two at those of the candidates: what they read says so. */
+static void candidates_are_what_is_looked_at(void **state)
+{
+    (void)state;
+    const size_t pages_in_all = PAGES / 8 * reps_group_bytes(REPS_PAGE, DIM),
+                 blocks_in_all = (BLOCKS + 7) / 8 * reps_group_bytes(REPS_BLOCK, DIM);
+    struct world w;
+    uint32_t pages[PAGES + 4];
+    world_make(&w, 333);
+    w.candidates = -1;
+    assert_true(chosen(pages, choose(&w, SKV_CASCADE, 2, 1, pages), 333));
+    assert_true(w.read >= pages_in_all && w.read < pages_in_all + blocks_in_all);
+    w.candidates = 5;
+    assert_true(chosen(pages, choose(&w, SKV_CASCADE, 2, 1, pages), 333));
+    assert_true(w.read >= blocks_in_all + 3 * reps_group_bytes(REPS_PAGE, DIM) &&
+                w.read <=
+                    blocks_in_all + 5 * reps_group_bytes(REPS_PAGE, DIM) + PIECES * DIM * sizeof(float));
+    assert_int_equal(choose(&w, SKV_CASCADE, 30, 1, pages), 20); /* all that the candidates have */
+    world_free(&w);
+}
+
 /* Options that are given win over a calibration; what a policy needs follows from both. */
 static void needs_follow_options_and_calibration(void **state)
 {
@@ -293,7 +325,7 @@ static void needs_follow_options_and_calibration(void **state)
 
 static void who_can_find_the_loud_page_does(void **state)
 {
-    (void)state;
+    const enum reps_kind *kind = *state;
     static const enum skv_policy finds[] = {SKV_CASCADE,   SKV_RETRIEVAL, SKV_QUEST,        SKV_ORACLE,
                                             SKV_NORM_ONLY, SKV_TOVA,      SKV_HEAVY_HITTER, SKV_SALIENCE};
     static const enum skv_policy blind[] = {SKV_SINKS, SKV_STRIDED, SKV_RANDOM, SKV_BIGBIRD,
@@ -301,9 +333,10 @@ static void who_can_find_the_loud_page_does(void **state)
     struct world w;
     uint32_t pages[PAGES + 4];
     for (unsigned loud = 101; loud < 600; loud += 166) {
-        world_make(&w, loud);
+        world_make_of(&w, loud, *kind);
         for (size_t i = 0; i < sizeof finds / sizeof *finds; i++)
-            if (!chosen(pages, choose(&w, finds[i], 2, 1, pages), loud))
+            if (!(*kind == REPS_LEAN && finds[i] == SKV_RETRIEVAL) && /* its clusters know centres only */
+                !chosen(pages, choose(&w, finds[i], 2, 1, pages), loud))
                 fail_msg("%s does not choose page %u", policy_get(finds[i])->name, loud);
         for (size_t i = 0; i < sizeof blind / sizeof *blind; i++)
             if (chosen(pages, choose(&w, blind[i], 2, 1, pages), loud))
@@ -374,6 +407,7 @@ static void the_past_is_the_same_on_every_road(void **state)
     (void)state;
     for (size_t i = 0; i < WITH_HISTORY; i++) {
         struct skv_context_opts o = history_opts(with_history[i]);
+        o.representatives = i % 2 ? SKV_REPS_LEAN : SKV_REPS_FULL;
         struct skv_error err = {0};
         uint64_t want = straight(&o), digest = 1, waste = 1;
         skv_tier *t = open_tier(NULL, 2);
@@ -542,11 +576,14 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(specs_are_read),
         cmocka_unit_test(bad_specs_are_refused),
-        cmocka_unit_test(choices_are_sane),
+        cmocka_unit_test_prestate(choices_are_sane, &(enum reps_kind){REPS_PAGE}),
+        cmocka_unit_test_prestate(choices_are_sane, &(enum reps_kind){REPS_LEAN}),
         cmocka_unit_test(spans_that_scatter_otherwise_compare),
         cmocka_unit_test(a_prior_counts_as_calibrated),
+        cmocka_unit_test(candidates_are_what_is_looked_at),
         cmocka_unit_test(needs_follow_options_and_calibration),
-        cmocka_unit_test(who_can_find_the_loud_page_does),
+        cmocka_unit_test_prestate(who_can_find_the_loud_page_does, &(enum reps_kind){REPS_PAGE}),
+        cmocka_unit_test_prestate(who_can_find_the_loud_page_does, &(enum reps_kind){REPS_LEAN}),
         cmocka_unit_test(the_tail_is_what_is_left),
         cmocka_unit_test(the_past_is_the_same_on_every_road),
         cmocka_unit_test(a_pass_of_many_is_as_many_passes),

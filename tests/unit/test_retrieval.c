@@ -119,7 +119,7 @@ static void cells_list_every_page(void **state)
     }
     memset(again, 0x5a, bytes); /* every byte is made, and the order of stretches is nobody's business */
     for (unsigned s = CELLS_STRETCHES; s-- > 0;)
-        cells_build(DIM, s, w.groups[1], again);
+        cells_build(DIM, s, REPS_PAGE, w.groups[1], again);
     assert_memory_equal(again, w.cells[1], bytes);
     free(again);
     world_free(&w);
