@@ -1,9 +1,10 @@
 /* turn.c: has a KV head's query turned away from where the last decode steps looked?
  *
  * The reference is the sum of the unit queries of the decode steps since the last prefill, each step counting
- * half as much half_life steps later; a step's query is that of all query heads that share the KV head. A
- * half-life of 16 tells best which steps find little in the pages that were read before (RESULTS.md): the
- * last query alone says little, and RoPE turns any longer mean away by itself.
+ * half as much half_life steps later; a step's query is that of all query heads that share the KV head. On
+ * traces of a trained model a half-life of 16 tells best which steps find little in pages that were read
+ * before: the last query alone says less, and RoPE turns longer means away by itself. Heads that go by
+ * position, as in a first layer, turn at every step.
  *
  * A step changes the reference by its query alone, so it is a function of the tokens. What it was before
  * each token of the last pass is kept: truncating within that pass, or to where it began, takes back exactly
