@@ -117,9 +117,12 @@ struct skv_select {
                  * its estimated mass (hierarchical: always, and without this) */
     float opt[SKV_POLICY_OPTS]; /* the policy's own options, in the order of skv_policy_describe; */
     uint32_t given;             /* bit i: opt[i] is given, else it has its default */
-    uint32_t refresh; /* decode: tokens at multiples of this position select refresh_budget times the */
-    uint32_t
-        refresh_budget; /* budget, so that what the policy overlooks is seen from time to time; 0: never */
+    /* Decode: a refresh selects refresh_budget times the budget, and policies that go by what pages received
+     * learn, and choose by, what pages that they did not read are estimated to get. It comes at multiples of
+     * the position `refresh`, for all KV heads (0: never), */
+    uint32_t refresh, refresh_budget;
+    float refresh_turn; /* and for a KV head whose query's cosine with those of the last steps is below this,
+                         * or that has none to compare with: the first behind a prefill (0: never) */
 };
 
 /* Layers [from, to) that select otherwise than the rest. */
@@ -403,7 +406,7 @@ struct skv_stats {
     uint64_t scout_bytes;                  /* representatives read by the scout */
     uint64_t pages_wanted, pages_held;     /* selected pages; of these in the cache or pinned */
     uint64_t pages_fetched, bytes_fetched;
-    uint64_t refreshes; /* queries of a layer that selected the larger budget of skv_select.refresh */
+    uint64_t refreshes; /* queries of a KV head that selected the larger budget of skv_select.refresh */
     double missed_mass, missed_n; /* sum of the estimated missed share, and how many were estimated */
     /* SKV_LOSS_DEGRADE: pages that were attended without, passes (of one layer) with such pages; the
      * estimated share of the attention mass that these pages had, summed over the lost_n queries (of one

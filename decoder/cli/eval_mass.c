@@ -39,7 +39,8 @@ static const struct opt table[] = {
      .choices = "full|lean"},
     {"layers", 0, OPT_FLAG, AT(layers), NULL, "show the share of each layer too"},
     {"calibration", 0, OPT_FLAG, AT(calibration), NULL,
-     "for policies that estimate what they miss: estimated against true, by deciles of the estimate"},
+     "for policies that estimate what they miss: estimated against true, by deciles of the estimate, and the "
+     "worst case that holds whatever the keys"},
     {"json", 0, OPT_STRING, AT(json), "FILE",
      "write the result there too; - is standard output, without tables"},
     {"threads", 't', OPT_U32, AT(threads), "N", "compute threads; all cores if not given", .min = 1,

@@ -208,6 +208,7 @@ static int ask(struct eval *e, struct eval_row *row, const struct recall_questio
     select.mass = e->opts.decode.mass;
     select.refresh = e->opts.decode.refresh;
     select.refresh_budget = e->opts.decode.refresh_budget;
+    select.refresh_turn = e->opts.decode.refresh_turn;
     select.tail = e->opts.decode.tail && select.policy == SKV_CASCADE;
     e->asker.longest_ns = e->asker.held_bytes = 0;
     int rc = skv_context_fork(e->base, &fork, err);

@@ -11,7 +11,8 @@ static int add_policy(const char *spec, const struct skv_select *base, struct ev
                                        .unit = base->unit,
                                        .mass = base->mass,
                                        .refresh = base->refresh,
-                                       .refresh_budget = base->refresh_budget}};
+                                       .refresh_budget = base->refresh_budget,
+                                       .refresh_turn = base->refresh_turn}};
     int rc = skv_policy_parse(spec, &c.select, err);
     if (rc)
         return rc;

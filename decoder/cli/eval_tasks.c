@@ -147,6 +147,7 @@ static void size_caches(struct tasks_eval *e)
 {
     uint64_t token = kv_bytes_per_token(&e->engine.model->params, &e->args->kv);
     e->result.context_kv_bytes = e->args->tokens * token;
+    e->result.kv_heads = (uint64_t)e->engine.model->params.n_layers * e->engine.model->params.n_kv_heads;
     for (size_t i = 0; i < e->result.n_policies; i++) {
         struct task_policy *p = &e->result.policy[i];
         p->cache = e->args->kv.cache ? e->args->kv.cache : eval_cache(&p->choice.select, token);

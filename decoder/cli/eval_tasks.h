@@ -48,6 +48,7 @@ struct tasks_result {
     struct task_result task[TASK_KINDS];
     size_t n_tasks;
     uint64_t context_kv_bytes;
+    uint64_t kv_heads; /* of all layers */
     double seconds;
     struct skv_stats lost; /* summed over all contexts */
     const struct on_loss *on_loss;

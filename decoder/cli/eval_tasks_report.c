@@ -38,7 +38,14 @@ static int name_width(const struct tasks_result *r)
     return (int)width;
 }
 
-static void print_row(const struct task_policy *p, const struct task_row *row, int width)
+/* Of the choices of KV heads, those that were of a larger budget. */
+static double refreshed_percent(const struct tasks_result *r, const struct meter *m)
+{
+    return percent(m->refreshes, meter_steps(m) * r->kv_heads);
+}
+
+static void print_row(const struct tasks_result *r, const struct task_policy *p, const struct task_row *row,
+                      int width)
 {
     const struct meter *m = &row->meter;
     const struct found *f = &row->scored;
@@ -55,11 +62,11 @@ static void print_row(const struct task_policy *p, const struct task_row *row, i
         snprintf(before, sizeof before, "%.1f", percent(row->before.found, row->before.references));
     if (m->wanted)
         snprintf(hits, sizeof hits, "%.1f %%", 100 * meter_hit_share(m));
-    printf("%-*s %9s %7.1f %5s %12s %6s %12s %11s %8.1f %8.2f %8s%s\n", width, p->choice.name, right,
+    printf("%-*s %9s %7.1f %5s %12s %6s %12s %11s %8.1f %8.2f %8s %9.1f%s\n", width, p->choice.name, right,
            percent(f->found, f->references), spread, range, before,
            size_format(fetched, sizeof fetched, (uint64_t)meter_bytes_per_step(m)),
            size_format(read, sizeof read, (uint64_t)meter_scout_bytes_per_step(m)),
-           1000 * meter_mean_ms(m, METER_SCOUT), meter_mean_ms(m, METER_STEP), hits,
+           1000 * meter_mean_ms(m, METER_SCOUT), meter_mean_ms(m, METER_STEP), hits, refreshed_percent(r, m),
            row->out_of_time ? "  (as many as fit the time)" : "");
 }
 
@@ -72,10 +79,10 @@ void tasks_print_task(const struct tasks_result *r, const struct task_result *t)
         printf("note: %" PRIu64
                " facts of all texts touch what --protect names: they are always attended to\n",
                t->protected_facts);
-    printf("%-*s %9s %7s %5s %12s %6s %12s %11s %8s %8s %8s\n", width, "policy", "right", "found %", "+-",
-           "texts", "before", "fetched/step", "scout reads", "scout us", "ms/step", "held");
+    printf("%-*s %9s %7s %5s %12s %6s %12s %11s %8s %8s %8s %9s\n", width, "policy", "right", "found %", "+-",
+           "texts", "before", "fetched/step", "scout reads", "scout us", "ms/step", "held", "refresh %");
     for (size_t i = 0; i < r->n_policies; i++)
-        print_row(&r->policy[i], &t->row[i], width);
+        print_row(r, &r->policy[i], &t->row[i], width);
 }
 
 void tasks_print_end(const struct tasks_result *r)
@@ -83,8 +90,8 @@ void tasks_print_end(const struct tasks_result *r)
     char time[32];
     printf(
         "\nright: questions of which every reference was found; found: references, with their standard error "
-        "over forks and\ntheir range over texts; before: found of the unscored; held: of the selected pages. "
-        "All of it took %s\n",
+        "over forks and\ntheir range over texts; before: found of the unscored; held: of the selected pages; "
+        "refresh:\nof the choices of KV heads, those of --refresh-budget. All of it took %s\n",
         duration_format(time, sizeof time, r->seconds));
     on_loss_print(r->on_loss, &r->lost, stdout);
     node_report_print(r->tier, stdout);

@@ -61,10 +61,15 @@ const struct opt kv_cache_table[] = {
     {"budget", 0, OPT_U32, AT(budget), "TOKENS", "tokens selected per KV head and layer and step", .min = 0,
      .max = 1 << 30},
     {"refresh", 0, OPT_U32, AT(refresh), "N",
-     "every N-th position selects more, so that what the policy overlooks is seen from time to time; 0: "
-     "never",
+     "every N-th position selects more, so that what the policy overlooks is seen from time to time; "
+     "policies "
+     "that go by what pages received learn from it what all pages would get; 0: never",
      .max = 1 << 30},
-    {"refresh-budget", 0, OPT_U32, AT(refresh_budget), "X", "how many times the budget it then selects",
+    {"refresh-turn", 0, OPT_DOUBLE, AT(refresh_turn), "COS",
+     "so does every step of a KV head whose query has turned: its cosine with those of the last steps (each "
+     "counts half 16 steps later) is below COS, as when the topic shifts; 0.4 is a start; 0: never",
+     .max = 1},
+    {"refresh-budget", 0, OPT_U32, AT(refresh_budget), "X", "how many times the budget a refresh selects",
      .min = 1, .max = 1 << 20},
     {"mass", 0, OPT_DOUBLE, AT(mass), "P",
      "select fewer once they are estimated to hold this share of the far attention mass (0…1); the whole "
@@ -127,6 +132,7 @@ void kv_options_defaults(struct kv_options *o)
         .budget = d.decode.budget,
         .refresh = d.decode.refresh,
         .refresh_budget = d.decode.refresh_budget,
+        .refresh_turn = (double)d.decode.refresh_turn,
         .select = d.decode.unit,
         .mass = d.decode.mass,
         .window = d.window,
@@ -278,6 +284,7 @@ int kv_context_opts(const struct kv_options *o, struct kv_ranges *ranges, char r
     out->decode.tail = o->tail;
     out->decode.refresh = o->refresh;
     out->decode.refresh_budget = o->refresh_budget;
+    out->decode.refresh_turn = (float)o->refresh_turn;
     if (o->tail && out->decode.policy != SKV_CASCADE)
         return skv_fail(
             err, -EINVAL,

@@ -15,7 +15,7 @@ struct kv_options {
     /* contexts */
     const char *representatives, *policy, *prefill, *kv_type, *ack, *on_loss;
     uint32_t budget, refresh, refresh_budget, select, window, seal_lag, sinks, prefill_budget, chunk;
-    double mass;
+    double mass, refresh_turn;
     bool tail;
     const char *calib, *schedule; /* or NULL */
     struct opt_list layer_policy;

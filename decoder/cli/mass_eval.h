@@ -5,6 +5,7 @@
 
 #include "common/pool.h"
 #include "decoder/model/kv_trace.h"
+#include "decoder/scout/bound.h"
 #include "decoder/scout/calibration.h"
 #include "decoder/scout/reps.h"
 #include "decoder/scout/policy.h"
@@ -53,10 +54,11 @@ static inline unsigned mass_cells(const struct mass_setup *s)
     return MASS_KINDS * s->n_policies * s->n_budgets;
 }
 
-/* What a policy estimated that a row of a query misses, as a share of the row's whole attention, and what it
- * missed. */
+/* What a policy estimated that a row of a query misses, as a share of the row's whole attention, what it
+ * missed, and what it can have missed at most; over: by how much, on average, a bound on the log mass of an
+ * unread page is above it. */
 struct mass_sample {
-    float estimated, missed;
+    float estimated, missed, bound[BOUNDS], over[BOUNDS];
 };
 struct mass_samples {
     struct mass_sample *at; /* malloc'd */
@@ -111,12 +113,13 @@ struct mass_figure mass_figure_of(const struct mass_result *, unsigned kind, uns
 
 struct mass_decile {
     size_t n;
-    double estimated, missed; /* means */
+    double estimated, missed, bound[BOUNDS]; /* means */
 };
 struct mass_calibration {
     size_t n;
     double correlation; /* Pearson's */
-    double estimated, missed;
+    double estimated, missed, bound[BOUNDS], over[BOUNDS];
+    size_t broken; /* samples that missed more than a bound says: none, or the program is wrong */
     struct mass_decile decile[10]; /* by what was estimated */
 };
 /* Sorts the samples. false: there are fewer than ten. */

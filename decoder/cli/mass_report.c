@@ -113,6 +113,16 @@ void mass_print_calibration(const struct mass_result *r)
             for (unsigned i = 0; i < 10; i++)
                 printf(" %6.3f", c.decile[i].missed);
             printf("   mean %.3f\n", c.missed);
+            for (unsigned b = 0; b < BOUNDS; b++) {
+                printf("  %-9s", b == BOUND_LEAST ? "at most" : bound_name((enum bound)b));
+                for (unsigned i = 0; i < 10; i++)
+                    printf(" %6.3f", c.decile[i].bound[b]);
+                printf("   mean %.3f, a page's log mass %.1f over\n", c.bound[b], c.over[b]);
+            }
+            printf(
+                "  (norm, ball, box: the worst case by what each keeps of a page; at most: by the least of "
+                "the three, which %zu of %zu missed more than)\n",
+                c.broken, c.n);
         }
 }
 
@@ -141,6 +151,21 @@ static json_t *shares_json(const struct mass_result *r, unsigned kind, unsigned 
     return list;
 }
 
+/* {"norm": {"mean", "deciles"}, …} */
+static json_t *bounds_json(const struct mass_calibration *c)
+{
+    json_t *all = json_object();
+    for (unsigned b = 0; b < BOUNDS; b++) {
+        json_t *deciles = json_array();
+        for (unsigned i = 0; i < 10; i++)
+            json_array_append_new(deciles, real(c->decile[i].bound[b]));
+        json_object_set_new(all, bound_name((enum bound)b),
+                            json_pack("{s:f, s:o, s:o}", "mean", c->bound[b], "log_mass_over",
+                                      real(c->over[b]), "deciles", deciles));
+    }
+    return all;
+}
+
 static json_t *calibration_json(struct mass_samples *samples)
 {
     struct mass_calibration c;
@@ -151,9 +176,10 @@ static json_t *calibration_json(struct mass_samples *samples)
         json_array_append_new(estimated, real(c.decile[i].estimated));
         json_array_append_new(missed, real(c.decile[i].missed));
     }
-    return json_pack("{s:I, s:f, s:f, s:f, s:o, s:o}", "samples", (json_int_t)c.n, "correlation",
+    return json_pack("{s:I, s:f, s:f, s:f, s:o, s:o, s:o, s:I}", "samples", (json_int_t)c.n, "correlation",
                      c.correlation, "estimated", c.estimated, "true", c.missed, "estimated_deciles",
-                     estimated, "true_deciles", missed);
+                     estimated, "true_deciles", missed, "at_most", bounds_json(&c), "bounds_broken",
+                     (json_int_t)c.broken);
 }
 
 static json_t *policy_json(const struct mass_result *r, unsigned kind, unsigned policy, unsigned budget)

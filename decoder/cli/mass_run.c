@@ -12,10 +12,13 @@
 #include "decoder/cli/mass_index.h"
 #include "decoder/scout/scout.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+
+enum { MASS_ROWS = 256 }; /* query heads of a KV head, at most */
 
 struct run {
     const struct mass_setup *setup;
@@ -138,7 +141,7 @@ static int choose(const struct run *r, struct unit *u, uint64_t t, unsigned poli
     return 0;
 }
 
-static int keep_sample(struct mass_samples *s, double estimated, double missed)
+static int keep_sample(struct mass_samples *s, const struct mass_sample *x)
 {
     if (s->n == s->room) {
         size_t room = s->room ? 2 * s->room : 256;
@@ -148,15 +151,53 @@ static int keep_sample(struct mass_samples *s, double estimated, double missed)
         s->at = grown;
         s->room = room;
     }
-    s->at[s->n++] = (struct mass_sample){(float)estimated, (float)missed};
+    s->at[s->n++] = *x;
     return 0;
 }
 
-/* What a step would say that it missed: it knows the mass that it attended to, and estimates the rest. */
+/* What unread pages have at most. */
+struct unread {
+    double most[BOUNDS * MASS_ROWS]; /* (BOUNDS, rows) relative to each row's whole mass */
+    double over[BOUNDS * MASS_ROWS]; /* sum over pages of bound - log mass */
+    size_t n;                        /* pages */
+};
+
+static void bound_unread(const struct unit *u, const struct far_view *v, size_t n, struct unread *out)
+{
+    const struct mass_truth *m = &u->truth;
+    double page[BOUNDS * MASS_ROWS];
+    size_t i = 0;
+    assert(v->rows <= MASS_ROWS);
+    memset(out, 0, sizeof *out);
+    for (size_t p = u->n_protected; p < u->n_pages; p++) {
+        if (i < n && u->pages[i] == p) {
+            i++;
+            continue;
+        }
+        bound_page(v, p, page);
+        out->n++;
+        for (unsigned at = 0; at < BOUNDS * v->rows; at++) {
+            unsigned row = at % v->rows;
+            out->most[at] += exp(page[at] - m->lse[row]);
+            out->over[at] += page[at] - (double)m->logmass[row * m->ld + p];
+        }
+    }
+}
+
+/* What `rest` is of everything. */
+static float share_of_rest(double rest, double read)
+{
+    return rest > 0 ? (float)(isfinite(rest) ? rest / (read + rest) : 1) : 0;
+}
+
+/* What a step would say that it missed: it knows the mass that it attended to, and estimates, or bounds, the
+ * rest. */
 static int sample(struct unit *u, const struct far_view *v, size_t n, struct mass_samples *samples)
 {
     const struct mass_truth *m = &u->truth;
+    struct unread unread;
     int rc = 0;
+    bound_unread(u, v, n, &unread);
     for (unsigned row = 0; row < m->rows && rc == 0; row++) {
         double held = 0;
         for (size_t i = 0; i < n; i++)
@@ -164,7 +205,13 @@ static int sample(struct unit *u, const struct far_view *v, size_t n, struct mas
         double read = m->near_mass[row] + held * m->far_mass[row];
         double rest = exp((double)v->lse[row] - m->lse[row]) * (1 - (double)v->share[row]);
         double missed = m->far_mass[row] * (1 - held);
-        rc = keep_sample(samples, rest > 0 ? rest / (read + rest) : 0, missed > 0 ? missed : 0);
+        struct mass_sample x = {.estimated = share_of_rest(rest, read),
+                                .missed = missed > 0 ? (float)missed : 0};
+        for (unsigned b = 0; b < BOUNDS; b++) {
+            x.bound[b] = share_of_rest(unread.most[b * m->rows + row], read);
+            x.over[b] = unread.n ? (float)(unread.over[b * m->rows + row] / (double)unread.n) : 0;
+        }
+        rc = keep_sample(samples, &x);
     }
     return rc;
 }
@@ -384,7 +431,7 @@ static int add_samples(const struct mass_setup *s, const struct mass_samples *fr
     int rc = 0;
     for (unsigned i = 0; i < s->n_policies * s->n_budgets; i++)
         for (size_t j = 0; j < from[i].n && rc == 0; j++)
-            rc = keep_sample(&to[i], (double)from[i].at[j].estimated, (double)from[i].at[j].missed);
+            rc = keep_sample(&to[i], &from[i].at[j]);
     return rc;
 }
 
@@ -435,7 +482,7 @@ int mass_run(const struct mass_setup *s, const struct kv_trace *trace, struct po
     if (rc == 0 && split_budgets(&r))
         rc = skv_fail(err, -ENOMEM, "out of memory");
     for (unsigned p = 0; p < s->n_policies; p++)
-        r.needs |= policy_needs(&s->policy[p], s->calib);
+        r.needs |= policy_needs(&s->policy[p], s->calib) | (s->calibration ? BOUND_NEEDS : 0);
     while (r.first_marked < h->n_tokens && !trace->mark[r.first_marked])
         r.first_marked++;
     for (uint64_t t = r.first_marked; t < h->n_tokens; t++)

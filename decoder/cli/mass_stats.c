@@ -146,10 +146,18 @@ bool mass_calibration_of(struct mass_samples *s, struct mass_calibration *out)
         d->missed += (double)s->at[i].missed;
         out->estimated += (double)s->at[i].estimated / (double)s->n;
         out->missed += (double)s->at[i].missed / (double)s->n;
+        for (unsigned b = 0; b < BOUNDS; b++) {
+            d->bound[b] += (double)s->at[i].bound[b];
+            out->bound[b] += (double)s->at[i].bound[b] / (double)s->n;
+            out->over[b] += (double)s->at[i].over[b] / (double)s->n;
+        }
+        out->broken += s->at[i].missed > s->at[i].bound[BOUND_LEAST] + 1e-6f;
     }
     for (unsigned i = 0; i < 10; i++) {
         out->decile[i].estimated /= (double)out->decile[i].n;
         out->decile[i].missed /= (double)out->decile[i].n;
+        for (unsigned b = 0; b < BOUNDS; b++)
+            out->decile[i].bound[b] /= (double)out->decile[i].n;
     }
     double xx = 0, yy = 0, xy = 0;
     for (size_t i = 0; i < s->n; i++) {

@@ -100,7 +100,7 @@ void meter_print(const struct meter *m, FILE *out)
         size_format(bytes, sizeof bytes, (uint64_t)meter_bytes_per_step(m)), 100 * meter_hit_share(m),
         meter_missed_mass(m));
     if (m->refreshes)
-        fprintf(out, "refreshed    %" PRIu64 " times (a step in one layer)\n", m->refreshes);
+        fprintf(out, "refreshed    %" PRIu64 " times (a step of one KV head in one layer)\n", m->refreshes);
 }
 
 json_t *meter_json(const struct meter *m)

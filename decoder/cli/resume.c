@@ -120,6 +120,8 @@ int resume_options(const struct skv_saved *m, const struct resume_typed *t, stru
         opts->decode.budget = kv->budget;
     if (typed(t, "refresh"))
         opts->decode.refresh = kv->refresh;
+    if (typed(t, "refresh-turn"))
+        opts->decode.refresh_turn = (float)kv->refresh_turn;
     if (typed(t, "refresh-budget") || opts->decode.refresh_budget == 0)
         opts->decode.refresh_budget = kv->refresh_budget;
     if (typed(t, "mass"))

@@ -12,17 +12,49 @@ struct choice {
     size_t n;
     /* For cascade: each row's estimated log mass of all far pages, and the chosen pages' share of it. */
     bool estimated;
-    float *lse, *share; /* rows */
-    float *tail;        /* m (rows), l (rows), o (rows, d_v) of what is not read, by estimate; or NULL */
+    float *lse, *share;     /* rows */
+    float *tail;            /* m (rows), l (rows), o (rows, d_v) of what is not read, by estimate; or NULL */
+    struct reestimate *all; /* at a refresh that history learns from; else NULL */
 };
 /* Each KV head of a layer chooses for its own `rows` scaled queries together: q (n_kv_heads, rows, d_k), out
- * (n_kv_heads), to be freed also after a failure. Counts the representatives read. */
+ * (n_kv_heads), to be freed also after a failure. refresh: which of the heads do (n_kv_heads), or NULL.
+ * Counts the representatives read. */
 int choose_pages(struct skv_context *, unsigned layer, const struct skv_select *, unsigned rows,
-                 const float *q, uint64_t position, struct choice *out, struct skv_error *);
+                 const float *q, uint64_t position, const bool *refresh, struct choice *out,
+                 struct skv_error *);
 /* Fetches every far page and computes its true log mass for each row: out[head] (rows, ld). */
 int true_masses(struct skv_context *, unsigned layer, unsigned rows, const float *q, size_t ld, float **out,
                 struct skv_error *);
 void choice_free(struct choice *);
+
+/* ---- refresh.c: which KV heads look broader, and what that teaches ---- */
+
+/* Which heads of a layer do for the query of token t: q (n_kv_heads, g, d_k). Counts them. Tokens in turn. */
+void refresh_heads(struct skv_context *, unsigned layer, uint64_t t, const float *q, bool *out);
+/* What a refresh selects instead of s. */
+struct skv_select refresh_select(const struct skv_context *, const struct skv_select *s);
+
+/* What every sealed page is estimated to get of a query, read or not. */
+struct far_view;
+struct reestimate {
+    size_t ld;
+    float *share; /* (rows, ld) of the far mass */
+    float *lse;   /* (rows) log of that */
+    float
+        *received; /* (n_pages) what policies go by that don't look at the query: with this query's shares */
+    float memory[];
+};
+/* NULL: no memory. */
+struct reestimate *reestimate_new(size_t n_pages, unsigned rows);
+/* Fills it from representatives; the view then shows a policy that does not look at the query what pages get
+ * of it as received already. weight: of a share in what the view has as received. */
+void reestimate_pages(struct reestimate *, struct far_view *, bool looks, float weight);
+/* Adds, for each row, what it puts into sealed pages that were not read to the mass that was attended to (M,
+ * L): L. pages (n) rising. */
+void reestimate_total(const struct reestimate *, unsigned rows, size_t n_pages, const uint32_t *pages,
+                      size_t n, const float *M, float *L);
+/* The share of the group's attention that an unread page is estimated to get, of totals (M, L). */
+float reestimate_share(const struct reestimate *, unsigned rows, size_t page, const float *M, const float *L);
 
 /* Wants for far[head][from … to) of each head that are neither cached nor pending, in block order; what is
  * held is told by on_held. Wants and keys are malloc'd. */

@@ -28,7 +28,10 @@ static int check_select(const struct skv_select *s, const char *which, struct sk
                         s->unit);
     if (!(s->mass >= 0.0f && s->mass <= 1.0f))
         return skv_fail(err, -EINVAL, "%s: mass %g: a share from 0 to 1", which, (double)s->mass);
-    if (s->refresh && s->refresh_budget == 0)
+    if (!(s->refresh_turn >= 0.0f && s->refresh_turn <= 1.0f))
+        return skv_fail(err, -EINVAL, "%s: a query turns at a cosine from 0 to 1, not %g", which,
+                        (double)s->refresh_turn);
+    if ((s->refresh || s->refresh_turn > 0.0f) && s->refresh_budget == 0)
         return skv_fail(err, -EINVAL, "%s: a refresh selects the budget at least once", which);
     struct skv_error why;
     int rc = policy_check(s, &why);
@@ -47,10 +50,11 @@ void hash_policy_opts(struct identity *id, const struct skv_select *s)
         identity_add(id, opt, sizeof opt);
     if (s->tail)
         identity_add(id, "tail", 4);
-    if (s->refresh) {
-        identity_add(id, "refresh", 7);
+    if (s->refresh || s->refresh_turn > 0.0f) {
+        identity_add(id, "refresh 2", 9); /* before, no policy learned from one */
         identity_add_u64(id, s->refresh);
         identity_add_u64(id, s->refresh_budget);
+        identity_add(id, &s->refresh_turn, sizeof s->refresh_turn);
     }
 }
 
@@ -94,10 +98,14 @@ static int check_layers(const struct skv_context_opts *o, unsigned n_layers, str
 static int set_needs(struct skv_context *c, struct skv_error *err)
 {
     c->needs = policy_needs(&c->opts.prefill, NULL);
-    for (unsigned l = 0; l < c->shape->n_layers; l++)
+    bool turns = false;
+    for (unsigned l = 0; l < c->shape->n_layers; l++) {
         c->needs |= policy_needs(context_select(c, l), c->calibration);
+        turns |= context_select(c, l)->refresh_turn > 0.0f;
+    }
     bool history = c->opts.history || c->needs & (NEEDS_RECEIVED | NEEDS_MEAN_QUERY);
-    if (history && !c->received && !(c->received = received_new(c->shape)))
+    if ((history && !c->received && !(c->received = received_new(c->shape))) ||
+        (turns && !c->turn && !(c->turn = turn_new(c->shape))))
         return skv_fail(err, -ENOMEM, "out of memory");
     return parts_require(c, err);
 }
@@ -177,7 +185,7 @@ int context_new(struct skv_tier *t, struct shape *shape, const struct skv_contex
         rc = check_layers(o, shape->n_layers, err);
     if (rc == 0 && o->prefill.tail)
         rc = skv_fail(err, -EINVAL, "prefill: only decode steps attend to an estimated tail");
-    if (rc == 0 && o->prefill.refresh)
+    if (rc == 0 && (o->prefill.refresh || o->prefill.refresh_turn > 0.0f))
         rc = skv_fail(err, -EINVAL, "prefill: only decode steps refresh");
     if (rc)
         return rc;
@@ -272,6 +280,7 @@ void skv_context_close(skv_context *c)
     free(c->layer_put);
     free(c->lost.at);
     received_free(c->received);
+    turn_free(c->turn);
     shape_unref(c->shape);
     free(c);
 }
@@ -362,6 +371,7 @@ int skv_context_fork(skv_context *c, skv_context **out, struct skv_error *err)
     }
     f->needs = c->needs;
     f->received = c->received ? received_copy(c->shape, c->received) : NULL;
+    f->turn = c->turn ? turn_copy(c->shape, c->turn) : NULL;
     f->salted = c->salted;
     f->recipe = c->recipe ? strdup(c->recipe) : NULL;
     f->saved_as = c->saved_as ? strdup(c->saved_as) : NULL; /* it needs the leases as much */
@@ -374,9 +384,9 @@ int skv_context_fork(skv_context *c, skv_context **out, struct skv_error *err)
     f->spans = calloc(c->n_spans + 1, sizeof *f->spans);
     f->local = calloc(c->n_local + 1, sizeof *f->local);
     f->tags = c->tags ? malloc(1) : NULL; /* says that this context has tags */
-    if ((c->received && !f->received) || (c->recipe && !f->recipe) || (c->saved_as && !f->saved_as) ||
-        !f->cache || !f->layer_put || !f->protect || !f->spans || !f->local ||
-        context_grow_tokens(f, c->len + 1) || passes_reserve(f, c->n_passes))
+    if ((c->received && !f->received) || (c->turn && !f->turn) || (c->recipe && !f->recipe) ||
+        (c->saved_as && !f->saved_as) || !f->cache || !f->layer_put || !f->protect || !f->spans ||
+        !f->local || context_grow_tokens(f, c->len + 1) || passes_reserve(f, c->n_passes))
         goto no_memory;
     memcpy(f->protect, c->protect, c->n_protect * sizeof *f->protect);
     f->n_protect = c->n_protect;
@@ -528,6 +538,8 @@ int skv_append(skv_context *c, enum skv_mode mode, uint32_t n, const uint32_t *i
     while ((c->sealed + c->n_local) * BLOCK_TOKENS < c->len + n)
         if (context_grow_local(c))
             return skv_fail(err, -ENOMEM, "out of memory");
+    if (c->turn && turn_begin(c->turn, c->len, n, mode == SKV_PREFILL))
+        return skv_fail(err, -ENOMEM, "out of memory");
     for (uint32_t i = 0; i < n; i++)
         c->ids[c->len + i] = ids ? ids[i] : 0;
     if (tags)
@@ -730,6 +742,8 @@ int skv_truncate(skv_context *c, uint64_t n, struct skv_error *err)
     passes_truncate(c, n);
     if (c->received)
         received_truncate(c->received, n);
+    if (c->turn)
+        turn_truncate(c->turn, n);
     c->len = n;
     c->pass_from = n;
     c->pass_n = 0;

@@ -212,28 +212,14 @@ static int end_section(struct row *r, struct section *s, struct skv_error *err)
 
 /* ---- one query ---- */
 
-/* What the token at t selects by. Whether it refreshes is a function of its position, so that forks,
- * truncated and reopened contexts do as a straight run does. */
-static struct skv_select select_at(struct skv_context *c, unsigned layer, uint64_t t)
-{
-    struct skv_select s = *context_select(c, layer);
-    if (!s.refresh || t % s.refresh || s.policy == SKV_DENSE || s.policy == SKV_WINDOW)
-        return s;
-    uint64_t broad = (uint64_t)s.budget * s.refresh_budget, all = context_sealed_pages(c) * PAGE_TOKENS;
-    if (broad > all) /* no room for what isn't there */
-        broad = all;
-    if (broad > s.budget)
-        s.budget = (uint32_t)broad;
-    c->stats.refreshes++;
-    return s;
-}
-
 static int row_choose(struct row *r, struct skv_error *err)
 {
     struct decode *d = r->d;
     struct skv_context *c = d->item.c;
-    struct skv_select s = select_at(c, d->item.layer, r->t);
-    int rc = choose_pages(c, d->item.layer, &s, d->g, r->q, r->t, r->choices, err);
+    bool refresh[MAX_HEADS];
+    refresh_heads(c, d->item.layer, r->t, r->q, refresh);
+    int rc = choose_pages(c, d->item.layer, context_select(c, d->item.layer), d->g, r->q, r->t, refresh,
+                          r->choices, err);
     for (unsigned h = 0; h < d->y->n_kv_heads && rc == 0; h++) {
         r->far_pages += r->choices[h].n;
         if (r->choices[h].n > r->n_far)
@@ -308,24 +294,47 @@ static float share_of(unsigned g, const float *mass, const float *M, const float
     return sum;
 }
 
-static int note_received(struct row *r, const float *M, const float *L, struct skv_error *err)
+/* At a refresh, pages that were not read get what they are estimated to; a share next to nothing is none. */
+static void note_unread(struct row *r, unsigned head, const float *M, const float *L)
+{
+    struct skv_context *c = r->d->item.c;
+    const struct choice *ch = &r->choices[head];
+    size_t i = 0;
+    for (uint64_t p = 0; p < context_sealed_pages(c); p++) {
+        if (i < ch->n && ch->pages[i] == p) {
+            i++;
+            continue;
+        }
+        float share = reestimate_share(ch->all, r->d->g, p, M, L);
+        if (share > 1e-6f)
+            received_add(c->received, r->d->item.layer, head, p, share);
+    }
+}
+
+/* The total that shares are of includes, at a refresh, what was not read. */
+static int note_received(struct row *r, const float *M, const float *attended, struct skv_error *err)
 {
     struct decode *d = r->d;
     struct skv_context *c = d->item.c;
     unsigned g = d->g, layer = d->item.layer;
-    float *local = malloc((r->n_local * g + 1) * sizeof *local);
+    float *local = malloc((r->n_local + 1) * g * sizeof *local), *L = local ? local + r->n_local * g : NULL;
     if (!local || received_row(c->received, layer, r->t / PAGE_TOKENS + 1,
                                policy_half_life(context_select(c, layer)), 1, r->q)) {
         free(local);
         return skv_fail(err, -ENOMEM, "out of memory");
     }
-    for (unsigned h = 0; h < d->y->n_kv_heads; h++, M += g, L += g) {
-        for (size_t i = 0; i < r->choices[h].n; i++)
-            received_add(c->received, layer, h, r->choices[h].pages[i],
-                         share_of(g, r->far_mass[h] + i * g, M, L));
+    for (unsigned h = 0; h < d->y->n_kv_heads; h++, M += g, attended += g) {
+        const struct choice *ch = &r->choices[h];
+        memcpy(L, attended, g * sizeof *L);
+        if (ch->all)
+            reestimate_total(ch->all, g, context_sealed_pages(c), ch->pages, ch->n, M, L);
+        for (size_t i = 0; i < ch->n; i++)
+            received_add(c->received, layer, h, ch->pages[i], share_of(g, r->far_mass[h] + i * g, M, L));
         keep_masses(d, &r->local.heads[h], r->n_local, local);
         for (size_t i = 0; i < r->n_local; i++)
             received_add(c->received, layer, h, r->first_local + i, share_of(g, local + i * g, M, L));
+        if (ch->all)
+            note_unread(r, h, M, L);
     }
     free(local);
     return 0;

@@ -186,6 +186,7 @@ struct skv_context {
     uint64_t len, sealed;      /* tokens; blocks */
     uint32_t needs;            /* of the policies: bits of parts, and NEEDS_… */
     struct received *received; /* or NULL */
+    struct turn *turn;         /* or NULL: nothing goes by it */
     uint32_t *ids;             /* per token */
     uint8_t *tags;             /* per token, 32 bytes; NULL while the engine gives ids */
     uint64_t tokens_cap;
@@ -322,6 +323,26 @@ struct received *received_load(const struct shape *, uint64_t len, const uint8_t
 const float *received_mass(const struct received *, unsigned layer, unsigned head, uint64_t n_pages);
 /* q (g, d_k); false while there is none. */
 bool received_mean_query(const struct received *, unsigned layer, unsigned head, float *q);
+/* What a share added now weighs in these masses. */
+float received_weight(const struct received *, unsigned layer);
+
+/* ---- turn.c: where the queries of the last decode steps looked ---- */
+
+struct turn;
+struct turn *turn_new(const struct shape *);
+struct turn *turn_copy(const struct shape *, const struct turn *);
+void turn_free(struct turn *);
+/* At an append of n tokens from `from`. -ENOMEM: it is as before. */
+int turn_begin(struct turn *, uint64_t from, uint32_t n, bool prefill);
+/* The cosine between the query q (g, d_k) of a token of the last pass and its reference, -1 without one; what
+ * follows refers to q too. Tokens in turn, any number of times. */
+float turn_step(struct turn *, unsigned layer, unsigned head, uint64_t token, const float *q);
+/* Takes back what tokens from n on of the last pass did; further back there is no reference. */
+void turn_truncate(struct turn *, uint64_t n);
+/* All of it as bytes: how many (out may be NULL). */
+size_t turn_save(const struct turn *, uint8_t *out);
+/* NULL: the bytes make no sense for this shape and length, or no memory. */
+struct turn *turn_load(const struct shape *, uint64_t len, const uint8_t *bytes, size_t n);
 
 /* ---- parts.c ---- */
 

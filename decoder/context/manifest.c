@@ -26,6 +26,7 @@ enum section {
     SECTION_CALIBRATION,
     SECTION_REFRESH,
     SECTION_REPRESENTATIVES,
+    SECTION_TURN,
     SECTIONS,
 };
 
@@ -43,6 +44,13 @@ struct stored_layer_select {
 struct stored_refresh {
     uint32_t every, budget;
 };
+/* Of the same, the cosines; and behind them, in bytes, the state: there only if one turns, or did. */
+struct stored_turn {
+    uint64_t bytes;
+    float below[1 + SKV_LAYER_RANGES];
+    uint32_t reserved;
+};
+static_assert(sizeof(struct stored_turn) == 48, "stored as it is");
 struct stored_options {
     struct stored_select decode, prefill;
     uint64_t cache_bytes;
@@ -134,14 +142,27 @@ static uint8_t *pack_calibration(uint8_t *at, const struct skv_calibration *c)
 
 static size_t store_refresh(const struct skv_context_opts *o, struct stored_refresh *out)
 {
-    bool any = o->decode.refresh;
+    bool any = o->decode.refresh || o->decode.refresh_turn > 0.0f;
     out[0] = (struct stored_refresh){o->decode.refresh, o->decode.refresh_budget};
     for (uint32_t i = 0; i < o->n_decode_layers; i++) {
         const struct skv_select *s = &o->decode_layers[i].select;
         out[i + 1] = (struct stored_refresh){s->refresh, s->refresh_budget};
-        any |= s->refresh;
+        any |= s->refresh || s->refresh_turn > 0.0f;
     }
     return any ? (1 + o->n_decode_layers) * sizeof *out : 0;
+}
+
+/* false: there is nothing to store. */
+static bool store_turn(const struct manifest *m, struct stored_turn *out)
+{
+    const struct skv_context_opts *o = &m->opts;
+    bool any = m->turn_bytes || o->decode.refresh_turn > 0.0f;
+    *out = (struct stored_turn){.bytes = m->turn_bytes, .below = {o->decode.refresh_turn}};
+    for (uint32_t i = 0; i < o->n_decode_layers; i++) {
+        out->below[1 + i] = o->decode_layers[i].select.refresh_turn;
+        any |= out->below[1 + i] > 0.0f;
+    }
+    return any;
 }
 
 int manifest_pack(const struct manifest *m, const char *name, uint8_t **out, size_t *n, struct skv_error *err)
@@ -162,9 +183,11 @@ int manifest_pack(const struct manifest *m, const char *name, uint8_t **out, siz
                                                  store_select(&o->decode_layers[i].select)};
     struct stored_refresh refresh[1 + SKV_LAYER_RANGES];
     size_t refresh_bytes = store_refresh(o, refresh);
+    struct stored_turn turn;
+    bool turns = store_turn(m, &turn);
     size_t recipe = m->recipe ? strlen(m->recipe) : 0;
     size_t size = sizeof m->head + SECTIONS * 8 + sizeof stored + sizeof layers + sizeof refresh +
-                  2 * sizeof(uint32_t) + recipe + calibration_bytes(o->calibration) +
+                  sizeof turn + 2 * sizeof(uint32_t) + recipe + calibration_bytes(o->calibration) +
                   o->n_protect * sizeof *m->protect + strlen(m->model) + strlen(m->isa) + m->engine_bytes +
                   m->n_parts * sizeof *m->parts + m->n_layers * sizeof *m->layers;
     if (size > TIER_OBJECT_MAX)
@@ -195,6 +218,8 @@ int manifest_pack(const struct manifest *m, const char *name, uint8_t **out, siz
         at = pack_calibration(at, o->calibration);
     if (refresh_bytes)
         at = pack_section(at, SECTION_REFRESH, refresh, refresh_bytes);
+    if (turns)
+        at = pack_section(at, SECTION_TURN, &turn, sizeof turn);
     at = pack_section(at, SECTION_MODEL, m->model, strlen(m->model));
     at = pack_section(at, SECTION_ISA, m->isa, strlen(m->isa));
     at = pack_section(at, SECTION_ENGINE, m->engine, m->engine_bytes);
@@ -295,6 +320,19 @@ static bool load_refresh(struct skv_context_opts *o, const uint8_t *at, size_t n
     return true; /* context_new checks them */
 }
 
+static bool load_turn(struct manifest *m, const uint8_t *at, size_t n)
+{
+    struct stored_turn s;
+    if (n != sizeof s)
+        return false;
+    memcpy(&s, at, sizeof s);
+    m->turn_bytes = s.bytes;
+    m->opts.decode.refresh_turn = s.below[0];
+    for (uint32_t i = 0; i < m->opts.n_decode_layers; i++)
+        m->opts.decode_layers[i].select.refresh_turn = s.below[1 + i];
+    return s.bytes <= m->head.received_bytes; /* context_new checks the cosines */
+}
+
 /* A copy of n bytes with a zero behind them in place of old. */
 static void *copy_bytes(void *old, const uint8_t *at, size_t n)
 {
@@ -342,6 +380,8 @@ static bool load_section(struct manifest *m, uint32_t number, const uint8_t *at,
         return load_calibration(m, at, n);
     case SECTION_REFRESH:
         return load_refresh(&m->opts, at, n);
+    case SECTION_TURN:
+        return load_turn(m, at, n);
     case SECTION_MODEL:
         return copy_text(m->model, sizeof m->model, at, n);
     case SECTION_ISA:

@@ -25,7 +25,8 @@ struct manifest_head {
     uint64_t len, sealed;     /* tokens; blocks that were sealed */
     uint64_t indexed;         /* blocks on the tier with their index: at least the sealed ones */
     uint64_t n_passes, token_bytes, state_bytes;
-    uint64_t received_bytes; /* of the state: what pages received (received.c); 0: nothing was noted */
+    uint64_t received_bytes; /* of the state: what pages received (received.c), and turn_bytes behind it; 0:
+                              * nothing was noted */
     uint64_t created_ms, updated_ms, ttl_ms;
     uint64_t renewed_ms;        /* when it was leased last; it ends ttl_ms later */
     uint64_t sidecars_until_ms; /* parts and index are there until then */
@@ -43,6 +44,7 @@ struct manifest {
     struct skv_layer *layers;            /* of the model */
     size_t n_layers;
     struct skv_range *protect; /* whole pages, in tokens */
+    uint64_t turn_bytes;       /* the state's last: where queries looked (turn.c); 0: nothing refers to it */
     void *engine;
     size_t engine_bytes;
     size_t n_parts;

@@ -352,7 +352,7 @@ static int prefill_choose(struct item *it, struct skv_error *err)
         pool_queries(p, h, n_pooled, pooled + h * a_head);
     if (rc == 0)
         rc = choose_pages(it->c, it->layer, &it->c->opts.prefill, n_pooled * p->g, pooled, it->c->pass_from,
-                          p->choices, err);
+                          NULL, p->choices, err);
     else
         skv_fail(err, rc, "out of memory");
     free(pooled);

@@ -267,6 +267,11 @@ const float *received_mass(const struct received *r, unsigned layer, unsigned he
     return h->n >= n_pages ? h->mass : NULL; /* fewer: nothing was attended to since the newest were sealed */
 }
 
+float received_weight(const struct received *r, unsigned layer)
+{
+    return r->layers[layer].weight;
+}
+
 bool received_mean_query(const struct received *r, unsigned layer, unsigned head, float *q)
 {
     const struct layer *y = &r->layers[layer];

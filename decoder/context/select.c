@@ -16,7 +16,8 @@ struct chooser {
     const struct skv_context *c;
     const struct policy *policy;
     struct choice *out;
-    bool asks; /* the policy chooses; else out is complete already */
+    bool asks;          /* the policy chooses; else out is complete already */
+    bool looks, learns; /* at the query; at this refresh, what pages get of it */
     struct far_view view;
     struct far_piece *pieces;
     float opt[SKV_POLICY_OPTS];
@@ -109,7 +110,7 @@ static int lay_out(struct chooser *h, size_t n_chosen)
 }
 
 /* Whatever needs no policy is chosen here; otherwise memory is laid out for it. */
-static int chooser_begin(struct chooser *h, const struct skv_select *s)
+static int chooser_begin(struct chooser *h, const struct skv_select *s, bool refresh)
 {
     const struct skv_context *c = h->c;
     struct far_view *v = &h->view;
@@ -119,7 +120,12 @@ static int chooser_begin(struct chooser *h, const struct skv_select *s)
     v->n_blocks = c->sealed;
     v->eligible = c->eligible;
     v->unit = s->unit / PAGE_TOKENS;
-    v->k = plan_units(c, s, v->layer, v->head);
+    if (refresh) {
+        struct skv_select broad = refresh_select(c, s);
+        v->k = plan_units(c, &broad, v->layer, v->head);
+    } else {
+        v->k = plan_units(c, s, v->layer, v->head);
+    }
     v->mass = s->mass;
     h->asks = (h->policy->score || h->policy->choose) && v->k > 0 && v->n_pages > n_protected;
     cap = all ? v->n_pages : n_protected + (h->asks ? v->k * v->unit : 0);
@@ -134,6 +140,10 @@ static int chooser_begin(struct chooser *h, const struct skv_select *s)
     }
     v->lse = h->out->lse;
     v->share = h->out->share;
+    h->looks = policy_reads_representatives(s->policy);
+    h->learns = refresh && h->asks && c->received && policy_needs(s, c->calibration) & NEEDS_RECEIVED;
+    if (h->learns && !(h->out->all = reestimate_new(v->n_pages, v->rows)))
+        return -ENOMEM;
     if (!h->asks) {
         h->out->n = all ? v->n_pages : protected_pages(c, h->out->pages);
         for (size_t p = 0; all && p < v->n_pages; p++)
@@ -160,6 +170,8 @@ static void take_best(void *arg, unsigned head)
     struct chooser *h = &((struct choosers *)arg)->heads[head];
     if (!h->asks)
         return;
+    if (h->learns)
+        reestimate_pages(h->out->all, &h->view, h->looks, received_weight(h->c->received, h->view.layer));
     size_t n = policy_choose(h->policy, &h->view, h->chosen);
     size_t n_protected = protected_pages(h->c, h->chosen + n);
     merge_sorted(h->out->pages, h->chosen, n, h->chosen + n, n_protected);
@@ -191,7 +203,8 @@ static int view_truth(struct skv_context *c, struct chooser *heads, unsigned n, 
 }
 
 int choose_pages(struct skv_context *c, unsigned layer, const struct skv_select *s, unsigned rows,
-                 const float *q, uint64_t position, struct choice *out, struct skv_error *err)
+                 const float *q, uint64_t position, const bool *refresh, struct choice *out,
+                 struct skv_error *err)
 {
     unsigned n_heads = c->shape->layouts[layer].n_heads;
     const struct skv_layer *y = &c->shape->layers[layer];
@@ -211,7 +224,7 @@ int choose_pages(struct skv_context *c, unsigned layer, const struct skv_select 
                                               .q = q + (size_t)h * rows * y->d_k,
                                               .position = position,
                                               .opt = all.heads[h].opt};
-        if (chooser_begin(&all.heads[h], s))
+        if (chooser_begin(&all.heads[h], s, refresh && refresh[h]))
             rc = skv_fail(err, -ENOMEM, "out of memory");
         any |= all.heads[h].asks;
     }
@@ -236,4 +249,5 @@ void choice_free(struct choice *ch)
     free(ch->lse);
     free(ch->share);
     free(ch->tail);
+    free(ch->all);
 }

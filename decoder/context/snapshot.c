@@ -94,7 +94,8 @@ static int describe(const struct skv_context *c, const struct skv_context *index
     h->indexed = indexed->sealed;
     h->n_passes = c->n_passes;
     h->token_bytes = s->token_bytes;
-    h->received_bytes = c->received ? received_save(c->received, NULL) : 0;
+    m->turn_bytes = c->turn ? turn_save(c->turn, NULL) : 0;
+    h->received_bytes = (c->received ? received_save(c->received, NULL) : 0) + m->turn_bytes;
     h->state_bytes = manifest_state_bytes(h);
     h->ttl_ms = so->ttl_ms ? so->ttl_ms : SKV_TTL_MS;
     snprintf(m->isa, sizeof m->isa, "%s", c->tier->k->name);
@@ -146,6 +147,8 @@ static int store_all(struct skv_context *c, struct skv_context *indexed, struct 
     (void)ok;
     if (c->received)
         received_save(c->received, w.at);
+    if (c->turn)
+        turn_save(c->turn, w.at + w.left - m->turn_bytes);
     int rc = manifest_write_state(c->tier, m, state, err);
     if (rc == 0)
         rc = put_index(indexed, &o, err);
@@ -265,6 +268,23 @@ static int forget_spans_behind(struct skv_context *c)
     return c->sealed && !c->eligible ? -ENOMEM : 0;
 }
 
+/* What pages received, and behind it where queries looked; false: it makes no sense. */
+static bool load_history(struct skv_context *c, const struct manifest *m, const uint8_t *at)
+{
+    size_t received = m->head.received_bytes - m->turn_bytes;
+    if (received) {
+        received_free(c->received);
+        if (!(c->received = received_load(c->shape, c->len, at, received)))
+            return false;
+    }
+    if (m->turn_bytes) {
+        turn_free(c->turn);
+        if (!(c->turn = turn_load(c->shape, c->len, at + received, m->turn_bytes)))
+            return false;
+    }
+    return true;
+}
+
 static int restore(struct skv_context *c, const struct manifest *m, const char *name, struct skv_error *err)
 {
     const struct manifest_head *h = &m->head;
@@ -282,11 +302,7 @@ static int restore(struct skv_context *c, const struct manifest *m, const char *
         c->sealed = h->indexed; /* the chain is that of all */
         bool ok = walk_state(c, c, &w) && w.left == h->received_bytes;
         c->sealed = sealed;
-        if (ok && h->received_bytes) {
-            received_free(c->received);
-            c->received = received_load(c->shape, c->len, w.at, w.left);
-            ok = c->received != NULL;
-        }
+        ok = ok && load_history(c, m, w.at);
         if (!ok || !passes_make_sense(c))
             rc = skv_fail(err, -EBADMSG, "saved context \"%s\" is damaged: its state makes no sense", name);
     }

@@ -84,7 +84,7 @@ int true_masses(struct skv_context *c, unsigned layer, unsigned rows, const floa
     size_t n_pages = context_sealed_pages(c);
     t.all = calloc(y->n_kv_heads, sizeof *t.all);
     t.o = malloc((size_t)rows * (y->d_v + 2) * sizeof *t.o);
-    int rc = t.all && t.o ? choose_pages(c, layer, &dense, rows, q, 0, t.all, err)
+    int rc = t.all && t.o ? choose_pages(c, layer, &dense, rows, q, 0, NULL, t.all, err)
                           : skv_fail(err, -ENOMEM, "out of memory");
     for (size_t from = 0; from < n_pages && rc == 0; from += SECTION)
         rc = read_section(&t, from, err);

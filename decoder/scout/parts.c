@@ -1,6 +1,7 @@
 /* parts.c: see parts.h. */
 #include "decoder/scout/parts.h"
 #include "decoder/kernels/kernels.h"
+#include "decoder/scout/bound.h"
 #include "decoder/scout/cells.h"
 #include "decoder/scout/coarse.h"
 #include "decoder/scout/policy.h"
@@ -52,6 +53,8 @@ size_t part_bytes(enum index_part part, unsigned d_k, unsigned d_v)
         return cells_bytes(d_k);
     case PART_COARSE:
         return coarse_bytes(d_k, d_v);
+    case PART_BALL:
+        return PIECE_PAGES * 2 * sizeof(float);
     default:
         return 0;
     }
@@ -65,6 +68,8 @@ void part_add(enum index_part part, unsigned d_k, unsigned d_v, unsigned block, 
         box_add(d_k, block, k, out);
     else if (part == PART_VALUE)
         value_add(d_v, block, v, out);
+    else if (part == PART_BALL)
+        bound_radii(d_k, k, (float *)out + (size_t)block * REPS_BLOCK_KEYS / REPS_PAGE_KEYS * 2);
 }
 
 static void coarse_make(unsigned d_k, unsigned d_v, unsigned stretch, const struct far_piece *piece,

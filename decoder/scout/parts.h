@@ -12,6 +12,7 @@ enum index_part {
     PART_VALUE,  /* a block: the mean of its values; f16 [64 blocks][d_v] */
     PART_CELLS,  /* a stretch of 16 blocks: an inverted index (cells.h) */
     PART_COARSE, /* a stretch: summaries of eight blocks each (coarse.h); made from PART_VALUE too */
+    PART_BALL,   /* a page: the two radii of bound.h; f32 [256 pages][2] */
     INDEX_PARTS
 };
 /* Blocks of a stretch: parts of stretches are made from what else is kept, once all of a stretch is there; of

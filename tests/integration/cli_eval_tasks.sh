@@ -60,6 +60,16 @@ ends 0 $tasks --questions 4 --texts 1 --seed 3 --policies heavy-hitter,cascade -
 [ "$(number bytes_per_step multi-query cascade)" = "$fetched" ] || fail "cascade fetched $fetched on two nodes, and $(number bytes_per_step multi-query cascade) inside"
 [ -z "$(number right needle)" ] || fail "a task that was not asked for has results"
 
+# A query that has turned teaches history what it never read.
+for turn in 0 0.4; do
+    # shellcheck disable=SC2086
+    ends 0 $tasks --questions 4 --texts 1 --seed 3 --policies heavy-hitter --tasks sleeper --json "$dir/json" --refresh-turn $turn
+    found=$(number found sleeper heavy-hitter)
+    refreshes=$(number refreshes sleeper heavy-hitter)
+    [ $turn = 0 ] && holds "without turns" "$found <= 0.5 && $refreshes == 0"
+done
+holds "history learned" "$found >= 0.75 && $refreshes > 0"
+
 # What is protected is found by everybody, and the table says so.
 # shellcheck disable=SC2086
 ends 0 $tasks --questions 2 --texts 2 --policies window --tasks needle --json "$dir/json" --protect 0:4096

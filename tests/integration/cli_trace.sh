@@ -54,6 +54,7 @@ for select in 16 64; do
         --json "$dir/json" --layers --calibration
     prints 'ordinary queries: 68 in 2 traces'
     prints 'estimated missed share of the attention, cascade at 64 tokens: correlation'
+    prints 'least of the three, which 0 of '
     holds "$dir/json"
     # every policy at both budgets
     [ "$(wc -l <"$dir/figures")" -eq $((2 * $(grep -c ' 64 ' "$dir/figures"))) ] || fail "a budget lacks policies"

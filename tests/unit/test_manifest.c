@@ -47,6 +47,9 @@ static struct manifest example(void)
     skv_context_defaults(&m.opts);
     m.opts.n_protect = 2;
     m.opts.decode.mass = 0.75f;
+    m.opts.decode.refresh_turn = 0.5f;
+    m.head.received_bytes = 100;
+    m.turn_bytes = 40;
     m.opts.schedule = SKV_CALIBRATED;
     m.opts.calibration = &calibration;
     m.opts.representatives = SKV_REPS_LEAN;
@@ -101,6 +104,8 @@ static void test_there_and_back(void **s)
     assert_int_equal(m.engine_bytes, 6);
     assert_memory_equal(m.engine, "\0state", 6);
     assert_memory_equal(m.parts, parts, sizeof parts);
+    assert_true(m.opts.decode.refresh_turn == 0.5f && m.opts.decode.refresh_budget == 4);
+    assert_int_equal(m.turn_bytes, 40);
     assert_true(m.opts.decode.mass == 0.75f && m.opts.window == want.opts.window);
     manifest_free(&m);
     free(bytes);
@@ -140,6 +145,7 @@ static void test_any_byte_changed(void **s)
                 assert_true(m.head.sealed <= m.head.indexed && m.head.indexed * BLOCK_TOKENS <= m.head.len);
                 assert_int_equal(m.head.state_bytes, manifest_state_bytes(&m.head));
                 assert_int_equal(m.n_parts, 2);
+                assert_true(m.turn_bytes <= m.head.received_bytes);
                 assert_true(m.n_layers == 3 && m.opts.n_protect <= 2);
             }
             manifest_free(&m);

@@ -118,6 +118,10 @@ static void test_policies_on_known_attention(void **state)
     check(c.correlation, 0.99, 1, "correlation of estimated and true");
     check(c.missed, 0.35, 0.5, "what is missed"); /* nothing, and 0.8 to 0.9 */
     check(c.estimated, c.missed - 0.15, c.missed + 0.15, "its estimate");
+    assert_int_equal(c.broken, 0);
+    for (unsigned b = 0; b < BOUNDS; b++)
+        check(c.bound[b], c.missed, 1, "the worst case");
+    check(c.over[BOUND_LEAST], 0, fmin(c.over[BOUND_BALL], c.over[BOUND_BOX]) + 1e-6, "the least bound");
     free(samples[1].at);
     free(got.cells);
     kv_trace_close(t);
@@ -239,7 +243,7 @@ static void test_calibration(void **state)
     struct mass_calibration c;
     for (size_t i = 0; i < 40; i++) {
         float estimated = (float)((i * 7) % 40) / 40;
-        at[i] = (struct mass_sample){estimated, 0.5f * estimated + 0.25f};
+        at[i] = (struct mass_sample){.estimated = estimated, .missed = 0.5f * estimated + 0.25f};
     }
     s.n = 9;
     assert_false(mass_calibration_of(&s, &c));
