@@ -99,7 +99,7 @@ static size_t lay_out(const struct far_view *v, struct cascade *c, char *base)
     TAKE(eligible, c->ld / 64 + 1);
     TAKE(mass, v->rows * c->ld);
     TAKE(score, c->ld);
-    size_t mean = mean_query_speaks(v) ? 1 : 0;
+    size_t mean = salience_power(v) > 0.0f ? 1 : 0; /* room is asked for before the view is filled */
     TAKE(mean_mass, mean * v->rows * c->ld);
     TAKE(mean_lse, mean * v->rows);
     TAKE(salience, mean * c->ld);

@@ -177,7 +177,10 @@ static size_t choose(struct world *w, enum skv_policy policy, size_t k, unsigned
                          .tail_l = p->tails && w->candidates == 0 ? w->tail + ROWS : NULL,
                          .tail_o = w->tail + 2 * ROWS};
     policy_opts(&s, w->prior ? &(struct skv_calibration_head){.alpha = w->alpha, .beta = 4} : NULL, w->opt);
-    v.scratch = aligned_alloc(64, (policy_room(p, &v) + 63) / 64 * 64);
+    struct far_view empty = v; /* a context asks for room before it fills the view */
+    empty.pieces = NULL;
+    empty.received = empty.mean_q = empty.truth = NULL;
+    v.scratch = aligned_alloc(64, (policy_room(p, &empty) + 63) / 64 * 64);
     for (unsigned i = 0; i < policy_slices(p, &v); i++)
         p->scan(&v, i);
     size_t n = policy_choose(p, &v, pages);
