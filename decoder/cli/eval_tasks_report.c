@@ -19,10 +19,11 @@ static double percent(uint64_t part, uint64_t whole)
 void tasks_print_head(const struct tasks_result *r)
 {
     char tokens[32];
+    uint64_t questions = r->task[0].facts ? r->questions : r->texts;
     printf("texts of %s tokens, %" PRIu64 " a task; %" PRIu64
            " questions a task; budget %u tokens per KV head and "
            "step (%.2g %% of the tokens)\n",
-           count_format(tokens, sizeof tokens, r->tokens), r->texts, r->questions, r->budget,
+           count_format(tokens, sizeof tokens, r->tokens), r->texts, questions, r->budget,
            percent(r->budget, r->tokens));
     printf("besides the budget: window %u, sinks %u; selected together: %u tokens\n", r->kv->window,
            r->kv->sinks, r->kv->select);
