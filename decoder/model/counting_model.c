@@ -32,7 +32,7 @@ enum field {                                  /* first dim of */
 };
 _Static_assert((int)BALANCE < (int)DIM, "the fields fit into the residual stream");
 
-/* The slowest RoPE pairs turn by 2e-6 rad over 2^20 places. */
+/* The slowest RoPE pairs turn by 6e-6 rad at most over 2^20 places. */
 enum { SLOWEST = HEAD_DIM - 2, SLOW = HEAD_DIM - 4 };
 static const float rope_base = 1e12f;
 /* Scores in nats. Keys are multiples of 8, so that f16 holds them exactly; a query is what a key of 8 scores,
@@ -40,7 +40,7 @@ static const float rope_base = 1e12f;
 static const float key = 8;
 static const float count_score = 16; /* a word not yet asked about over all else: e^-16 of a million is 0.1 */
 static const float rest_score = 40;  /* of BOS; the mark, and what comes after it, has twice as much */
-static const float named = 32; /* weight of the named words' mean: of up to 30 tokens, above any share */
+static const float named = 64; /* weight of the named words' mean: of up to 30 tokens, above 1 + a share */
 static const float logit = 256;
 static const float end_logit = 1e-5f; /* says "the end" once no word's share is above 4e-8 */
 
