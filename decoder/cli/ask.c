@@ -52,17 +52,24 @@ int ask_feed(struct asker *a, struct meter *m, skv_context *ctx, const uint32_t 
     return rc;
 }
 
+int ask_next(struct asker *a, uint32_t *id, struct skv_error *err)
+{
+    struct sampler greedy = {0};
+    int rc = sample_next(&greedy, a->logits, a->engine->model->params.vocab, id, err);
+    if (!rc)
+        a->said = *id;
+    return rc;
+}
+
 int ask_answer(struct asker *a, struct meter *m, skv_context *ctx, size_t want, struct answer *said,
                struct skv_error *err)
 {
-    struct sampler greedy = {0};
     const struct engine *e = a->engine;
     for (;;) {
         uint32_t id;
-        int rc = sample_next(&greedy, a->logits, e->model->params.vocab, &id, err);
+        int rc = ask_next(a, &id, err);
         if (rc)
             return rc;
-        a->said = id;
         answer_add(said, tokenizer_piece(e->tok, id, false), tokenizer_is_eog(e->tok, id), want);
         if (said->over)
             return 0;

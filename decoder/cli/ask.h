@@ -10,7 +10,7 @@ struct asker { /* zero it first */
     struct engine *engine;
     struct session *session; /* the caller opens it, asker_close closes it */
     float *logits;           /* (vocab) after the last step */
-    uint32_t said;           /* the last token of the last answer, which no step has fed yet */
+    uint32_t said;           /* what it said last, which no step has fed yet */
     uint64_t longest_ns;     /* the caller sets these to 0 when it begins to look: the longest step since, */
     uint64_t held_bytes;     /* and the most that a context held since: window, representatives, cache */
 };
@@ -21,6 +21,8 @@ void asker_close(struct asker *);
 /* The context that the session uses: n decode steps. The meter may be NULL. -EINTR after Ctrl-C. */
 int ask_feed(struct asker *, struct meter *, skv_context *, const uint32_t *ids, size_t n,
              struct skv_error *);
+/* What the model says next, which no step has fed yet: also in asker.said. */
+int ask_next(struct asker *, uint32_t *id, struct skv_error *);
 /* What the model then says, by greedy steps. want: as in answer.h. */
 int ask_answer(struct asker *, struct meter *, skv_context *, size_t want, struct answer *,
                struct skv_error *);

@@ -1,6 +1,7 @@
 /* cmd_make_model.c: models that are written, not trained: for the demo, for tests, for measuring speed. */
 #include "common/size.h"
 #include "decoder/cli/cli.h"
+#include "decoder/model/counting_model.h"
 #include "decoder/model/random_model.h"
 #include "decoder/model/recall_model.h"
 
@@ -65,6 +66,45 @@ static int make_recall(int argc, char **argv)
     if (rc >= 0)
         return rc;
     rc = recall_model_write(a.output, &a.opts, &err);
+    if (!rc)
+        rc = show(a.output, &err);
+    options_free(&mem);
+    return rc ? cli_fail(cmd.name, &err) : 0;
+}
+
+struct counting_args {
+    const char *output;
+};
+#define AT(member) offsetof(struct counting_args, member)
+static const struct opt counting_table[] = {
+    {"output", 'o', OPT_STRING, AT(output), "FILE", "where to write the model", .required = true},
+    {0},
+};
+#undef AT
+
+static int make_counting(int argc, char **argv)
+{
+    struct counting_args a = {0};
+    struct opt_memory mem = {0};
+    struct skv_error err = {0};
+    const struct opt_group groups[] = {{"Options", counting_table, &a}, {0}};
+    const struct opt_command cmd = {
+        "scoutkv make-model counting", "-o FILE",
+        "Writes a small llama model whose weights are constructed so that it counts: after a text and a "
+        "question mark\n"
+        "it names the text's words in falling order of how often they came. Of 512 words it counts "
+        "occurrences exactly,\n"
+        "whatever the length; all else is nothing to it. It is an ordinary GGUF file; other engines load it "
+        "too.\n"
+        "decoder/model/README-counting.md explains the construction.",
+        "  scoutkv make-model counting -o counting.gguf\n"
+        "  scoutkv run -m counting.gguf --temp 0 -p 'goose pond goose lamp goose pond?'\n"
+        "  scoutkv eval tasks -m counting.gguf --tasks common-words,frequent-words",
+        groups};
+    int rc = options_start(&cmd, argc, argv, &mem);
+    if (rc >= 0)
+        return rc;
+    rc = counting_model_write(a.output, &err);
     if (!rc)
         rc = show(a.output, &err);
     options_free(&mem);
@@ -137,6 +177,7 @@ int cmd_make_model(int argc, char **argv)
 {
     static const struct cli_command kinds[] = {
         {"recall", make_recall, "a model that recalls facts at any distance, by construction"},
+        {"counting", make_counting, "a model that counts words at any distance, by construction"},
         {"random", make_random, "a model with random weights, of any size"},
         {0},
     };

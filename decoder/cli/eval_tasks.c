@@ -1,18 +1,18 @@
 /* eval_tasks.c: `scoutkv eval tasks`: what policies find of what is asked, task by task, and what it costs.
  *
- * DESIGN. Every task has texts of its own (task_plan.h), in words of the recall model: with dense attention
- * all answers are right, so a wrong one is the selection's. A text is prefilled and stored once for the
- * policies that go by what pages received, and once for the others, which so carry none of its cost.
- * Questions are asked in fresh forks with empty caches and go in by decode steps, as do the answers that are
- * given on the way: the policy sees all of it token by token. Facts lie neither in the window nor among the
- * sinks, and the budget is at most a quarter of what holds a fact, so that no policy finds many by chance. */
+ * DESIGN. Every task has texts of its own (task_text.h), in words of the recall or the counting model: with
+ * dense attention all answers are right, so a wrong one is the selection's. A text is prefilled and stored
+ * once for the policies that go by what pages received, and once for the others, which so carry none of its
+ * cost. Questions are asked in fresh forks with empty caches and go in by decode steps, as do the answers
+ * that are given on the way: the policy sees all of it token by token. Facts lie neither in the window nor
+ * among the sinks, and the budget is at most a quarter of what holds a fact, so that no policy finds many by
+ * chance. Words that are counted lie everywhere. */
 #include "common/clock.h"
 #include "common/progress.h"
 #include "decoder/cli/ask.h"
 #include "decoder/cli/cli.h"
 #include "decoder/cli/eval_tasks.h"
 #include "decoder/cli/interrupt.h"
-#include "decoder/cli/recall_task.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -31,7 +31,9 @@ struct tasks_args {
 
 #define AT(member) offsetof(struct tasks_args, member)
 static const struct opt table[] = {
-    {"model", 'm', OPT_STRING, AT(model), "FILE", "a model of `scoutkv make-model recall`", .required = true},
+    {"model", 'm', OPT_STRING, AT(model), "FILE",
+     "a model of `scoutkv make-model recall`, or counting: it decides which tasks there are",
+     .required = true},
     {"tasks", 0, OPT_STRING, AT(tasks), "LIST", "which of the tasks above, or all"},
     {"tokens", 0, OPT_U64, AT(tokens), "N", "length of a text", .min = 4096, .max = 1 << 27},
     {"questions", 0, OPT_U64, AT(questions), "N", "in each task, over all its texts", .min = 1,
@@ -56,12 +58,8 @@ struct tasks_eval {
     struct engine engine;
     struct skv_context_opts opts;
     struct asker asker;
-    bool chosen[TASK_KINDS];
-    /* the text that is measured now */
-    struct task_plan plan;
-    struct recall_text text;
-    uint32_t *ids, stop; /* in tokens; the one that ends a sentence */
-    size_t n_ids;
+    enum task_choice chosen[TASK_KINDS];
+    struct task_text text; /* that is measured now */
     skv_context *base;
     struct progress bar;
     char label[80];
@@ -84,8 +82,9 @@ static int make_tasks(struct tasks_eval *e, struct skv_error *err)
         if (!e->chosen[k])
             continue;
         struct task_result *task = &r->task[r->n_tasks++];
-        *task = (struct task_result){.kind = (enum task_kind)k, .fact_pages = UINT64_MAX};
-        task->facts = task_facts(task->kind, facts, questions_of(a, a->texts - 1));
+        *task = (struct task_result){.kind = (enum task_kind)k};
+        if (!task_of_words(task->kind))
+            task->facts = task_facts(task->kind, facts, questions_of(a, a->texts - 1));
         task->row = calloc(r->n_policies, sizeof *task->row);
         for (size_t i = 0; task->row && i < r->n_policies; i++) {
             task->row[i].share = calloc(a->questions, sizeof *task->row[i].share);
@@ -103,7 +102,7 @@ static int make_tasks(struct tasks_eval *e, struct skv_error *err)
 static uint32_t default_budget(const struct tasks_eval *e)
 {
     double most = BUDGET_SHARE * (double)e->args->tokens;
-    for (size_t i = 0; i < e->result.n_tasks; i++) {
+    for (size_t i = 0; i < e->result.n_tasks && e->result.task[i].facts; i++) {
         double quarter = (double)e->result.task[i].facts / BUDGET_FACTS * SKV_PAGE;
         most = quarter < most ? quarter : most;
     }
@@ -133,7 +132,7 @@ static void set_budget(struct tasks_eval *e)
     for (size_t i = 0; i < r->n_policies; i++)
         r->policy[i].choice.select.budget = r->budget;
     for (size_t i = 0; i < r->n_tasks; i++)
-        if (r->budget > r->task[i].facts / BUDGET_FACTS * SKV_PAGE) {
+        if (r->task[i].facts && r->budget > r->task[i].facts / BUDGET_FACTS * SKV_PAGE) {
             fprintf(
                 stderr,
                 "note: a budget of %u tokens is more than a quarter of the %zu facts' pages: a policy may "
@@ -156,58 +155,30 @@ static void size_caches(struct tasks_eval *e)
 
 /* ---- a text ---- */
 
-static uint64_t protected_facts(const struct tasks_eval *e)
-{
-    uint64_t n = 0;
-    for (size_t i = 0; i < e->text.n_facts; i++) {
-        uint64_t from = e->text.facts[i].token + 1, to = from + RECALL_FACT_TOKENS;
-        for (size_t k = 0; k < e->engine.ranges.n; k++)
-            if (e->engine.ranges.range[k].from < to && from < e->engine.ranges.range[k].to) {
-                n++;
-                break;
-            }
-    }
-    return n;
-}
-
 static int make_text(struct tasks_eval *e, struct task_result *task, uint64_t text, struct skv_error *err)
 {
     const struct tasks_args *a = e->args;
     uint64_t seed = a->seed;
-    seed = recall_rand(&seed) ^ (uint64_t)task->kind << 32 ^ text;
-    int rc = task_plan_make(&e->plan, task->kind, seed, task->facts, questions_of(a, text), err);
-    struct recall_text_opts o = {
-        .seed = seed,
-        .n_tokens = a->tokens - 1, /* BOS */
-        .n_facts = e->plan.n_facts,
-        .keep_first = a->kv.sinks + SKV_BLOCK,
-        .keep_last = ask_far_behind(&a->kv),
-        .plan = e->plan.facts,
+    const struct task_text_opts o = {
+        .kind = task->kind,
+        .seed = recall_rand(&seed) ^ (uint64_t)task->kind << 32 ^ text,
+        .tokens = a->tokens,
+        .facts = task->facts,
+        .questions = questions_of(a, text),
+        .kv = &a->kv,
     };
-    if (!rc) {
-        struct skv_error why;
-        rc = recall_text_make(&e->text, &o, &why);
-        if (rc)
-            skv_fail(err, rc, "%s: %s (--facts, and those that --questions take in each of --texts)",
-                     task_name(task->kind), why.text);
-    }
-    if (!rc)
-        rc = recall_text_ids(&e->text, e->engine.tok, &e->ids, &e->n_ids, err);
+    int rc = task_text_make(&e->text, e->engine.tok, &o, err);
     if (rc)
         return rc;
-    e->stop = e->ids[e->n_ids - 1]; /* the last sentence ends, too */
-    uint64_t pages = recall_fact_pages(&e->text);
-    task->fact_pages = pages < task->fact_pages ? pages : task->fact_pages;
-    task->protected_facts += protected_facts(e);
+    struct task_figures f = task_text_figures(&e->text, &e->engine.ranges), *sum = &task->figures;
+    if (text > 0) {
+        f.fact_pages = sum->fact_pages < f.fact_pages ? sum->fact_pages : f.fact_pages;
+        f.protected_facts += sum->protected_facts;
+        f.answer_count = sum->answer_count;
+        f.other_count = sum->other_count;
+    }
+    *sum = f;
     return 0;
-}
-
-static void free_text(struct tasks_eval *e)
-{
-    task_plan_free(&e->plan);
-    recall_text_free(&e->text);
-    free(e->ids);
-    e->ids = NULL;
 }
 
 static void close_base(struct tasks_eval *e)
@@ -239,79 +210,34 @@ static int open_base(struct tasks_eval *e, bool history, struct skv_error *err)
         opts.cache_bytes = e->result.context_kv_bytes / 50;
     int rc = engine_context(&e->engine, &opts, &e->base, &e->asker.session, err);
     if (!rc)
-        rc = engine_prefill(&e->engine, e->asker.session, e->label, e->ids, e->n_ids, NULL, NULL, err);
+        rc = engine_prefill(&e->engine, e->asker.session, e->label, e->text.ids, e->text.n_ids, NULL, NULL,
+                            err);
     return rc ? rc : skv_flush(e->base, err);
 }
 
 /* ---- questions ---- */
-
-/* After other questions the last answer is said to its end first. */
-static int ask_fact(struct tasks_eval *e, struct meter *m, skv_context *fork, const struct recall_fact *fact,
-                    bool *right, struct skv_error *err)
-{
-    const uint32_t end[] = {e->asker.said, e->stop};
-    struct recall_question q;
-    struct answer a = {0};
-    int rc = recall_question_make(&q, e->engine.tok, fact, err);
-    if (!rc && skv_length(fork) > e->n_ids)
-        rc = ask_feed(&e->asker, m, fork, end, 2, err);
-    if (!rc)
-        rc = ask_feed(&e->asker, m, fork, q.ids, q.n, err);
-    if (!rc)
-        rc = ask_answer(&e->asker, m, fork, strlen(fact->value), &a, err);
-    *right = !rc && answer_right(&a, fact->value);
-    return rc;
-}
-
-static int ask_question(struct tasks_eval *e, struct task_row *row, skv_context *fork,
-                        const struct task_question *q, struct found *sum, struct skv_error *err)
-{
-    uint64_t found = 0;
-    bool right = true;
-    int rc = 0;
-    for (uint32_t i = 0; i < q->n && !rc && (right || !q->chain); i++) {
-        rc = ask_fact(e, &row->meter, fork, &e->text.facts[e->plan.asks[q->from + i]], &right, err);
-        found += right;
-    }
-    sum->questions++;
-    sum->right += found == q->n;
-    sum->references += q->n;
-    sum->found += found;
-    return rc;
-}
-
-static void add_found(struct found *sum, const struct found *f)
-{
-    sum->questions += f->questions;
-    sum->right += f->right;
-    sum->references += f->references;
-    sum->found += f->found;
-}
 
 static double share(const struct found *f)
 {
     return f->references ? (double)f->found / (double)f->references : 0;
 }
 
-static int ask_fork(struct tasks_eval *e, const struct task_policy *p, struct task_row *row,
-                    const struct task_fork *f, struct found *text, struct skv_error *err)
+static int ask_fork(struct tasks_eval *e, const struct task_policy *p, struct task_row *row, size_t number,
+                    struct found *text, struct skv_error *err)
 {
     struct found scored = {0};
     skv_context *fork = NULL;
     int rc = eval_fork(e->asker.session, e->base, &p->choice.select, p->cache, &fork, err);
     if (rc)
         return rc;
-    for (uint32_t i = f->from; i < f->from + f->n && !rc; i++) {
-        const struct task_question *q = &e->plan.questions[i];
-        rc = ask_question(e, row, fork, q, q->scored ? &scored : &row->before, err);
-        progress_update(&e->bar, e->bar.done + q->n);
-    }
+    rc = task_text_ask(&e->text, &e->asker, &row->meter, fork, number, &scored, &row->before, err);
+    progress_update(&e->bar, e->bar.done + task_text_asks(&e->text, number));
     session_use(e->asker.session, e->base);
     on_loss_add(&e->result.lost, fork);
     skv_context_close(fork);
     row->share[row->n_shares++] = share(&scored);
-    add_found(&row->scored, &scored);
-    add_found(text, &scored);
+    found_add(&row->scored, &scored);
+    found_add(text, &scored);
     return rc;
 }
 
@@ -322,10 +248,10 @@ static int ask_all(struct tasks_eval *e, const struct task_policy *p, struct tas
     double limit = e->args->dense_seconds / (double)e->args->texts;
     uint64_t start = clock_ns();
     int rc = 0;
-    for (size_t i = 0; i < e->plan.n_forks && !rc; i++) {
-        rc = ask_fork(e, p, row, &e->plan.forks[i], &found, err);
+    for (size_t i = 0; i < e->text.n_forks && !rc; i++) {
+        rc = ask_fork(e, p, row, i, &found, err);
         if (p->choice.select.policy == SKV_DENSE && (double)(clock_ns() - start) * 1e-9 >= limit &&
-            i + 1 < e->plan.n_forks) {
+            i + 1 < e->text.n_forks) {
             row->out_of_time = true;
             break;
         }
@@ -348,7 +274,7 @@ static int run_policies(struct tasks_eval *e, struct task_result *task, uint64_t
     if (!n)
         return 0;
     int rc = open_base(e, history, err);
-    progress_begin(&e->bar, e->label, "answers", n * e->plan.n_asks);
+    progress_begin(&e->bar, e->label, "answers", n * e->text.n_asks);
     for (size_t i = 0; i < r->n_policies && !rc; i++)
         if (r->policy[i].history == history)
             rc = ask_all(e, &r->policy[i], &task->row[i], text, err);
@@ -366,11 +292,18 @@ static int run_task(struct tasks_eval *e, struct task_result *task, struct skv_e
         rc = make_text(e, task, t, err);
         for (int history = 0; history <= 1 && !rc; history++)
             rc = run_policies(e, task, t, history, err);
-        free_text(e);
+        task_text_free(&e->text);
         if (!rc)
             rc = forget(e, err);
     }
     return rc;
+}
+
+static bool model_counts(const struct engine *e)
+{
+    struct gguf_str name;
+    return gguf_string(e->model->gguf, "general.name", GGUF_OPT, &name, NULL) == 0 &&
+           gguf_str_is(name, COUNTING_MODEL_NAME);
 }
 
 static int evaluate(struct tasks_eval *e, struct skv_error *err)
@@ -381,6 +314,10 @@ static int evaluate(struct tasks_eval *e, struct skv_error *err)
         kv_say_salience(&r->policy[i].choice.select, e->engine.calibration);
         r->policy[i].history = skv_policy_history(&r->policy[i].choice.select, e->engine.calibration);
     }
+    if (!rc)
+        rc = task_fit(model_counts(&e->engine), e->chosen, err);
+    if (!rc)
+        rc = make_tasks(e, err);
     if (!rc)
         rc = engine_context_opts(&e->engine, &e->opts, err);
     if (!rc)
@@ -424,8 +361,6 @@ static int prepare(struct tasks_eval *e, struct skv_error *err)
         rc = task_list(a->tasks, e->chosen, err);
     if (!rc)
         rc = make_policies(e, err);
-    if (!rc)
-        rc = make_tasks(e, err);
     r->model = a->model;
     r->kv = &a->kv;
     r->seed = a->seed;
@@ -440,7 +375,7 @@ static void close_eval(struct tasks_eval *e)
     close_base(e);
     asker_close(&e->asker);
     engine_close(&e->engine);
-    free_text(e);
+    task_text_free(&e->text);
     for (size_t t = 0; t < e->result.n_tasks; t++) {
         struct task_row *row = e->result.task[t].row;
         for (size_t i = 0; row && i < e->result.n_policies; i++) {
@@ -487,17 +422,27 @@ int cmd_eval_tasks(int argc, char **argv)
         "  topic-shift        a fact of one half of the text, after 32 questions about the other\n"
         "  sleeper            a fact that nobody asked for, after 32 questions about four others\n"
         "\n"
+        "and with a model of `make-model counting`, whose answers take all of a text:\n"
+        "\n"
+        "  common-words       the ten words of a list that come ten times as often as the others\n"
+        "  frequent-words     the three most frequent words of a text whose words follow Zipf's law\n"
+        "\n"
         "Questions are fed by decode steps, in fresh forks with empty caches. A question is right if all of "
         "its\n"
         "references were found; the table shows both, and the standard error over forks. The budget, if not "
         "given, is\n"
         "2 % of the tokens, or a quarter of the pages with a fact if that is less; the cache twice as much. "
-        "Each text\n"
-        "stays on the nodes; a node inside this process forgets it.",
+        "Of words\n"
+        "there is one question a text, whatever --questions says; --tail is made for them, and a --window "
+        "that is a\n"
+        "good part of the text answers them by itself. Each text stays on the nodes; a node inside this "
+        "process forgets it.",
         "  scoutkv make-model recall -o recall.gguf\n"
         "  scoutkv eval tasks -m recall.gguf\n"
         "  scoutkv eval tasks -m recall.gguf --tasks needle,multi-key --policies cascade,quest --budget 64\n"
-        "  scoutkv eval tasks -m recall.gguf --tokens 65536 --questions 200 --texts 4 --json tasks.json",
+        "  scoutkv eval tasks -m recall.gguf --tokens 65536 --questions 200 --texts 4 --json tasks.json\n"
+        "  scoutkv make-model counting -o counting.gguf\n"
+        "  scoutkv eval tasks -m counting.gguf --texts 10 --window 128 --tail",
         groups};
     int rc = options_start(&cmd, argc, argv, &mem);
     if (rc >= 0)

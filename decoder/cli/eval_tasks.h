@@ -6,12 +6,7 @@
 #include "decoder/cli/eval_rows.h"
 #include "decoder/cli/eval_stats.h"
 #include "decoder/cli/meter.h"
-#include "decoder/cli/task_plan.h"
-
-struct found {
-    uint64_t questions, right; /* right: all of its references were found */
-    uint64_t references, found;
-};
+#include "decoder/cli/task_text.h"
 
 struct task_row {                /* a policy at a task */
     struct found scored, before; /* before: questions that are asked only for what comes after them */
@@ -26,10 +21,9 @@ struct task_row {                /* a policy at a task */
 
 struct task_result {
     enum task_kind kind;
-    size_t facts;             /* in a text */
-    uint64_t fact_pages;      /* in which one begins: least of all texts */
-    uint64_t protected_facts; /* of all texts, those that --protect touches */
-    struct task_row *row;     /* [n_policies], malloc'd */
+    size_t facts;                /* in a text; 0: it is of words */
+    struct task_figures figures; /* of the first text; but fact_pages: the least, protected_facts: of all */
+    struct task_row *row;        /* [n_policies], malloc'd */
 };
 
 struct task_policy {

@@ -19,10 +19,11 @@ static double percent(uint64_t part, uint64_t whole)
 void tasks_print_head(const struct tasks_result *r)
 {
     char tokens[32];
+    uint64_t questions = r->task[0].facts ? r->questions : r->texts;
     printf("texts of %s tokens, %" PRIu64 " a task; %" PRIu64
            " questions a task; budget %u tokens per KV head and "
            "step (%.2g %% of the tokens)\n",
-           count_format(tokens, sizeof tokens, r->tokens), r->texts, r->questions, r->budget,
+           count_format(tokens, sizeof tokens, r->tokens), r->texts, questions, r->budget,
            percent(r->budget, r->tokens));
     printf("besides the budget: window %u, sinks %u; selected together: %u tokens\n", r->kv->window,
            r->kv->sinks, r->kv->select);
@@ -73,12 +74,16 @@ static void print_row(const struct tasks_result *r, const struct task_policy *p,
 void tasks_print_task(const struct tasks_result *r, const struct task_result *t)
 {
     int width = name_width(r);
-    printf("\n%s: %s; %zu facts in a text, in %" PRIu64 " pages\n", task_name(t->kind), task_about(t->kind),
-           t->facts, t->fact_pages);
-    if (t->protected_facts)
+    printf("\n%s: %s; ", task_name(t->kind), task_about(t->kind));
+    if (t->facts)
+        printf("%zu facts in a text, in %" PRIu64 " pages\n", t->facts, t->figures.fact_pages);
+    else
+        printf("the last answer comes %" PRIu64 " times, the next word %" PRIu64 " times\n",
+               t->figures.answer_count, t->figures.other_count);
+    if (t->figures.protected_facts)
         printf("note: %" PRIu64
                " facts of all texts touch what --protect names: they are always attended to\n",
-               t->protected_facts);
+               t->figures.protected_facts);
     printf("%-*s %9s %7s %5s %12s %6s %12s %11s %8s %8s %8s %9s\n", width, "policy", "right", "found %", "+-",
            "texts", "before", "fetched/step", "scout reads", "scout us", "ms/step", "held", "refresh %");
     for (size_t i = 0; i < r->n_policies; i++)
@@ -134,9 +139,13 @@ static json_t *task_json(const struct tasks_result *r, const struct task_result 
     json_t *rows = json_object();
     for (size_t i = 0; rows && i < r->n_policies; i++)
         json_object_set_new(rows, r->policy[i].choice.name, row_json(&r->policy[i], &t->row[i]));
-    return json_pack("{s:I, s:I, s:I, s:o}", "facts", (json_int_t)t->facts, "fact_pages",
-                     (json_int_t)t->fact_pages, "protected_facts", (json_int_t)t->protected_facts, "policies",
-                     rows);
+    const struct task_figures *f = &t->figures;
+    if (t->facts)
+        return json_pack("{s:I, s:I, s:I, s:o}", "facts", (json_int_t)t->facts, "fact_pages",
+                         (json_int_t)f->fact_pages, "protected_facts", (json_int_t)f->protected_facts,
+                         "policies", rows);
+    return json_pack("{s:I, s:I, s:o}", "answer_count", (json_int_t)f->answer_count, "other_count",
+                     (json_int_t)f->other_count, "policies", rows);
 }
 
 static json_t *tasks_json(const struct tasks_result *r)

@@ -321,6 +321,11 @@ static const struct task {
                           topic_shift, 0, 2, 2 * POOL},
     [TASK_SLEEPER] = {"sleeper", "a fact that nobody asked for, after 32 questions about four others",
                       sleeper, 0, 1, POOL},
+    [TASK_COMMON_WORDS] = {.name = "common-words",
+                           .about = "the ten words of a list that come ten times as often as the others"},
+    [TASK_FREQUENT_WORDS] = {.name = "frequent-words",
+                             .about =
+                                 "the three most frequent words of a text whose words follow Zipf's law"},
 };
 
 const char *task_name(enum task_kind k)
@@ -333,18 +338,37 @@ const char *task_about(enum task_kind k)
     return tasks[k].about;
 }
 
-static bool choose_task(const char *name, bool chosen[TASK_KINDS])
+static bool choose_task(const char *name, enum task_choice chosen[TASK_KINDS])
 {
-    bool found = false;
+    bool all = !strcmp(name, "all"), found = all;
     for (int k = 0; k < TASK_KINDS; k++)
-        if (!strcmp(name, "all") || !strcmp(name, tasks[k].name)) {
-            chosen[k] = true;
+        if (!strcmp(name, tasks[k].name)) {
+            chosen[k] = TASK_NAMED;
             found = true;
+        } else if (all && !chosen[k]) {
+            chosen[k] = TASK_OF_ALL;
         }
     return found;
 }
 
-int task_list(const char *list, bool chosen[TASK_KINDS], struct skv_error *err)
+int task_fit(bool of_words, enum task_choice chosen[TASK_KINDS], struct skv_error *err)
+{
+    for (int k = 0; k < TASK_KINDS; k++) {
+        if (task_of_words((enum task_kind)k) == of_words)
+            continue;
+        if (chosen[k] == TASK_NAMED)
+            return skv_fail(err, -EINVAL,
+                            of_words ? "%s: the counting model knows no facts; `scoutkv make-model recall -o "
+                                       "recall.gguf` writes the model for this task"
+                                     : "%s: it takes a model that counts; `scoutkv make-model counting -o "
+                                       "counting.gguf` writes one",
+                            tasks[k].name);
+        chosen[k] = TASK_NOT_CHOSEN;
+    }
+    return 0;
+}
+
+int task_list(const char *list, enum task_choice chosen[TASK_KINDS], struct skv_error *err)
 {
     memset(chosen, 0, TASK_KINDS * sizeof *chosen);
     if (!*list)

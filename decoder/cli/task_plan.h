@@ -1,6 +1,7 @@
-/* task_plan.h: what the texts of `scoutkv eval tasks` say, and what is asked of them.
+/* task_plan.h: what the texts of `scoutkv eval tasks` say, and what is asked of them; the names of all tasks.
  *
- * Pure: kind and seed decide all of it. A plan is a list of facts, spread evenly over a text, and of forks of
+ * Pure: kind and seed decide all of it. Tasks of words have no plan: their texts are all of it
+ * (decoder/model/counting_text.h). A plan is a list of facts, spread evenly over a text, and of forks of
  * that text; in each fork questions are asked one after the other. A question has one reference or several,
  * each a fact to ask for. Names, and values of digits, are never used twice for different things. */
 #ifndef CLI_TASK_PLAN_H
@@ -19,6 +20,9 @@ enum task_kind {
     TASK_CONSTRAINT,
     TASK_TOPIC_SHIFT,
     TASK_SLEEPER,
+    TASK_OF_FACTS, /* so many, for the recall model; the others are for the counting model: */
+    TASK_COMMON_WORDS = TASK_OF_FACTS,
+    TASK_FREQUENT_WORDS,
     TASK_KINDS
 };
 
@@ -33,8 +37,15 @@ enum {
 
 const char *task_name(enum task_kind);
 const char *task_about(enum task_kind); /* a line */
+static inline bool task_of_words(enum task_kind k)
+{
+    return k >= TASK_OF_FACTS;
+}
+enum task_choice { TASK_NOT_CHOSEN, TASK_OF_ALL, TASK_NAMED };
 /* "NAME,…" or "all". -EINVAL (usage) names what is wrong. */
-int task_list(const char *list, bool chosen[TASK_KINDS], struct skv_error *);
+int task_list(const char *list, enum task_choice chosen[TASK_KINDS], struct skv_error *);
+/* Keeps those that fit the model: of words, or of facts. -EINVAL: one that doesn't was named. */
+int task_fit(bool of_words, enum task_choice chosen[TASK_KINDS], struct skv_error *);
 
 struct task_question {
     uint32_t from, n; /* references: asks[from, from + n) of the plan */
@@ -54,7 +65,7 @@ struct task_plan {
     size_t n_facts, n_asks, n_questions, n_forks;
 };
 
-/* Facts that a text has for this many questions: `facts`, or as many as it takes. */
+/* Facts that a text has for this many questions: `facts`, or as many as it takes. Not of words. */
 size_t task_facts(enum task_kind, size_t facts, size_t questions);
 /* -EINVAL: more facts than there are names for. To be freed with task_plan_free. */
 int task_plan_make(struct task_plan *, enum task_kind, uint64_t seed, size_t facts, size_t questions,

@@ -7,20 +7,17 @@
  *
  * All embeddings have one norm (a balancing field sees to it), and what the layers add is small beside it:
  * RMS norm divides by nearly one everywhere, and weights can be read as if it were not there. */
-#include "decoder/kernels/kernels.h"
 #include "decoder/model/recall_model.h"
 
 #include <assert.h>
 #include <errno.h>
 #include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "decoder/model/gguf_write.h"
-#include "decoder/model/recall_vocab.h"
+#include "decoder/model/constructed.h"
 
-enum { DIM = 256, HEAD_DIM = 64, N_HEADS = 4, N_KV = 2, N_LAYERS = 2, N_PAIRS = HEAD_DIM / 2 };
+enum { DIM = 256, HEAD_DIM = 64, N_HEADS = 4, N_KV = 2, N_PAIRS = HEAD_DIM / 2 };
 enum { FF_PLAIN = 208, FF_HARD = 320 };
 enum { CODE = 26 }; /* dims of a code; they turn least: the last 13 RoPE pairs, 0.08 rad over 2^20 at most */
 enum { FAST_PAIRS = 12, N_PREV = 3 };
@@ -50,20 +47,10 @@ static const float recalled = 2, habit = 2;    /* weight in NEXT of what was fou
 static const float logit = 16;
 static const float apart = 0.6f; /* largest cosine between two names, or between two outputs */
 
-struct layer {
-    float *q, *k, *v, *o;    /* [N_HEADS or N_KV × HEAD_DIM][DIM]; o: [DIM][N_HEADS × HEAD_DIM] */
-    float *gate, *up, *down; /* [ff][DIM]; down: [DIM][ff] */
-};
-
 struct model {
-    uint32_t ff;
-    struct recall_vocab vocab;
+    struct constructed c;
     float (*code)[CODE]; /* [vocab] what a token shows to others: names, numbers; --hard: all */
     float (*out)[CODE];  /* [vocab] what NEXT must hold for it to be said; zero if it never is */
-    float *embed, *output, *norm;
-    uint16_t *output_f16;
-    struct layer layer[N_LAYERS];
-    float *weights; /* all of layer[], one allocation */
 };
 
 /* ---- codes ---- */
@@ -141,12 +128,12 @@ static int draw_codes(struct model *m, const struct recall_opts *o)
 {
     uint64_t rng = o->seed;
     size_t n_out = 0;
-    float(*outs)[CODE] = calloc(m->vocab.n, sizeof *outs);
+    float(*outs)[CODE] = calloc(m->c.vocab.n, sizeof *outs);
     if (!outs)
         return -ENOMEM;
-    for (size_t id = 0; id < m->vocab.n; id++) {
-        const struct recall_piece *p = &m->vocab.pieces[id];
-        if (is_said(&m->vocab, id))
+    for (size_t id = 0; id < m->c.vocab.n; id++) {
+        const struct recall_piece *p = &m->c.vocab.pieces[id];
+        if (is_said(&m->c.vocab, id))
             memcpy(m->out[id], draw_apart(&rng, outs, &n_out), sizeof *m->out);
         if (p->role == RECALL_NAME || p->role == RECALL_HEAD || p->role == RECALL_TAIL)
             memcpy(m->code[id], m->out[id], sizeof *m->code);
@@ -208,11 +195,11 @@ static size_t successor(const struct recall_vocab *v, size_t id, uint64_t *rng)
 static void make_embedding(struct model *m, uint64_t seed)
 {
     uint64_t rng = ~seed;
-    for (size_t id = 0; id < m->vocab.n; id++) {
-        float *e = m->embed + id * DIM, *out = m->output + id * DIM;
-        const float *next = m->out[successor(&m->vocab, id, &rng)];
+    for (size_t id = 0; id < m->c.vocab.n; id++) {
+        float *e = m->c.embed + id * DIM, *out = m->c.output + id * DIM;
+        const float *next = m->out[successor(&m->c.vocab, id, &rng)];
         memcpy(e + CUR, m->code[id], sizeof *m->code);
-        e[CUR + CODE + flag_of(m->vocab.pieces[id].role)] = 1;
+        e[CUR + CODE + flag_of(m->c.vocab.pieces[id].role)] = 1;
         e[ONE] = 1;
         for (unsigned d = 0; d < CODE; d++) {
             e[NEXT + d] = habit * next[d];
@@ -220,14 +207,13 @@ static void make_embedding(struct model *m, uint64_t seed)
         }
         e[BALANCE] = (float)sqrt(DIM - dot(e, e, DIM)); /* RMS 1 */
     }
-    kernels_get()->f32_to_f16(m->vocab.n * DIM, m->output, m->output_f16);
 }
 
 /* ---- layer 0: what came before ---- */
 
 /* Keys say only where they are (a constant in the pairs that turn fastest), values what they are. A query is
  * the key's vector turned back by `back` places, so it meets itself exactly there. */
-static void make_previous_heads(struct layer *l)
+static void make_previous_heads(struct constructed_layer *l)
 {
     static const unsigned back[N_HEADS] = {1, 2, 3, 3}; /* the third is shared by two heads */
     for (unsigned h = 0; h < N_KV; h++) {
@@ -276,14 +262,14 @@ static const struct frame frames[] = {
 static float *add_unit(struct model *m, uint32_t *unit, const unsigned *on, unsigned n, float scale,
                        float threshold, unsigned from, unsigned to, float weight)
 {
-    struct layer *l = &m->layer[0];
-    assert(*unit < m->ff);
+    struct constructed_layer *l = &m->c.layer[0];
+    assert(*unit < m->c.shape.ff);
     float *g = l->gate + *unit * DIM;
     for (unsigned i = 0; i < n; i++)
         g[on[i]] = scale;
     g[ONE] = -scale * threshold;
     l->up[*unit * DIM + from] = 1;
-    l->down[to * m->ff + *unit] = weight;
+    l->down[to * m->c.shape.ff + *unit] = weight;
     ++*unit;
     return g;
 }
@@ -337,7 +323,7 @@ static void make_frames(struct model *m, bool hard)
 /* ---- layer 1: matching ---- */
 
 /* KV head 0 leads from "<name> is" to the value's first half, KV head 1 from there to the second. */
-static void make_matching_heads(struct layer *l)
+static void make_matching_heads(struct constructed_layer *l)
 {
     for (unsigned d = 0; d < CODE; d++) {
         unsigned row = HEAD_DIM - CODE + d; /* the slowest pairs */
@@ -355,153 +341,36 @@ static void make_matching_heads(struct layer *l)
 
 /* ---- the file ---- */
 
-static int allocate(struct model *m)
-{
-    size_t n = m->vocab.n, attn = (size_t)HEAD_DIM * DIM, mlp = (size_t)m->ff * DIM;
-    size_t per_layer = attn * (2 * N_HEADS + 2 * N_KV) + 3 * mlp;
-    m->code = calloc(n, sizeof *m->code);
-    m->out = calloc(n, sizeof *m->out);
-    m->embed = calloc(n * DIM, sizeof(float));
-    m->output = calloc(n * DIM, sizeof(float));
-    m->output_f16 = calloc(n * DIM, sizeof(uint16_t));
-    m->norm = calloc(DIM, sizeof(float));
-    m->weights = calloc(per_layer * N_LAYERS, sizeof(float));
-    if (!m->code || !m->out || !m->embed || !m->output || !m->output_f16 || !m->norm || !m->weights)
-        return -ENOMEM;
-    for (unsigned d = 0; d < DIM; d++)
-        m->norm[d] = 1;
-    for (unsigned i = 0; i < N_LAYERS; i++) {
-        struct layer *l = &m->layer[i];
-        l->q = m->weights + i * per_layer;
-        l->k = l->q + attn * N_HEADS;
-        l->v = l->k + attn * N_KV;
-        l->o = l->v + attn * N_KV;
-        l->gate = l->o + attn * N_HEADS;
-        l->up = l->gate + mlp;
-        l->down = l->up + mlp;
-    }
-    return 0;
-}
-
-static void free_model(struct model *m)
-{
-    recall_vocab_free(&m->vocab);
-    free(m->code);
-    free(m->out);
-    free(m->embed);
-    free(m->output);
-    free(m->output_f16);
-    free(m->norm);
-    free(m->weights);
-}
-
-static void put_metadata(struct gguf_writer *w, const struct model *m, bool hard)
-{
-    gguf_put_string(w, "general.architecture", "llama");
-    gguf_put_string(w, "general.name", hard ? "scoutkv recall (hard)" : "scoutkv recall");
-    gguf_put_u32(w, "general.file_type", 0); /* mostly F32 */
-    gguf_put_u32(w, "llama.vocab_size", (uint32_t)m->vocab.n);
-    gguf_put_u32(w, "llama.context_length", 1u << 21);
-    gguf_put_u32(w, "llama.embedding_length", DIM);
-    gguf_put_u32(w, "llama.block_count", N_LAYERS);
-    gguf_put_u32(w, "llama.feed_forward_length", m->ff);
-    gguf_put_u32(w, "llama.attention.head_count", N_HEADS);
-    gguf_put_u32(w, "llama.attention.head_count_kv", N_KV);
-    gguf_put_f32(w, "llama.attention.layer_norm_rms_epsilon", 1e-6f);
-    gguf_put_u32(w, "llama.rope.dimension_count", HEAD_DIM);
-    gguf_put_f32(w, "llama.rope.freq_base", (float)rope_base);
-}
-
-static int put_tokenizer(struct gguf_writer *w, const struct recall_vocab *v)
-{
-    struct gguf_str *text = malloc(v->n * sizeof *text);
-    float *score = malloc(v->n * sizeof *score);
-    int32_t *type = malloc(v->n * sizeof *type);
-    int rc = text && score && type ? 0 : -ENOMEM;
-    for (size_t i = 0; rc == 0 && i < v->n; i++) {
-        text[i] = (struct gguf_str){v->pieces[i].text, strlen(v->pieces[i].text)};
-        score[i] = v->pieces[i].score;
-        type[i] = v->pieces[i].type;
-    }
-    if (rc == 0) {
-        gguf_put_string(w, "tokenizer.ggml.model", "llama");
-        gguf_put_string_array(w, "tokenizer.ggml.tokens", v->n, text);
-        gguf_put_array(w, "tokenizer.ggml.scores", GGUF_F32, v->n, score);
-        gguf_put_array(w, "tokenizer.ggml.token_type", GGUF_I32, v->n, type);
-        gguf_put_u32(w, "tokenizer.ggml.unknown_token_id", RECALL_ID_UNK);
-        gguf_put_u32(w, "tokenizer.ggml.bos_token_id", RECALL_ID_BOS);
-        gguf_put_u32(w, "tokenizer.ggml.eos_token_id", RECALL_ID_EOS);
-        gguf_put_bool(w, "tokenizer.ggml.add_bos_token", true);
-        gguf_put_bool(w, "tokenizer.ggml.add_eos_token", false);
-        gguf_put_bool(w, "tokenizer.ggml.add_space_prefix", true);
-    }
-    free(text);
-    free(score);
-    free(type);
-    return rc;
-}
-
-static void put_matrix(struct gguf_writer *w, const char *name, uint64_t rows, uint64_t cols,
-                       const float *data)
-{
-    gguf_put_tensor(w, name, rows > 1 ? 2 : 1, (uint64_t[]){cols, rows}, GGML_F32, data);
-}
-
-static void put_tensors(struct gguf_writer *w, const struct model *m)
-{
-    put_matrix(w, "token_embd.weight", m->vocab.n, DIM, m->embed);
-    for (unsigned i = 0; i < N_LAYERS; i++) {
-        const struct layer *l = &m->layer[i];
-        const struct {
-            const char *name;
-            uint64_t rows, cols;
-            const float *data;
-        } t[] = {
-            {"attn_norm", 1, DIM, m->norm},
-            {"attn_q", N_HEADS * HEAD_DIM, DIM, l->q},
-            {"attn_k", N_KV * HEAD_DIM, DIM, l->k},
-            {"attn_v", N_KV * HEAD_DIM, DIM, l->v},
-            {"attn_output", DIM, N_HEADS * HEAD_DIM, l->o},
-            {"ffn_norm", 1, DIM, m->norm},
-            {"ffn_gate", m->ff, DIM, l->gate},
-            {"ffn_up", m->ff, DIM, l->up},
-            {"ffn_down", DIM, m->ff, l->down},
-        };
-        for (size_t j = 0; j < sizeof t / sizeof *t; j++) {
-            char name[64];
-            snprintf(name, sizeof name, "blk.%u.%s.weight", i, t[j].name);
-            put_matrix(w, name, t[j].rows, t[j].cols, t[j].data);
-        }
-    }
-    put_matrix(w, "output_norm.weight", 1, DIM, m->norm);
-    /* Every step reads all of it, and tokens lie far apart: half the bytes lose nothing. */
-    gguf_put_tensor(w, "output.weight", 2, (uint64_t[]){DIM, m->vocab.n}, GGML_F16, m->output_f16);
-}
-
 int recall_model_write(const char *path, const struct recall_opts *o, struct skv_error *err)
 {
-    struct model m = {.ff = o->hard ? FF_HARD : FF_PLAIN};
-    struct gguf_writer *w = gguf_writer_new();
-    int rc = w ? recall_vocab_make(&m.vocab) : -ENOMEM;
+    const struct constructed_shape shape = {
+        .name = o->hard ? "scoutkv recall (hard)" : "scoutkv recall",
+        .n_layers = 2,
+        .dim = DIM,
+        .ff = o->hard ? FF_HARD : FF_PLAIN,
+        .n_heads = N_HEADS,
+        .n_kv = N_KV,
+        .head_dim = HEAD_DIM,
+        .rope_base = (float)rope_base,
+    };
+    struct model m = {0};
+    int rc = constructed_open(&m.c, &shape);
+    m.code = calloc(m.c.vocab.n, sizeof *m.code);
+    m.out = calloc(m.c.vocab.n, sizeof *m.out);
     if (rc == 0)
-        rc = allocate(&m);
-    if (rc == 0)
-        rc = draw_codes(&m, o);
-    if (rc == 0)
-        rc = put_tokenizer(w, &m.vocab);
+        rc = m.code && m.out ? draw_codes(&m, o) : -ENOMEM;
     if (rc < 0) {
         skv_fail(err, rc, "no memory to construct the recall model");
         goto cleanup;
     }
     make_embedding(&m, o->seed);
-    make_previous_heads(&m.layer[0]);
+    make_previous_heads(&m.c.layer[0]);
     make_frames(&m, o->hard);
-    make_matching_heads(&m.layer[1]);
-    put_metadata(w, &m, o->hard);
-    put_tensors(w, &m);
-    rc = gguf_writer_save(w, path, err);
+    make_matching_heads(&m.c.layer[1]);
+    rc = constructed_save(&m.c, path, err);
 cleanup:
-    gguf_writer_free(w);
-    free_model(&m);
+    constructed_free(&m.c);
+    free(m.code);
+    free(m.out);
     return rc;
 }

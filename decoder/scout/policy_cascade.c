@@ -15,6 +15,7 @@
 
 #include <assert.h>
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* As many candidate blocks as the budget has pages (four times its tokens), but not fewer than this: where
@@ -290,9 +291,64 @@ static void weigh_salience(struct far_view *v, struct cascade *c, const struct s
             c->score[i] *= expf(power * (lane_salience(v, c, i) - most));
 }
 
+/* ---- what the first stage says too little ---- */
+
+enum { PROBES = 16 };
+
+static int by_size(const void *a, const void *b)
+{
+    float x = *(const float *)a, y = *(const float *)b;
+    return (x > y) - (x < y);
+}
+
+/* A block's centre and spread don't see what its pages' outliers show: where every few tokens have a key that
+ * stands apart, all blocks are judged by nats too low, and a tail of blocks that nobody looked into would
+ * have next to no weight. So a few blocks are looked into that no score has chosen, and `low` (rows) is by
+ * how much the others are too low too: the median, since one block with a needle says nothing of the rest. */
+static void probe(struct far_view *v, const struct cascade *c, float *low)
+{
+    const uint8_t *groups[PROBES];
+    const float *scatter[PROBES];
+    float mass[PROBES * GROUP], gap[PROBES];
+    uint32_t block[PROBES];
+    size_t group_bytes = reps_group_bytes(view_pages(v), v->d_k);
+    memset(low, 0, v->rows * sizeof *low);
+    if (!two_stages(v, c))
+        return;
+    for (size_t i = 0; i < PROBES; i++) {
+        block[i] = (uint32_t)((2 * i + 1) * v->n_blocks / (2 * PROBES));
+        size_t page = (size_t)block[i] * BLOCK;
+        const struct far_piece *piece = &v->pieces[page / PIECE_PAGES];
+        groups[i] = piece->page_groups + page % PIECE_PAGES / GROUP * group_bytes;
+        scatter[i] = piece->scatter;
+    }
+    const struct scout_head sh = {
+        .kind = view_pages(v), .groups = groups, .scatter = scatter, .pages_per_piece = GROUP, .d_k = v->d_k};
+    for (unsigned r = 0; r < v->rows; r++) {
+        size_t n = 0;
+        scout_score(&sh, PROBES * GROUP, 1, v->q + (size_t)r * v->d_k, mass, PROBES * GROUP);
+        for (size_t i = 0; i < PROBES; i++) {
+            const float *page = mass + i * GROUP + block[i] % 2 * BLOCK;
+            double sum = 0, most = (double)page[0];
+            for (unsigned j = 1; j < BLOCK; j++)
+                most = (double)page[j] > most ? (double)page[j] : most;
+            for (unsigned j = 0; j < BLOCK; j++)
+                sum += exp((double)page[j] - most);
+            gap[n] = (float)(most + log(sum) - log((double)c->block_mass[r * c->block_ld + block[i]])) -
+                     c->block_lse[r];
+            n += isfinite(gap[n]) != 0; /* not so: its share is too small for a number */
+        }
+        qsort(gap, n, sizeof *gap, by_size);
+        low[r] = n ? gap[n / 2] : 0;
+    }
+    v->bytes += PROBES * group_bytes;
+}
+
 /* Each row's log mass of everything far, and the share of it that is read: what is chosen, and what of the
- * candidates is protected. mass holds the shares among candidates. */
-static void estimate(struct far_view *v, const struct cascade *c, const uint32_t *lanes, size_t n)
+ * candidates is protected. mass holds the shares among candidates; low (rows): by how much blocks are judged
+ * too low. */
+static void estimate(struct far_view *v, const struct cascade *c, const uint32_t *lanes, size_t n,
+                     const float *low)
 {
     v->estimated = true;
     for (unsigned r = 0; r < v->rows; r++) {
@@ -307,7 +363,9 @@ static void estimate(struct far_view *v, const struct cascade *c, const uint32_t
             double candidates = 0;
             for (size_t i = 0; i < c->n_candidates; i++)
                 candidates += (double)c->block_mass[r * c->block_ld + c->candidates[i]];
-            others = candidates < 1 ? exp((double)c->block_lse[r] - (double)v->lse[r]) * (1 - candidates) : 0;
+            others = candidates < 1 ? exp((double)c->block_lse[r] + (double)low[r] - (double)v->lse[r]) *
+                                          (1 - candidates)
+                                    : 0;
         }
         if (!isfinite(v->lse[r]) || !isfinite(others)) {
             v->share[r] = 1.0f;
@@ -324,13 +382,13 @@ static void estimate(struct far_view *v, const struct cascade *c, const uint32_t
  * pages' estimates, others by the block's. c->eligible loses the chosen lanes. candidates_lse (rows): before
  * estimate() added what others have. */
 static void fill_tail(struct far_view *v, struct cascade *c, const uint32_t *lanes, size_t n,
-                      const float *candidates_lse)
+                      const float *candidates_lse, const float *low)
 {
     float share[256], of_candidates[256], of_blocks[256];
     policy_tail_begin(v);
     for (unsigned r = 0; r < v->rows; r++) {
         of_candidates[r] = expf(candidates_lse[r] - v->lse[r]);
-        of_blocks[r] = two_stages(v, c) ? expf(c->block_lse[r] - v->lse[r]) : 0;
+        of_blocks[r] = two_stages(v, c) ? expf(c->block_lse[r] + low[r] - v->lse[r]) : 0;
     }
     for (size_t i = 0; i < n; i++)
         c->eligible[lanes[i] / 64] &= ~(UINT64_C(1) << (lanes[i] % 64));
@@ -364,7 +422,7 @@ static void fill_tail(struct far_view *v, struct cascade *c, const uint32_t *lan
 
 static size_t choose(struct far_view *v, uint32_t *pages)
 {
-    float candidates_lse[256];
+    float candidates_lse[256], low[256] = {0};
     struct cascade c;
     assert(v->rows <= 256);
     lay_out(v, &c, v->scratch);
@@ -383,9 +441,11 @@ static size_t choose(struct far_view *v, uint32_t *pages)
     weigh_salience(v, &c, &sh);
     size_t n = scout_top(n_lanes, c.score, c.eligible, v->k, v->unit, v->mass, c.order, pages);
     memcpy(candidates_lse, v->lse, v->rows * sizeof *candidates_lse);
-    estimate(v, &c, pages, n);
     if (v->tail_l)
-        fill_tail(v, &c, pages, n, candidates_lse);
+        probe(v, &c, low);
+    estimate(v, &c, pages, n, low);
+    if (v->tail_l)
+        fill_tail(v, &c, pages, n, candidates_lse, low);
     for (size_t i = 0; i < n; i++)
         pages[i] = page_of_lane(&c, pages[i]);
     return n;

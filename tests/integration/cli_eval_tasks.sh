@@ -1,5 +1,6 @@
 #!/bin/sh
-# scoutkv eval tasks, small: cascade finds all that is asked and window nothing, in every task.
+# scoutkv eval tasks, small: cascade finds all that is asked and window nothing, in every task of facts; of words
+# that are counted, what dense does.
 . "$(dirname "$0")/cli_common"
 
 # number KEY [TASK [POLICY]]: a number of the JSON file, of that row if given (one key a line).
@@ -99,3 +100,29 @@ says 'scoutkv make-model recall -o'
 }
 ends 0 $tasks --questions 2 --policies window --tasks needle --budget 1024
 says 'more than a quarter'
+
+# Words that are counted: the whole text is the answer, and the tail stands for what is not read.
+ends 0 make-model counting -o "$dir/counting.gguf"
+prints 'llama, 2 layers, dim 544, 16 query and 8 KV heads of 64'
+ends 0 run -m "$dir/counting.gguf" --temp 0 -p 'goose pond goose lamp, goose pond .... bread bread bread bread?'
+prints '^ bread goose pond lamp$'
+words="eval tasks -m $dir/counting.gguf --tokens 8192 --window 128 --prefill window --texts 2"
+# shellcheck disable=SC2086
+ends 0 $words --questions 2 --seed 4 --policies window,cascade,dense --dense-seconds 9 --tail --json "$dir/json"
+prints 'tokens, 2 a task; 2 questions a task; budget 160 tokens'
+holds "counts" "$(number answer_count common-words) == 30 && $(number other_count common-words) <= 4"
+holds "counts" "$(number answer_count frequent-words) > 1.5 * $(number other_count frequent-words)"
+for task in common-words frequent-words; do
+    holds "$task: dense is right" "$(number right $task dense) == 2 && $(number asked $task dense) == 2"
+    holds "$task: cascade with its tail is as good" "$(number found $task cascade) >= 0.95"
+    holds "$task: window is not" "$(number found $task window) < 0.8"
+    holds "$task: cascade reads little" "$(number bytes_per_step $task cascade) < 0.1 * $(number bytes_per_step $task dense)"
+done
+[ -z "$(number right needle)" ] || fail "a counting model was asked for facts"
+# shellcheck disable=SC2086
+{
+    ends 1 $words --questions 2 --tasks needle
+    says 'make-model recall -o'
+    ends 1 $tasks --questions 2 --tasks common-words
+    says 'make-model counting -o'
+}

@@ -17,15 +17,19 @@ for _ in 1 2 3 4; do
 done >"$dir/text"
 
 evals 0 --small -m "$dir/random.gguf" -f "$dir/text" --out "$dir/results" --seed 3 --policies cascade
-for result in text recall tasks; do
+for result in text recall tasks words; do
     grep -q '^cascade ' "$dir/results/$result.txt" || fail "$result has no row"
     grep -q '"seed": 3' "$dir/results/$result.json" || fail "$result has another seed"
+done
+for result in text recall tasks; do
     prints "^scoutkv eval $result -m .* --seed 3 --policies cascade"
 done
 prints '^cascade  *64 '
 prints '^cascade  *16/16 '
 prints '^variable-tracking: '
 prints '^cascade  *4/4  *100.0 '
+prints '^common-words: '
+prints '^cascade  *1/1  *100.0 '
 grep -q '^</svg>' "$dir/results/text.svg" || fail "no plot"
 
 evals 0 --small --out "$dir/results" --policies window

@@ -58,7 +58,7 @@ static void answers_are_unique(void **state)
 {
     (void)state;
     static char keys[FACTS][32], values[FACTS][32];
-    for (int k = 0; k < TASK_KINDS; k++)
+    for (int k = 0; k < TASK_OF_FACTS; k++)
         for (uint64_t seed = 1; seed <= SEEDS; seed++) {
             struct task_plan p = make((enum task_kind)k, seed);
             size_t n_values = 0;
@@ -79,7 +79,7 @@ static void answers_are_unique(void **state)
 static void parts_fit(void **state)
 {
     (void)state;
-    for (int k = 0; k < TASK_KINDS; k++) {
+    for (int k = 0; k < TASK_OF_FACTS; k++) {
         struct task_plan p = make((enum task_kind)k, 3);
         uint32_t question = 0, ask = 0;
         for (size_t f = 0; f < p.n_forks; f++) {
@@ -108,7 +108,7 @@ static void facts_are_far(void **state)
 {
     (void)state;
     enum { TOKENS = 65536, FIRST = 80, LAST = 1216 };
-    for (int k = 0; k < TASK_KINDS; k++) {
+    for (int k = 0; k < TASK_OF_FACTS; k++) {
         struct task_plan p = make((enum task_kind)k, 5);
         struct recall_text_opts o = {.seed = 5,
                                      .n_tokens = TOKENS,
@@ -315,7 +315,7 @@ static void sleepers_were_never_asked(void **state)
 static void seeds_decide(void **state)
 {
     (void)state;
-    for (int k = 0; k < TASK_KINDS; k++) {
+    for (int k = 0; k < TASK_OF_FACTS; k++) {
         struct task_plan a = make((enum task_kind)k, 11), b = make((enum task_kind)k, 11),
                          c = make((enum task_kind)k, 12);
         assert_memory_equal(a.facts, b.facts, a.n_facts * sizeof *a.facts);
@@ -356,14 +356,14 @@ static void texts_grow_with_questions(void **state)
 static void lists_of_tasks(void **state)
 {
     (void)state;
-    bool chosen[TASK_KINDS];
+    enum task_choice chosen[TASK_KINDS];
     struct skv_error err = {0};
     assert_int_equal(task_list("multi-key,variable-tracking", chosen, &err), 0);
     for (int k = 0; k < TASK_KINDS; k++)
-        assert_int_equal(chosen[k], k == TASK_MULTI_KEY || k == TASK_TRACKING);
+        assert_int_equal(chosen[k], k == TASK_MULTI_KEY || k == TASK_TRACKING ? TASK_NAMED : TASK_NOT_CHOSEN);
     assert_int_equal(task_list("all", chosen, &err), 0);
     for (int k = 0; k < TASK_KINDS; k++)
-        assert_true(chosen[k]);
+        assert_int_equal(chosen[k], TASK_OF_ALL);
     const char *const bad[] = {"", "needle,", "needles", "needle,,multi-key", "needle multi-key"};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         int rc = task_list(bad[i], chosen, &err);
