@@ -57,8 +57,8 @@ static void feed(struct counter *c, const uint32_t *ids, size_t n)
 static size_t ask(struct counter *c, const char *text)
 {
     struct skv_error err = {0};
-    uint32_t *ids, *mark;
-    size_t n, n_mark;
+    uint32_t *ids, *mark = NULL;
+    size_t n, n_mark = 0;
     if (tokenizer_encode(c->tok, text, strlen(text), true, false, &ids, &n, &err) ||
         tokenizer_encode(c->tok, COUNTING_MARK, 1, false, false, &mark, &n_mark, &err))
         fail_msg("%s", err.text);
