@@ -166,9 +166,12 @@ struct skv_calibration {
     uint8_t fingerprint[SKV_FINGERPRINT];     /* of the model that was measured */
     uint32_t n_layers, n_kv_heads;            /* of the whole model; equal in all layers */
     const struct skv_calibration_head *heads; /* (n_layers, n_kv_heads) */
-    uint32_t d_k;                             /* of salience; 0: there is none */
-    const float *salience; /* (n_layers, n_kv_heads, d_k + 2): the log mass that a token will receive is
-                            * w·k + w[d_k]·|k| + w[d_k + 1], k its key as it is stored */
+    uint32_t d_k;                             /* of what follows; 0: there is nothing of it */
+    const float *salience;   /* (n_layers, n_kv_heads, d_k + 2): the log mass that a token will receive is
+                              * w·k + w[d_k]·|k| + w[d_k + 1], k its key as it is stored */
+    uint32_t d_rep;          /* dims that keys are projected to before they are summarised; 0: they are not */
+    const float *projection; /* (n_layers, n_kv_heads, 2, d_rep, d_k): of keys, P, and of queries, R, so that
+                              * q·k is about (R q)·(P k) */
 };
 
 /* Whether the policy, with these options and this calibration (or NULL), goes by what pages received
@@ -176,7 +179,8 @@ struct skv_calibration {
 SKV_API bool skv_policy_history(const struct skv_select *, const struct skv_calibration *);
 
 /* What is kept of every page for the scout: at d_k = 64, 14 bytes per token and KV head with the five keys
- * that stand out, 2.75 without, which finds less of what is copied from afar. */
+ * that stand out, 2.75 without, which finds less of what is copied from afar. With a calibration that
+ * projects keys to fewer dims: eight keys that stand out, or none. */
 enum skv_representatives { SKV_REPS_FULL, SKV_REPS_LEAN, SKV_REPS };
 
 /* How the budget of decode steps is split over layers and KV heads; each gets a page at least, and the sum

@@ -21,7 +21,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { BLOCK = SKV_BLOCK / SKV_PAGE };
+enum { BLOCK = SKV_BLOCK / SKV_PAGE, PROJECTION_STEP = 4 };
 
 struct ranked {
     double score;
@@ -33,7 +33,9 @@ struct unit {
     struct fit_head *sums;
     struct mass_head kv;
     unsigned layer;
-    struct mass_index index[FIT_GAMMAS];
+    struct mass_index index[FIT_GAMMAS], projected;
+    unsigned d_rep;
+    float *projection, *q_rep;  /* (2, d_rep, d_k) as learned so far, NULL: not; (rows, d_rep) */
     unsigned gamma;             /* the best so far */
     float *w;                   /* (d_k + 2) salience learned so far; NULL: nothing yet */
     float *salience, *history;  /* (pages) log mass predicted; and received before the first marked query */
@@ -81,15 +83,21 @@ static double log_sum(const float *x, size_t n)
 
 static size_t scan(struct unit *u, const struct mass_index *x, enum reps_kind kind)
 {
-    size_t n = kind == REPS_PAGE ? u->n_pages : u->n_pages / BLOCK, ld = (n + 63) / 64 * 64;
-    unsigned per = kind == REPS_PAGE ? PIECE_PAGES : PIECE_BLOCKS;
+    size_t n = kind == REPS_BLOCK ? u->n_pages / BLOCK : u->n_pages, ld = (n + 63) / 64 * 64;
+    unsigned per = kind == REPS_BLOCK ? PIECE_BLOCKS : PIECE_PAGES, dims = u->kv.d_k;
+    const float *q = u->q;
+    if (kind == REPS_MANY) {
+        dims = u->d_rep;
+        q = u->q_rep;
+    }
     for (size_t at = 0; at < n; at += per) {
         const struct far_piece *piece = &x->pieces[at / per];
         struct scout_head sh = {.kind = kind,
-                                .groups = kind == REPS_PAGE ? &piece->page_groups : &piece->block_groups,
+                                .groups = kind == REPS_BLOCK ? &piece->block_groups : &piece->page_groups,
+                                .scatter = kind == REPS_MANY ? &piece->scatter : NULL,
                                 .pages_per_piece = per,
-                                .d_k = u->kv.d_k};
-        scout_score(&sh, n - at < per ? n - at : per, u->kv.rows, u->q, u->logmass + at, ld);
+                                .d_k = dims};
+        scout_score(&sh, n - at < per ? n - at : per, u->kv.rows, q, u->logmass + at, ld);
     }
     return ld;
 }
@@ -99,7 +107,7 @@ static size_t scan(struct unit *u, const struct mass_index *x, enum reps_kind ki
 /* u->share of far pages by one index. */
 static void estimate(struct unit *u, const struct mass_index *x)
 {
-    size_t ld = scan(u, x, REPS_PAGE), n = u->n_pages - u->first;
+    size_t ld = scan(u, x, x == &u->projected ? REPS_MANY : REPS_PAGE), n = u->n_pages - u->first;
     memset(u->share, 0, u->n_pages * sizeof *u->share);
     for (unsigned r = 0; r < u->kv.rows; r++) {
         const float *row = u->logmass + r * ld + u->first;
@@ -168,6 +176,14 @@ static void add_priors(struct unit *u, struct fit_sums *s, double far)
             s->prior_missed[prior] += far - held[knot];
     }
     s->prior_rows += u->kv.rows;
+    if (u->projection) {
+        double held[SKV_KNOTS] = {0};
+        calibration_project(u->d_rep, u->kv.d_k, u->projection + (size_t)u->d_rep * u->kv.d_k, u->kv.rows,
+                            u->q, u->q_rep);
+        add_gamma(u, &u->projected, held);
+        for (unsigned knot = 0; knot < SKV_KNOTS; knot++)
+            s->projected_missed += far - held[knot];
+    }
 }
 
 static double block_mass(const struct unit *u, unsigned row, size_t block)
@@ -300,6 +316,21 @@ static int learned_so_far(struct unit *u, size_t n_blocks)
         free(u->w);
         u->w = NULL;
     }
+    if (u->w && u->d_rep) {
+        u->projection = malloc(2 * (size_t)u->d_rep * d_k * sizeof *u->projection);
+        u->q_rep = malloc((size_t)u->kv.rows * u->d_rep * sizeof *u->q_rep);
+        if (!u->projection || !u->q_rep)
+            return -ENOMEM;
+        if (!projection_fit_solve(&u->sums->projection, u->d_rep, u->projection)) {
+            free(u->projection);
+            u->projection = NULL;
+        }
+    }
+    if (u->projection && mass_index_build(&u->projected, &u->kv, n_blocks, 0, REPS_MANY,
+                                          &(struct mass_learned){.gamma = {gamma_at(u->gamma), 1},
+                                                                 .d_rep = u->d_rep,
+                                                                 .projection = u->projection}))
+        return -ENOMEM;
     for (size_t p = 0; u->w && p < n_blocks * BLOCK; p++) {
         for (size_t i = 0; i < SKV_PAGE; i++)
             memcpy(page + i * d_k, u->kv.k + (p * SKV_PAGE + i) * u->kv.k_step, d_k * sizeof *page);
@@ -344,6 +375,11 @@ static void learn(struct unit *u, uint64_t n_tokens)
         if (kinds > 0)
             salience_fit_add(&u->sums->salience, u->kv.k + j * u->kv.k_step, mass / kinds);
     }
+    for (size_t j = 0; j < n_tokens && u->d_rep; j += PROJECTION_STEP) {
+        projection_fit_key(&u->sums->projection, u->kv.k + j * u->kv.k_step);
+        for (unsigned r = 0; r < u->kv.rows; r++)
+            projection_fit_query(&u->sums->projection, u->kv.q + j * u->kv.q_step + (size_t)r * u->kv.d_k);
+    }
 }
 
 static int unit_begin(const struct run *r, struct unit *u, unsigned part)
@@ -353,6 +389,7 @@ static int unit_begin(const struct run *r, struct unit *u, unsigned part)
     size_t rows = h->n_heads / h->n_kv_heads, n_blocks = mass_sealed_blocks(h->n_tokens - 1, r->fit->window),
            ld = (n_blocks * BLOCK + 63) / 64 * 64 + 64;
     u->layer = part / h->n_kv_heads;
+    u->d_rep = r->fit->d_rep;
     u->sums = &r->fit->heads[part];
     u->kv = (struct mass_head){.q = kv_trace_q(r->trace, u->layer) + head * rows * h->d_k,
                                .k = kv_trace_k(r->trace, u->layer) + (size_t)head * h->d_k,
@@ -386,7 +423,10 @@ static void unit_end(struct unit *u)
 {
     for (unsigned g = 0; g < FIT_GAMMAS; g++)
         mass_index_free(&u->index[g]);
+    mass_index_free(&u->projected);
     mass_truth_free(&u->truth);
+    free(u->projection);
+    free(u->q_rep);
     free(u->q);
     free(u->logmass);
     free(u->far);
@@ -435,7 +475,8 @@ static int begin(struct fit *f, const struct kv_trace *t, struct skv_error *err)
         f->heads = calloc((size_t)h->n_layers * h->n_kv_heads, sizeof *f->heads);
         bool ok = f->heads;
         for (size_t i = 0; ok && i < (size_t)h->n_layers * h->n_kv_heads; i++)
-            ok = salience_fit_new(&f->heads[i].salience, h->d_k) == 0;
+            ok = salience_fit_new(&f->heads[i].salience, h->d_k) == 0 &&
+                 projection_fit_new(&f->heads[i].projection, h->d_k) == 0;
         if (!ok)
             return skv_fail(err, -ENOMEM, "out of memory");
     }
@@ -493,13 +534,45 @@ static unsigned best_prior(const struct fit_head *heads, unsigned n_heads)
     return missed[best] < enough * missed[0] ? best : 0;
 }
 
+/* Do all heads together miss less with projected keys? They have one kind of representatives. */
+static bool projecting_pays(const struct fit *f)
+{
+    const double enough = 0.99;
+    double with = 0, without = 0;
+    for (size_t i = 0; i < (size_t)f->n_layers * f->n_kv_heads && f->d_rep; i++)
+        for (unsigned kind = 0; kind < FIT_KINDS; kind++) {
+            const struct fit_sums *s = &f->heads[i].of[kind];
+            with += s->prior_rows > 0 ? s->projected_missed / s->prior_rows : 0;
+            without += s->prior_rows > 0 ? s->prior_missed[0] / s->prior_rows : 0;
+        }
+    return with < enough * without;
+}
+
+/* (n_layers, n_kv_heads, 2, d_rep, d_k); NULL: no projection, of which *rc tells whether memory was the
+ * reason. */
+static float *fit_projection(const struct fit *f, int *rc)
+{
+    size_t n = (size_t)f->n_layers * f->n_kv_heads, a_head = 2 * (size_t)f->d_rep * f->d_k;
+    bool ok = projecting_pays(f);
+    float *p = ok ? malloc(n * a_head * sizeof *p) : NULL;
+    *rc = ok && !p ? -ENOMEM : 0;
+    for (size_t i = 0; i < n && p && ok; i++)
+        ok = projection_fit_solve(&f->heads[i].projection, f->d_rep, p + i * a_head);
+    if (ok)
+        return p;
+    free(p);
+    return NULL;
+}
+
 int fit_calibration(const struct fit *f, struct skv_calibration **out, struct skv_error *err)
 {
     struct skv_calibration c = {.n_layers = f->n_layers, .n_kv_heads = f->n_kv_heads, .d_k = f->d_k};
     struct skv_calibration_head *heads = calloc(calibration_n(&c) + 1, sizeof *heads);
     float *salience = calloc(calibration_salience_floats(&c) + 1, sizeof *salience);
     double rows = 0;
-    if (!heads || !salience) {
+    int rc = 0;
+    float *projection = heads && salience ? fit_projection(f, &rc) : NULL;
+    if (!heads || !salience || rc) {
         free(heads);
         free(salience);
         return skv_fail(err, -ENOMEM, "out of memory");
@@ -507,6 +580,8 @@ int fit_calibration(const struct fit *f, struct skv_calibration **out, struct sk
     memcpy(c.fingerprint, f->fingerprint, sizeof c.fingerprint);
     c.heads = heads;
     c.salience = salience;
+    c.d_rep = projection ? f->d_rep : 0;
+    c.projection = projection;
     for (size_t i = 0; i < calibration_n(&c); i++) {
         const struct fit_head *h = &f->heads[i];
         unsigned page = best_gamma(h, missed_of), prior = best_prior(h - i % f->n_kv_heads, f->n_kv_heads);
@@ -526,6 +601,7 @@ int fit_calibration(const struct fit *f, struct skv_calibration **out, struct sk
     *out = rows > 0 ? calibration_copy(&c) : NULL;
     free(heads);
     free(salience);
+    free(projection);
     if (rows == 0)
         return skv_fail(
             err, -EINVAL,
@@ -537,8 +613,10 @@ int fit_calibration(const struct fit *f, struct skv_calibration **out, struct sk
 
 void fit_free(struct fit *f)
 {
-    for (size_t i = 0; f->heads && i < (size_t)f->n_layers * f->n_kv_heads; i++)
+    for (size_t i = 0; f->heads && i < (size_t)f->n_layers * f->n_kv_heads; i++) {
         salience_fit_free(&f->heads[i].salience);
+        projection_fit_free(&f->heads[i].projection);
+    }
     free(f->heads);
     *f = (struct fit){0};
 }

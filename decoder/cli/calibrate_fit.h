@@ -4,6 +4,7 @@
 #define CLI_CALIBRATE_FIT_H
 
 #include "common/pool.h"
+#include "decoder/cli/projection_fit.h"
 #include "decoder/cli/salience_fit.h"
 #include "decoder/model/kv_trace.h"
 #include "decoder/scout/calibration.h"
@@ -21,15 +22,18 @@ struct fit_sums { /* over the rows of queries of one kind */
     double rows, far;
     double held[FIT_GAMMAS][SKV_KNOTS]; /* far mass in the best 16, 32 … tokens */
     double divergence[FIT_GAMMAS];      /* of blocks' estimated shares from the true ones, times far mass */
-    double prior_rows, prior_missed[FIT_PRIORS]; /* far mass not held, over all knots; of all traces but the
-                                                  * first */
+    /* Of all traces but the first, far mass not held, over all knots: with each prior, and with projected
+     * keys */
+    double prior_rows, prior_missed[FIT_PRIORS], projected_missed;
 };
 struct fit_head {
     struct fit_sums of[FIT_KINDS];
     struct salience_fit salience;
+    struct projection_fit projection;
 };
 struct fit {
     uint32_t window, protected_pages;
+    uint32_t d_rep; /* dims to project keys to, if that holds more; 0: not tried */
     uint8_t fingerprint[SKV_FINGERPRINT];
     uint32_t n_layers, n_kv_heads, d_k; /* of the first trace */
     struct fit_head *heads;             /* (n_layers, n_kv_heads) */

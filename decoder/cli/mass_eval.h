@@ -33,7 +33,9 @@ struct mass_setup {
 
 static inline enum reps_kind mass_pages(const struct mass_setup *s)
 {
-    return s->representatives == SKV_REPS_LEAN ? REPS_LEAN : REPS_PAGE;
+    return s->representatives == SKV_REPS_LEAN ? REPS_LEAN
+           : s->calib && s->calib->d_rep       ? REPS_MANY
+                                               : REPS_PAGE;
 }
 
 /* Sums of one policy and budget over queries, heads and rows. */

@@ -14,6 +14,8 @@ struct mass_index {
 struct mass_learned {
     float gamma[2];        /* of pages, of blocks */
     const float *salience; /* weights (d_k + 2), or NULL */
+    unsigned d_rep;
+    const float *projection; /* (2, d_rep, d_k) of keys and of queries, or NULL */
 };
 
 /* Of the first n_blocks blocks; needs: of all policies together (policy_needs). -ENOMEM: nothing stays. */

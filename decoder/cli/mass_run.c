@@ -42,6 +42,7 @@ struct unit {
     float *got;                  /* (rows, pages) of one query */
     double *query_sum;           /* (rows, d_k) scaled */
     float *mean_q, *q;           /* (rows, d_k) scaled */
+    float *mean_rep, *q_rep;     /* (rows, d_rep) the same for representatives, if they are projected */
     float *score;                /* (n_tokens) */
     uint32_t *order;             /* (pages) of scout_top */
     float *lse, *share;          /* (rows) */
@@ -97,7 +98,11 @@ static void view_of(const struct run *r, struct unit *u, uint64_t t, unsigned po
         .pieces = u->index.pieces,
         .eligible = u->eligible,
         .received = u->received[policy * s->n_budgets + budget],
-        .mean_q = t && wants(s, policy, NEEDS_MEAN_QUERY) ? u->mean_q : NULL,
+        .d_rep = s->calib ? s->calib->d_rep : 0,
+        .q_rep = u->q_rep,
+        .mean_q = !(t && wants(s, policy, NEEDS_MEAN_QUERY)) ? NULL
+                  : s->calib && s->calib->d_rep              ? u->mean_rep
+                                                             : u->mean_q,
         .k = r->units[((size_t)budget * r->trace->head.n_layers + u->layer) * r->trace->head.n_kv_heads +
                       u->head],
         .unit = s->unit / SKV_PAGE,
@@ -256,6 +261,13 @@ static void take_query(const struct run *r, struct unit *u, uint64_t t)
         u->q[i] = q[i] * u->kv.scale;
         u->mean_q[i] = t ? (float)(u->query_sum[i] / (double)t) : 0;
     }
+    const struct skv_calibration *c = r->setup->calib;
+    const float *p = calibration_projection(c, u->layer, u->head);
+    if (p) {
+        p += (size_t)c->d_rep * c->d_k;
+        calibration_project(c->d_rep, c->d_k, p, u->kv.rows, u->q, u->q_rep);
+        calibration_project(c->d_rep, c->d_k, p, u->kv.rows, u->mean_q, u->mean_rep);
+    }
 }
 
 static int measure_query(const struct run *r, struct unit *u, uint64_t t, unsigned kind)
@@ -332,8 +344,8 @@ static void unit_end(struct unit *u)
     for (unsigned i = 0; u->received && i < MASS_POLICIES * MASS_BUDGETS; i++)
         free(u->received[i]);
     free(u->received);
-    void *rest[] = {u->got,   u->query_sum, u->mean_q,   u->q,     u->score, u->lse,
-                    u->share, u->tail,      u->eligible, u->pages, u->order, u->scratch};
+    void *rest[] = {u->got, u->query_sum, u->mean_q, u->q_rep,    u->mean_rep, u->q,     u->score,
+                    u->lse, u->share,     u->tail,   u->eligible, u->pages,    u->order, u->scratch};
     for (size_t i = 0; i < sizeof rest / sizeof *rest; i++)
         free(rest[i]);
     free(u->cells);
@@ -366,6 +378,8 @@ static int unit_begin(const struct run *r, struct unit *u)
               (u->query_sum = calloc(rows * h->d_k, sizeof *u->query_sum)) &&
               (u->mean_q = calloc(rows * h->d_k, sizeof *u->mean_q)) &&
               (u->q = calloc(rows * h->d_k, sizeof *u->q)) &&
+              (u->q_rep = calloc(rows * h->d_k, sizeof *u->q_rep)) &&
+              (u->mean_rep = calloc(rows * h->d_k, sizeof *u->mean_rep)) &&
               (u->score = malloc(h->n_tokens * sizeof *u->score)) &&
               (u->lse = calloc(rows, sizeof *u->lse)) && (u->share = calloc(rows, sizeof *u->share)) &&
               (u->tail = calloc(rows * (2 + h->d_v), sizeof *u->tail)) &&
@@ -376,7 +390,9 @@ static int unit_begin(const struct run *r, struct unit *u)
             ok = (u->received[i] = calloc(n_all, sizeof *u->received[i]));
     const struct skv_calibration_head *k = calibrated(s, u);
     struct mass_learned learned = {.gamma = {1, 1},
-                                   .salience = calibration_salience(s->calib, u->layer, u->head)};
+                                   .salience = calibration_salience(s->calib, u->layer, u->head),
+                                   .d_rep = s->calib ? s->calib->d_rep : 0,
+                                   .projection = calibration_projection(s->calib, u->layer, u->head)};
     if (k) {
         learned.gamma[REPS_PAGE] = k->gamma_page;
         learned.gamma[REPS_BLOCK] = k->gamma_block;

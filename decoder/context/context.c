@@ -237,7 +237,7 @@ int skv_context_open(skv_tier *t, const struct skv_model *m, const struct skv_co
                      skv_context **out, struct skv_error *err)
 {
     struct shape *shape;
-    int rc = shape_new(m, o->dtype, o->representatives, &shape, err);
+    int rc = shape_new(m, o, &shape, err);
     if (rc)
         return rc;
     rc = context_new(t, shape, o, out, err);

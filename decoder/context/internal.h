@@ -65,11 +65,18 @@ struct shape {
     size_t token_bytes;             /* K and V of one token, all layers */
     size_t page_index_bytes; /* index bytes a page, all layers and heads: representative, norm, checksum */
     size_t max_page_bytes;
-    enum reps_kind pages; /* representatives of pages: REPS_PAGE or REPS_LEAN */
+    enum reps_kind pages; /* representatives of pages */
+    unsigned d_rep;       /* their dims, and those of blocks; 0: d_k of the layer */
     uint8_t fingerprint[SKV_FINGERPRINT];
 };
-int shape_new(const struct skv_model *, enum skv_dtype, enum skv_representatives, struct shape **out,
+int shape_new(const struct skv_model *, const struct skv_context_opts *, struct shape **out,
               struct skv_error *);
+static inline unsigned shape_rep_dims(const struct shape *s, unsigned layer)
+{
+    return s->d_rep ? s->d_rep : s->layers[layer].d_k;
+}
+/* Bytes of a part of one KV head and span: some are made of keys, some of representatives. */
+size_t shape_part_bytes(const struct shape *, enum index_part, unsigned layer);
 struct shape *shape_ref(struct shape *);
 void shape_unref(struct shape *);
 
@@ -82,8 +89,8 @@ struct span {
     uint8_t *part[INDEX_PARTS]; /* NULL, or of all n_blocks (parts.h); found again, not saved */
     uint8_t chain[SPAN_BLOCKS][CHAIN_BYTES];
     _Alignas(uint64_t) uint8_t data[]; /* per layer and KV head: groups of pages [32] and of blocks [8],
-                       checksums [256] u64, norms [256] f32, scatter [d_k] f32, salience [256]
-                       f32 */
+                       checksums [256] u64, norms [256] f32, scatter [dims of representatives] f32, salience
+                       [256] f32 */
 };
 struct span *span_new(const struct shape *);
 struct span *span_ref(struct span *);
@@ -257,6 +264,11 @@ int plan_budget(struct skv_context *, struct skv_error *);
 uint32_t plan_units(const struct skv_context *, const struct skv_select *s, unsigned layer, unsigned head);
 /* 1 without a calibration. */
 float plan_gamma(const struct skv_context *, enum reps_kind, unsigned layer, unsigned head);
+/* What keys of a head are projected with before they are summarised (calibration_projection), or NULL; out
+ * (rows, d_rep): queries (rows, d_k) for what came of it. */
+const float *plan_projection(const struct skv_context *, unsigned layer, unsigned head);
+void plan_project_queries(const struct skv_context *, unsigned layer, unsigned head, size_t rows,
+                          const float *q, float *out);
 /* Weights of learned salience, or NULL; and a policy's options for a head: a calibration's prior is for
  * decode steps. */
 const float *plan_salience(const struct skv_context *, unsigned layer, unsigned head);

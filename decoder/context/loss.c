@@ -98,7 +98,8 @@ int gone_mass(const struct skv_context *c, unsigned layer, const struct gone *g,
               const float *q, double *lse)
 {
     enum { BATCH = 16, LD = BATCH * REPS_LANES };
-    unsigned d_k = c->shape->layers[layer].d_k, n = 0, lane[BATCH];
+    unsigned d_k = shape_rep_dims(c->shape, layer), n = 0, lane[BATCH];
+    float *projected = NULL;
     const uint8_t *groups[BATCH];
     const float *scatter[BATCH];
     struct scout_head sh = {.kind = c->shape->pages,
@@ -119,9 +120,13 @@ int gone_mass(const struct skv_context *c, unsigned layer, const struct gone *g,
         }
         if (n == 0 || (n < BATCH && i + 1 < g->n))
             continue;
-        if (!score && !(score = malloc((size_t)rows * LD * sizeof *score)))
+        if (!score && !(score = malloc((size_t)rows * (LD + d_k) * sizeof *score)))
             return -ENOMEM;
-        scout_score(&sh, (size_t)n * REPS_LANES, rows, q, score, LD);
+        if (c->shape->d_rep && !projected) {
+            projected = score + (size_t)rows * LD;
+            plan_project_queries(c, layer, head, rows, q, projected);
+        }
+        scout_score(&sh, (size_t)n * REPS_LANES, rows, projected ? projected : q, score, LD);
         add_mass(rows, score, LD, lane, n, lse);
         n = 0;
     }

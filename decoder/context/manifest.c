@@ -59,7 +59,7 @@ struct stored_options {
 static_assert(sizeof(struct stored_options) == 112, "stored as it is");
 struct stored_calibration {
     uint8_t fingerprint[SKV_FINGERPRINT];
-    uint32_t n_layers, n_kv_heads, d_k, zero; /* and behind it the heads, then the weights of salience */
+    uint32_t n_layers, n_kv_heads, d_k, d_rep; /* and behind it heads, weights of salience, projections */
 };
 static_assert(sizeof(struct skv_calibration_head) == 4 * (5 + SKV_KNOTS), "stored as it is");
 static_assert(sizeof(struct skv_layer) == 24 && sizeof(struct skv_range) == 16, "stored as they are");
@@ -120,23 +120,27 @@ static uint8_t *pack_section(uint8_t *at, uint32_t number, const void *bytes, si
 static size_t calibration_bytes(const struct skv_calibration *c)
 {
     return c ? sizeof(struct stored_calibration) + calibration_n(c) * sizeof *c->heads +
-                   calibration_salience_floats(c) * sizeof *c->salience
+                   (calibration_salience_floats(c) + calibration_projection_floats(c)) * sizeof(float)
              : 0;
 }
 
-/* A section like any other, but of three pieces. */
+/* A section like any other, but of four pieces. */
 static uint8_t *pack_calibration(uint8_t *at, const struct skv_calibration *c)
 {
-    struct stored_calibration stored = {.n_layers = c->n_layers, .n_kv_heads = c->n_kv_heads, .d_k = c->d_k};
-    size_t heads = calibration_n(c) * sizeof *c->heads;
+    struct stored_calibration stored = {
+        .n_layers = c->n_layers, .n_kv_heads = c->n_kv_heads, .d_k = c->d_k, .d_rep = c->d_rep};
+    size_t heads = calibration_n(c) * sizeof *c->heads,
+           salience = calibration_salience_floats(c) * sizeof *c->salience;
     uint32_t head[2] = {SECTION_CALIBRATION, (uint32_t)calibration_bytes(c)};
     memcpy(stored.fingerprint, c->fingerprint, sizeof stored.fingerprint);
     memcpy(at, head, sizeof head);
     memcpy(at + sizeof head, &stored, sizeof stored);
     memcpy(at + sizeof head + sizeof stored, c->heads, heads);
     if (c->d_k)
-        memcpy(at + sizeof head + sizeof stored + heads, c->salience,
-               calibration_salience_floats(c) * sizeof *c->salience);
+        memcpy(at + sizeof head + sizeof stored + heads, c->salience, salience);
+    if (c->d_rep)
+        memcpy(at + sizeof head + sizeof stored + heads + salience, c->projection,
+               calibration_projection_floats(c) * sizeof *c->projection);
     return at + sizeof head + head[1];
 }
 
@@ -290,7 +294,9 @@ static bool load_calibration(struct manifest *m, const uint8_t *at, size_t n)
     c.n_layers = s.n_layers;
     c.n_kv_heads = s.n_kv_heads;
     c.d_k = s.d_k;
-    if (calibration_n(&c) > CALIBRATION_HEADS || c.d_k > CALIBRATION_DIMS || n != calibration_bytes(&c))
+    c.d_rep = s.d_rep;
+    if (calibration_n(&c) > CALIBRATION_HEADS || c.d_k > CALIBRATION_DIMS || c.d_rep > c.d_k ||
+        n != calibration_bytes(&c))
         return false;
     struct skv_calibration_head *heads = malloc(n); /* aligned */
     if (!heads)
@@ -298,6 +304,7 @@ static bool load_calibration(struct manifest *m, const uint8_t *at, size_t n)
     memcpy(heads, at + sizeof s, n - sizeof s);
     c.heads = heads;
     c.salience = (const float *)(heads + calibration_n(&c));
+    c.projection = c.salience + calibration_salience_floats(&c);
     if (calibration_check(&c, NULL) == 0)
         m->opts.calibration = m->calibration = calibration_copy(&c);
     free(heads);

@@ -14,7 +14,7 @@ static void make_stretch(const struct shape *s, const struct span *sp, enum inde
 {
     struct far_piece piece;
     span_piece(s, sp, layer, head, &piece);
-    part_make(i, s->layers[layer].d_k, s->layers[layer].d_v, stretch, &piece,
+    part_make(i, shape_rep_dims(s, layer), s->layers[layer].d_v, stretch, &piece,
               span_part(s, sp, i, layer, head));
 }
 

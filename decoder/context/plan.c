@@ -112,6 +112,18 @@ float plan_gamma(const struct skv_context *c, enum reps_kind kind, unsigned laye
     return kind == REPS_BLOCK ? h->gamma_block : h->gamma_page;
 }
 
+const float *plan_projection(const struct skv_context *c, unsigned layer, unsigned head)
+{
+    return calibration_projection(c->calibration, layer, c->shape->layers[layer].kv_head0 + head);
+}
+
+void plan_project_queries(const struct skv_context *c, unsigned layer, unsigned head, size_t rows,
+                          const float *q, float *out)
+{
+    unsigned d_rep = c->shape->d_rep, d_k = c->shape->layers[layer].d_k;
+    calibration_project(d_rep, d_k, plan_projection(c, layer, head) + (size_t)d_rep * d_k, rows, q, out);
+}
+
 const float *plan_salience(const struct skv_context *c, unsigned layer, unsigned head)
 {
     return calibration_salience(c->calibration, layer, c->shape->layers[layer].kv_head0 + head);

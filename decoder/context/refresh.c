@@ -57,7 +57,7 @@ struct reestimate *reestimate_new(size_t n_pages, unsigned rows)
 
 void reestimate_pages(struct reestimate *r, struct far_view *v, bool looks, float weight)
 {
-    v->bytes += policy_scan_pages(v, v->q, r->share, r->ld);
+    v->bytes += policy_scan_pages(v, view_q(v), r->share, r->ld);
     scout_aggregate(v->n_pages, v->rows, r->share, r->ld, r->lse, r->received);
     for (size_t p = 0; p < v->n_pages; p++)
         r->received[p] = weight * r->received[p] + (v->received ? v->received[p] : 0.0f);

@@ -119,7 +119,7 @@ static int put_index_again(struct skv_tier *t, const struct manifest *m, const u
     struct index_kind kind = index_kind_of(&m->opts);
     struct shape *s;
     char name[TIER_NAME_MAX + 1];
-    int rc = shape_new(&model, m->opts.dtype, m->opts.representatives, &s, err);
+    int rc = shape_new(&model, &m->opts, &s, err);
     if (rc)
         return rc;
     for (uint64_t b = 0; b < m->head.indexed && rc == 0; b += SPAN_BLOCKS) {

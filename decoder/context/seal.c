@@ -155,7 +155,8 @@ static void index_layer(void *arg, unsigned layer)
     struct block_key key;
     context_block_key(c, layer, j->block, &key);
     float *keys = c->tier->scratch[layer].bytes; /* (64, d_k), then values (64, d_v) */
-    float *values = keys + BLOCK_PAGES * page_floats;
+    float *values = keys + BLOCK_PAGES * page_floats, *projected = values + BLOCK_PAGES * value_floats;
+    unsigned dims = shape_rep_dims(c->shape, layer); /* of what is summarised */
     for (unsigned h = 0; h < lay->n_heads; h++) {
         for (unsigned p = 0; p < BLOCK_PAGES; p++) {
             const uint8_t *page = j->kv[layer]->data + (h * BLOCK_PAGES + p) * page_bytes;
@@ -171,10 +172,6 @@ static void index_layer(void *arg, unsigned layer)
             }
             span_checksums(c->shape, j->span, layer, h)[at] =
                 page_checksum(&key, lay->head0 + h, p, page, page_bytes);
-            reps_build_gamma(c->shape->pages, d_k, page_keys, plan_gamma(c, c->shape->pages, layer, h),
-                             span_groups(c->shape, j->span, layer, h) +
-                                 at / REPS_LANES * reps_group_bytes(c->shape->pages, d_k),
-                             at % REPS_LANES);
             float norm = 0.0f;
             for (unsigned i = 0; i < PAGE_TOKENS; i++)
                 norm = fmaxf(norm, k->dot(d_k, page_keys + i * d_k, page_keys + i * d_k));
@@ -183,12 +180,23 @@ static void index_layer(void *arg, unsigned layer)
             span_salience(c->shape, j->span, layer, h)[at] =
                 learned ? salience_page(k, d_k, learned, page_keys) : 0.0f;
         }
-        reps_build_gamma(REPS_BLOCK, d_k, keys, plan_gamma(c, REPS_BLOCK, layer, h),
+        const float *projection = plan_projection(c, layer, h), *summed = projection ? projected : keys;
+        if (projection)
+            calibration_project(dims, d_k, projection, BLOCK_TOKENS, keys, projected);
+        for (unsigned p = 0; p < BLOCK_PAGES; p++) {
+            unsigned at = in_span * BLOCK_PAGES + p;
+            reps_build_gamma(c->shape->pages, dims, summed + (size_t)p * PAGE_TOKENS * dims,
+                             plan_gamma(c, c->shape->pages, layer, h),
+                             span_groups(c->shape, j->span, layer, h) +
+                                 at / REPS_LANES * reps_group_bytes(c->shape->pages, dims),
+                             at % REPS_LANES);
+        }
+        reps_build_gamma(REPS_BLOCK, dims, summed, plan_gamma(c, REPS_BLOCK, layer, h),
                          span_block_groups(c->shape, j->span, layer, h) +
-                             in_span / REPS_LANES * reps_group_bytes(REPS_BLOCK, d_k),
+                             in_span / REPS_LANES * reps_group_bytes(REPS_BLOCK, dims),
                          in_span % REPS_LANES);
         if (in_span == 0)
-            reps_scatter(d_k, keys, span_scatter(c->shape, j->span, layer, h));
+            reps_scatter(dims, summed, span_scatter(c->shape, j->span, layer, h));
         parts_add(c->shape, j->span, layer, h, in_span, keys, values);
     }
 }
@@ -198,7 +206,7 @@ static bool index_room(struct skv_context *c, unsigned layer)
 {
     const struct block_layout *lay = &c->shape->layouts[layer];
     return scratch_take(&c->tier->scratch[layer],
-                        (size_t)BLOCK_TOKENS * (lay->d_k + lay->d_v) * sizeof(float));
+                        (size_t)BLOCK_TOKENS * (2 * lay->d_k + lay->d_v) * sizeof(float));
 }
 
 int seal_index(struct skv_context *c, uint64_t block, unsigned layer, struct buf *const *kv)

@@ -21,7 +21,8 @@ struct chooser {
     struct far_view view;
     struct far_piece *pieces;
     float opt[SKV_POLICY_OPTS];
-    float *mean_q;
+    float *mean_q, *q_rep; /* mean_q: projected too, if representatives are; raw: before */
+    float *raw;
     uint32_t *chosen; /* then protected pages */
 };
 
@@ -81,11 +82,12 @@ static void view_history(struct chooser *h)
     if (!c->received)
         return;
     v->received = received_mass(c->received, v->layer, v->head, v->n_pages);
-    if (received_mean_query(c->received, v->layer, v->head, h->mean_q))
-        v->mean_q = h->mean_q;
+    if (received_mean_query(c->received, v->layer, v->head, h->raw))
+        v->mean_q = v->d_rep ? h->mean_q : h->raw;
     for (unsigned r = g; r < v->rows; r++)
-        memcpy(h->mean_q + (size_t)r * y->d_k, h->mean_q + (size_t)(r % g) * y->d_k,
-               y->d_k * sizeof *h->mean_q);
+        memcpy(h->raw + (size_t)r * y->d_k, h->raw + (size_t)(r % g) * y->d_k, y->d_k * sizeof *h->raw);
+    if (v->d_rep && v->mean_q)
+        plan_project_queries(c, v->layer, v->head, v->rows, h->raw, h->mean_q);
 }
 
 /* Gives every array its place; -ENOMEM. */
@@ -93,9 +95,10 @@ static int lay_out(struct chooser *h, size_t n_chosen)
 {
     const struct far_view *v = &h->view;
     size_t sizes[] = {policy_room(h->policy, v), h->c->n_spans * sizeof *h->pieces,
-                      (size_t)v->rows * v->d_k * sizeof *h->mean_q, n_chosen * sizeof *h->chosen};
-    size_t n = 0, at[4];
-    for (unsigned i = 0; i < 4; i++) {
+                      (size_t)v->rows * v->d_k * sizeof *h->raw, n_chosen * sizeof *h->chosen,
+                      2 * (size_t)v->rows * v->d_rep * sizeof *h->q_rep};
+    size_t n = 0, at[5];
+    for (unsigned i = 0; i < 5; i++) {
         at[i] = n;
         n += (sizes[i] + 63) / 64 * 64;
     }
@@ -104,7 +107,9 @@ static int lay_out(struct chooser *h, size_t n_chosen)
         return -ENOMEM;
     h->view.scratch = base + at[0];
     h->view.pieces = h->pieces = (struct far_piece *)(base + at[1]);
-    h->mean_q = (float *)(base + at[2]);
+    h->raw = (float *)(base + at[2]);
+    h->q_rep = (float *)(base + at[4]);
+    h->mean_q = h->q_rep + (size_t)v->rows * v->d_rep;
     h->chosen = (uint32_t *)(base + at[3]);
     return 0;
 }
@@ -154,6 +159,9 @@ static int chooser_begin(struct chooser *h, const struct skv_select *s, bool ref
         return -ENOMEM;
     view_pieces(h);
     view_history(h);
+    if (v->d_rep)
+        plan_project_queries(c, v->layer, v->head, v->rows, v->q, h->q_rep);
+    v->q_rep = h->q_rep;
     return 0;
 }
 
@@ -219,6 +227,7 @@ int choose_pages(struct skv_context *c, unsigned layer, const struct skv_select 
         all.heads[h].view = (struct far_view){.layer = layer,
                                               .head = h,
                                               .d_k = y->d_k,
+                                              .d_rep = c->shape->d_rep,
                                               .d_v = y->d_v,
                                               .rows = rows,
                                               .q = q + (size_t)h * rows * y->d_k,

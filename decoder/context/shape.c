@@ -24,13 +24,19 @@ static int check_layer(const struct skv_layer *l, unsigned i, struct skv_error *
     return 0;
 }
 
-int shape_new(const struct skv_model *m, enum skv_dtype dtype, enum skv_representatives reps,
-              struct shape **out, struct skv_error *err)
+size_t shape_part_bytes(const struct shape *s, enum index_part part, unsigned layer)
+{
+    const struct skv_layer *l = &s->layers[layer];
+    return part_bytes(part, part_of_stretch(part) ? shape_rep_dims(s, layer) : l->d_k, l->d_v);
+}
+
+int shape_new(const struct skv_model *m, const struct skv_context_opts *o, struct shape **out,
+              struct skv_error *err)
 {
     if (m->n_layers == 0 || m->n_layers > MAX_LAYERS)
         return skv_fail(err, -EINVAL, "%u layers: 1 to %d are supported", m->n_layers, MAX_LAYERS);
-    if (dtype != SKV_F16 && dtype != SKV_F32)
-        return skv_fail(err, -EINVAL, "KV dtype %d is unknown: f16 or f32", dtype);
+    if (o->dtype != SKV_F16 && o->dtype != SKV_F32)
+        return skv_fail(err, -EINVAL, "KV dtype %d is unknown: f16 or f32", (int)o->dtype);
     for (unsigned i = 0; i < m->n_layers; i++) {
         int rc = check_layer(&m->layers[i], i, err);
         if (rc)
@@ -40,7 +46,8 @@ int shape_new(const struct skv_model *m, enum skv_dtype dtype, enum skv_represen
     if (!s)
         return skv_fail(err, -ENOMEM, "out of memory");
     s->refs = 1;
-    s->pages = reps == SKV_REPS_LEAN ? REPS_LEAN : REPS_PAGE;
+    s->d_rep = o->calibration ? o->calibration->d_rep : 0;
+    s->pages = o->representatives == SKV_REPS_LEAN ? REPS_LEAN : s->d_rep ? REPS_MANY : REPS_PAGE;
     s->n_layers = m->n_layers;
     s->layers = calloc(m->n_layers, sizeof *s->layers);
     s->layouts = calloc(m->n_layers, sizeof *s->layouts);
@@ -54,21 +61,22 @@ int shape_new(const struct skv_model *m, enum skv_dtype dtype, enum skv_represen
     memcpy(s->fingerprint, m->fingerprint, sizeof s->fingerprint);
     for (unsigned i = 0; i < s->n_layers; i++) {
         const struct skv_layer *l = &s->layers[i];
-        s->layouts[i] = (struct block_layout){.dtype = (uint8_t)dtype,
+        s->layouts[i] = (struct block_layout){.dtype = (uint8_t)o->dtype,
                                               .d_k = (uint16_t)l->d_k,
                                               .d_v = (uint16_t)l->d_v,
                                               .head0 = (uint16_t)l->kv_head0,
                                               .n_heads = (uint16_t)l->n_kv_heads};
         size_t page = layout_page_bytes(&s->layouts[i]);
-        s->head_bytes[i] = SPAN_GROUPS * reps_group_bytes(s->pages, l->d_k) +
-                           SPAN_BLOCK_GROUPS * reps_group_bytes(REPS_BLOCK, l->d_k) +
-                           SPAN_PAGES * (2 * sizeof(float) + sizeof(uint64_t)) + l->d_k * sizeof(float);
+        s->head_bytes[i] = SPAN_GROUPS * reps_group_bytes(s->pages, shape_rep_dims(s, i)) +
+                           SPAN_BLOCK_GROUPS * reps_group_bytes(REPS_BLOCK, shape_rep_dims(s, i)) +
+                           SPAN_PAGES * (2 * sizeof(float) + sizeof(uint64_t)) +
+                           shape_rep_dims(s, i) * sizeof(float);
         s->span_at[i] = s->span_bytes;
         s->span_bytes += l->n_kv_heads * s->head_bytes[i];
         s->token_bytes += l->n_kv_heads * page / PAGE_TOKENS;
         s->page_index_bytes += l->n_kv_heads * s->head_bytes[i] / SPAN_PAGES;
         for (unsigned p = 0; p < INDEX_PARTS; p++)
-            s->part_bytes[p] += l->n_kv_heads * part_bytes(p, l->d_k, l->d_v);
+            s->part_bytes[p] += l->n_kv_heads * shape_part_bytes(s, p, i);
         if (page > s->max_page_bytes)
             s->max_page_bytes = page;
     }

@@ -370,8 +370,7 @@ int skv_context_reopen(skv_tier *t, const struct skv_model *model, const struct 
         rc = skv_fail(err, -EINVAL, "context \"%s\" was saved with a salt: give its options, and the salt",
                       name);
     if (rc == 0)
-        rc = shape_new(model, o ? o->dtype : m.opts.dtype, o ? o->representatives : m.opts.representatives,
-                       &shape, err);
+        rc = shape_new(model, o ? o : &m.opts, &shape, err);
     if (rc == 0)
         rc = context_new(t, shape, o ? o : &m.opts, &c, err);
     shape_unref(shape);

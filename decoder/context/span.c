@@ -15,14 +15,14 @@ struct span *span_new(const struct shape *s)
         return NULL;
     sp->refs = 1;
     for (unsigned l = 0; l < s->n_layers; l++) {
-        unsigned d_k = s->layers[l].d_k;
+        unsigned dims = shape_rep_dims(s, l);
         for (unsigned h = 0; h < s->layers[l].n_kv_heads; h++) {
             for (unsigned g = 0; g < SPAN_GROUPS; g++)
-                reps_group_clear(s->pages, d_k,
-                                 span_groups(s, sp, l, h) + g * reps_group_bytes(s->pages, d_k));
+                reps_group_clear(s->pages, dims,
+                                 span_groups(s, sp, l, h) + g * reps_group_bytes(s->pages, dims));
             for (unsigned g = 0; g < SPAN_BLOCK_GROUPS; g++)
-                reps_group_clear(REPS_BLOCK, d_k,
-                                 span_block_groups(s, sp, l, h) + g * reps_group_bytes(REPS_BLOCK, d_k));
+                reps_group_clear(REPS_BLOCK, dims,
+                                 span_block_groups(s, sp, l, h) + g * reps_group_bytes(REPS_BLOCK, dims));
         }
     }
     return sp;
@@ -73,13 +73,14 @@ uint8_t *span_groups(const struct shape *s, const struct span *sp, unsigned laye
 
 uint8_t *span_block_groups(const struct shape *s, const struct span *sp, unsigned layer, unsigned head)
 {
-    return span_groups(s, sp, layer, head) + SPAN_GROUPS * reps_group_bytes(s->pages, s->layers[layer].d_k);
+    return span_groups(s, sp, layer, head) +
+           SPAN_GROUPS * reps_group_bytes(s->pages, shape_rep_dims(s, layer));
 }
 
 uint64_t *span_checksums(const struct shape *s, const struct span *sp, unsigned layer, unsigned head)
 {
     return (uint64_t *)(span_block_groups(s, sp, layer, head) +
-                        SPAN_BLOCK_GROUPS * reps_group_bytes(REPS_BLOCK, s->layers[layer].d_k));
+                        SPAN_BLOCK_GROUPS * reps_group_bytes(REPS_BLOCK, shape_rep_dims(s, layer)));
 }
 
 float *span_norms(const struct shape *s, const struct span *sp, unsigned layer, unsigned head)
@@ -94,23 +95,23 @@ float *span_scatter(const struct shape *s, const struct span *sp, unsigned layer
 
 float *span_salience(const struct shape *s, const struct span *sp, unsigned layer, unsigned head)
 {
-    return span_scatter(s, sp, layer, head) + s->layers[layer].d_k;
+    return span_scatter(s, sp, layer, head) + shape_rep_dims(s, layer);
 }
 
 void span_truncate(const struct shape *s, struct span *sp, unsigned n)
 {
     assert(sp->refs == 1 && n <= sp->n_blocks);
     for (unsigned l = 0; l < s->n_layers; l++) {
-        unsigned d_k = s->layers[l].d_k;
+        unsigned dims = shape_rep_dims(s, l);
         for (unsigned h = 0; h < s->layers[l].n_kv_heads; h++) {
             for (unsigned p = n * BLOCK_PAGES; p < sp->n_blocks * BLOCK_PAGES; p++)
-                reps_lane_clear(s->pages, d_k,
-                                span_groups(s, sp, l, h) + p / REPS_LANES * reps_group_bytes(s->pages, d_k),
+                reps_lane_clear(s->pages, dims,
+                                span_groups(s, sp, l, h) + p / REPS_LANES * reps_group_bytes(s->pages, dims),
                                 p % REPS_LANES);
             for (unsigned b = n; b < sp->n_blocks; b++)
-                reps_lane_clear(REPS_BLOCK, d_k,
+                reps_lane_clear(REPS_BLOCK, dims,
                                 span_block_groups(s, sp, l, h) +
-                                    b / REPS_LANES * reps_group_bytes(REPS_BLOCK, d_k),
+                                    b / REPS_LANES * reps_group_bytes(REPS_BLOCK, dims),
                                 b % REPS_LANES);
         }
     }
@@ -124,8 +125,8 @@ void *span_part(const struct shape *s, const struct span *sp, enum index_part pa
     if (!sp->part[part])
         return NULL;
     for (unsigned l = 0; l < layer; l++)
-        at += s->layers[l].n_kv_heads * part_bytes(part, s->layers[l].d_k, s->layers[l].d_v);
-    return sp->part[part] + at + head * part_bytes(part, s->layers[layer].d_k, s->layers[layer].d_v);
+        at += s->layers[l].n_kv_heads * shape_part_bytes(s, part, l);
+    return sp->part[part] + at + head * shape_part_bytes(s, part, layer);
 }
 
 void span_piece(const struct shape *s, const struct span *sp, unsigned layer, unsigned head,

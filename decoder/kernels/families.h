@@ -8,7 +8,7 @@ enum {
     PAGE_MAX_TOKENS = 16,
     GROUP_MAX_ROWS = 64, /* query heads that share one KV head */
     HEAD_MAX_DIMS = 1024,
-    SCOUT_MAX_VECS = 8, /* centre and outliers */
+    SCOUT_MAX_VECS = 9, /* centre and outliers */
 };
 
 extern const struct kernels kernels_portable;

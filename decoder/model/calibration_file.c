@@ -70,6 +70,9 @@ int calibration_save(const struct skv_calibration *c, const char *path, struct s
     uint64_t ne[] = {c->d_k + 2, c->n_kv_heads, c->n_layers};
     if (c->d_k)
         gguf_put_tensor(w, "salience", 3, ne, GGML_F32, c->salience);
+    uint64_t of_projection[] = {(uint64_t)c->d_rep * c->d_k, 2, c->n_kv_heads, c->n_layers};
+    if (c->d_rep)
+        gguf_put_tensor(w, "projection", 4, of_projection, GGML_F32, c->projection);
     int rc = gguf_writer_save(w, path, err);
     gguf_writer_free(w);
     free(out);
@@ -129,8 +132,8 @@ static int read_field(const struct gguf *g, const struct skv_calibration *c, con
     return 0;
 }
 
-/* *salience points into the file. */
-static int read_salience(const struct gguf *g, struct skv_calibration *c, struct skv_error *err)
+/* Salience and projection point into the file. */
+static int read_learned(const struct gguf *g, struct skv_calibration *c, struct skv_error *err)
 {
     const struct gguf_tensor *t = gguf_tensor_find(g, "salience");
     if (!t)
@@ -140,6 +143,14 @@ static int read_salience(const struct gguf *g, struct skv_calibration *c, struct
         return skv_fail(err, -EBADMSG, "%s is damaged: tensor salience has another shape", gguf_path(g));
     c->d_k = (uint32_t)t->ne[0] - 2;
     c->salience = (const float *)t->data;
+    t = gguf_tensor_find(g, "projection");
+    if (!t)
+        return 0;
+    if (t->type != GGML_F32 || t->ne[0] % c->d_k || t->ne[0] / c->d_k > c->d_k || t->ne[1] != 2 ||
+        t->ne[2] != c->n_kv_heads || t->ne[3] != c->n_layers)
+        return skv_fail(err, -EBADMSG, "%s is damaged: tensor projection has another shape", gguf_path(g));
+    c->d_rep = (uint32_t)(t->ne[0] / c->d_k);
+    c->projection = (const float *)t->data;
     return 0;
 }
 
@@ -163,7 +174,7 @@ static int read_all_of(const struct gguf *g, const uint8_t *fingerprint, struct 
     for (unsigned i = 0; i < FIELDS && rc == 0; i++)
         rc = read_field(g, &c, &fields[i], heads, err);
     if (rc == 0)
-        rc = read_salience(g, &c, err);
+        rc = read_learned(g, &c, err);
     calibration_hash(&c, is);
     hex_of(is, hex);
     if (rc == 0 && !gguf_str_is(hash, hex))

@@ -7,6 +7,7 @@
  *     tensors gamma.page, gamma.block, far, alpha, beta   f32 (layers, kv_heads)
  *             held                                        f32 (layers, kv_heads, SKV_KNOTS)
  *             salience                                    f32 (layers, kv_heads, d_k + 2), if there is any
+ *             projection                                  f32 (layers, kv_heads, 2, d_rep · d_k), likewise
  */
 #ifndef DECODER_MODEL_CALIBRATION_FILE_H
 #define DECODER_MODEL_CALIBRATION_FILE_H

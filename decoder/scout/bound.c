@@ -112,18 +112,18 @@ void bound_page(const struct far_view *v, size_t page, double *out)
     const float *radii = (const float *)piece->part[PART_BALL] + 2 * at;
     const uint8_t *group = piece->page_groups + at / REPS_LANES * reps_group_bytes(REPS_PAGE, v->d_k);
     float vec[VECS][MAX_DIMS], box[2 * MAX_DIMS];
-    bool lean = view_pages(v) == REPS_LEAN; /* its balls are another representative's */
+    bool other = view_pages(v) != REPS_PAGE || v->d_rep; /* its balls are another representative's */
     assert(v->d_k <= MAX_DIMS);
-    for (unsigned j = 0; j < VECS && !lean; j++)
+    for (unsigned j = 0; j < VECS && !other; j++)
         reps_get_vec(REPS_PAGE, v->d_k, group, at % REPS_LANES, j, vec[j]);
     kernels_get()->f16_to_f32(2 * v->d_k, (const uint16_t *)piece->part[PART_BOX] + at * 2 * v->d_k, box);
     for (unsigned r = 0; r < v->rows; r++) {
         const float *q = v->q + (size_t)r * v->d_k;
         double norm = sqrt(dot(v->d_k, q, q)) * (1 + slack), x[VECS];
-        for (unsigned j = 0; j < VECS && !lean; j++)
+        for (unsigned j = 0; j < VECS && !other; j++)
             x[j] = dot(v->d_k, q, vec[j]) + norm * (double)radii[j ? 1 : 0];
         double bound[BOUNDS] = {[BOUND_NORM] = norm * (double)piece->norms[at] + log(REPS_PAGE_KEYS),
-                                [BOUND_BALL] = lean ? (double)NAN : log_sum(x),
+                                [BOUND_BALL] = other ? (double)NAN : log_sum(x),
                                 [BOUND_BOX] = by_box(v->d_k, q, box),
                                 [BOUND_LEAST] = INFINITY};
         for (unsigned b = 0; b < BOUNDS; b++) {

@@ -24,6 +24,20 @@ static inline const float *calibration_salience(const struct skv_calibration *c,
 {
     return c && c->d_k ? c->salience + ((size_t)layer * c->n_kv_heads + kv_head) * (c->d_k + 2) : NULL;
 }
+/* P (d_rep, d_k) and behind it R, of one head; NULL: keys are not projected. */
+static inline const float *calibration_projection(const struct skv_calibration *c, unsigned layer,
+                                                  unsigned kv_head)
+{
+    return c && c->d_rep ? c->projection + ((size_t)layer * c->n_kv_heads + kv_head) * 2 * c->d_rep * c->d_k
+                         : NULL;
+}
+static inline size_t calibration_projection_floats(const struct skv_calibration *c)
+{
+    return calibration_n(c) * 2 * c->d_rep * c->d_k;
+}
+/* out (rows, d_rep) = x (rows, d_k) · Pᵀ. In fixed order, without fused operations. */
+void calibration_project(unsigned d_rep, unsigned d_k, const float *p, size_t rows, const float *x,
+                         float *out);
 static inline size_t calibration_salience_floats(const struct skv_calibration *c)
 {
     return c->d_k ? calibration_n(c) * ((size_t)c->d_k + 2) : 0;
@@ -36,7 +50,7 @@ struct skv_calibration *calibration_copy(const struct skv_calibration *);
 /* Of all that it says. */
 void calibration_hash(const struct skv_calibration *, uint8_t out[CHAIN_BYTES]);
 /* Names the bytes that the index has with it: "-" and 16 hex digits, or "" where they are as without (NULL,
- * or every gamma is 1 and there is no salience). */
+ * or every gamma is 1 and there is neither salience nor projection). */
 void calibration_tag(const struct skv_calibration *, char tag[CALIBRATION_TAG]);
 
 /* A KV head that takes part in a schedule; calibrated: NULL without a calibration. */

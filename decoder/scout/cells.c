@@ -6,7 +6,7 @@
 #include <math.h>
 #include <string.h>
 
-enum { MAX_DIMS = 1024, MAX_VECS = 1 + REPS_PAGE_OUTLIERS, ROUNDS = 4, SPREAD_SEEDS = 8 };
+enum { MAX_DIMS = 1024, MAX_VECS = 1 + REPS_MANY_OUTLIERS, ROUNDS = 4, SPREAD_SEEDS = 8 };
 
 /* A stretch while its clusters form. */
 struct clusters {
@@ -145,7 +145,7 @@ static void spread_of(const struct clusters *c, float *spread)
 
 void cells_build(unsigned d_k, unsigned stretch, enum reps_kind kind, const uint8_t *page_groups, void *cells)
 {
-    assert(d_k <= MAX_DIMS && stretch < CELLS_STRETCHES);
+    assert(d_k <= MAX_DIMS && stretch < CELLS_STRETCHES && reps_vecs(kind) <= MAX_VECS);
     struct clusters c = {.d_k = d_k,
                          .n_vecs = reps_vecs(kind),
                          .kind = kind,

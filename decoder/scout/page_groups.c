@@ -30,7 +30,7 @@ uint8_t page_groups_eligible(const struct far_view *v, size_t group)
 
 static void gather(struct far_view *v, struct page_groups *g)
 {
-    size_t bytes = reps_group_bytes(view_pages(v), v->d_k);
+    size_t bytes = reps_group_bytes(view_pages(v), view_dims(v));
     g->n = 0;
     memset(g->eligible, 0, (g->ld / 64 + 1) * sizeof *g->eligible);
     for (size_t i = 0; i < g->n_all; i++) {
@@ -52,8 +52,8 @@ void page_groups_score(struct far_view *v, struct page_groups *g)
                             .groups = g->groups,
                             .scatter = g->scatter,
                             .pages_per_piece = GROUP,
-                            .d_k = v->d_k};
-    scout_score(&sh, g->n * GROUP, v->rows, v->q, g->mass, g->ld);
+                            .d_k = view_dims(v)};
+    scout_score(&sh, g->n * GROUP, v->rows, view_q(v), g->mass, g->ld);
     for (size_t page = v->n_pages; page % GROUP && g->marked[g->n_all - 1]; page++)
         for (unsigned r = 0; r < v->rows; r++) /* what lies there is not far yet */
             g->mass[r * g->ld + (g->n - 1) * GROUP + page % GROUP] = -INFINITY;

@@ -254,11 +254,11 @@ uint64_t policy_scan_pages(const struct far_view *v, const float *q, float *logm
                                 .groups = &v->pieces[p / PIECE_PAGES].page_groups,
                                 .scatter = &v->pieces[p / PIECE_PAGES].scatter,
                                 .pages_per_piece = PIECE_PAGES,
-                                .d_k = v->d_k};
+                                .d_k = view_dims(v)};
         scout_score(&sh, left < PIECE_PAGES ? left : PIECE_PAGES, v->rows, q, logmass + p, ld);
     }
-    return (v->n_pages + REPS_LANES - 1) / REPS_LANES * reps_group_bytes(view_pages(v), v->d_k) +
-           (v->n_pages + PIECE_PAGES - 1) / PIECE_PAGES * v->d_k * sizeof(float);
+    return (v->n_pages + REPS_LANES - 1) / REPS_LANES * reps_group_bytes(view_pages(v), view_dims(v)) +
+           (v->n_pages + PIECE_PAGES - 1) / PIECE_PAGES * view_dims(v) * sizeof(float);
 }
 
 /* ---- the tail ---- */

@@ -19,11 +19,11 @@ enum {
 
 /* What is kept of PIECE_PAGES consecutive pages of one KV head; parts that no policy asked for are NULL. */
 struct far_piece {
-    const uint8_t *page_groups, *block_groups; /* reps.h; pages are REPS_PAGE or REPS_LEAN, the same in all */
+    const uint8_t *page_groups, *block_groups; /* reps.h; of one kind in all, of projected keys or not */
     const float *norms;                        /* largest |k| of each page */
     const void *part[INDEX_PARTS];             /* parts.h */
-    const float *scatter;                      /* (d_k) reps_scatter of its first block, for all its pages */
-    const float *salience;                     /* predicted log mass of each page; NULL: not learned */
+    const float *scatter;  /* (view_dims) reps_scatter of its first block, for all its pages */
+    const float *salience; /* predicted log mass of each page; NULL: not learned */
     enum reps_kind page_kind;
 };
 
@@ -39,13 +39,15 @@ struct far_view {
     /* who chooses, and for what */
     unsigned layer, head, d_k, d_v, rows; /* rows: query heads of the group (prefill: times pooled queries) */
     const float *q;                       /* (rows, d_k) scaled */
+    unsigned d_rep;                       /* dims of representatives; 0: keys are not projected for them */
+    const float *q_rep;                   /* (rows, d_rep) the query that goes with them */
     uint64_t position;                    /* of the query: the token's */
     /* from what */
     size_t n_pages, n_blocks;
     const struct far_piece *pieces; /* ceil(n_blocks / PIECE_BLOCKS) */
     const uint64_t *eligible;       /* bitmap of pages that may be chosen */
     const float *received;          /* (n_pages) decayed mass, any scale; NULL: none yet */
-    const float *mean_q;            /* (rows, d_k) scaled; NULL: none yet */
+    const float *mean_q;            /* (rows, view_dims) as view_q is; NULL: none yet */
     const float *truth;             /* (rows, truth_ld) true log masses of pages */
     size_t truth_ld;
     /* how much: k units of 1, 2 or 4 pages; fewer once they hold the share `mass` (0: never fewer) */
@@ -131,7 +133,17 @@ static inline enum reps_kind view_pages(const struct far_view *v)
     return v->n_pages ? v->pieces[0].page_kind : REPS_PAGE;
 }
 
-/* Log masses of pages for rows q by their representatives; returns the bytes read. */
+/* Dims of representatives, and the query for them. */
+static inline unsigned view_dims(const struct far_view *v)
+{
+    return v->d_rep ? v->d_rep : v->d_k;
+}
+static inline const float *view_q(const struct far_view *v)
+{
+    return v->d_rep ? v->q_rep : v->q;
+}
+
+/* Log masses of pages for rows q (as view_q is) by their representatives; returns the bytes read. */
 uint64_t policy_scan_pages(const struct far_view *, const float *q, float *logmass, size_t ld);
 
 /* It reads representatives, whose bytes depend on the calibration. */

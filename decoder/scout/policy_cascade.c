@@ -156,8 +156,8 @@ static void scan(struct far_view *v, unsigned slice)
         struct scout_head sh = {.kind = REPS_BLOCK,
                                 .groups = &v->pieces[piece].block_groups,
                                 .pages_per_piece = PIECE_BLOCKS,
-                                .d_k = v->d_k};
-        scout_score(&sh, left < PIECE_BLOCKS ? left : PIECE_BLOCKS, v->rows, v->q, c.block_mass + at,
+                                .d_k = view_dims(v)};
+        scout_score(&sh, left < PIECE_BLOCKS ? left : PIECE_BLOCKS, v->rows, view_q(v), c.block_mass + at,
                     c.block_ld);
     }
 }
@@ -211,15 +211,15 @@ static void pick_candidates(struct far_view *v, struct cascade *c)
     size_t n = scout_top(v->n_blocks, c->block_score, NULL, c->n_candidates, 1, 0, c->order, c->candidates);
     assert(n == c->n_candidates);
     (void)n;
-    v->bytes += round_up(v->n_blocks, GROUP) / GROUP * reps_group_bytes(REPS_BLOCK, v->d_k) +
-                round_up(v->n_blocks, PIECE_BLOCKS) / PIECE_BLOCKS * v->d_k * sizeof(float);
+    v->bytes += round_up(v->n_blocks, GROUP) / GROUP * reps_group_bytes(REPS_BLOCK, view_dims(v)) +
+                round_up(v->n_blocks, PIECE_BLOCKS) / PIECE_BLOCKS * view_dims(v) * sizeof(float);
 }
 
 /* ---- second stage: the candidates' pages ---- */
 
 static void gather_groups(struct far_view *v, struct cascade *c)
 {
-    size_t group_bytes = reps_group_bytes(view_pages(v), v->d_k);
+    size_t group_bytes = reps_group_bytes(view_pages(v), view_dims(v));
     c->n_groups = 0;
     memset(c->eligible, 0, (c->ld / 64 + 1) * sizeof *c->eligible);
     for (size_t i = 0; i < c->n_candidates; i++) {
@@ -311,7 +311,7 @@ static void probe(struct far_view *v, const struct cascade *c, float *low)
     const float *scatter[PROBES];
     float mass[PROBES * GROUP], gap[PROBES];
     uint32_t block[PROBES];
-    size_t group_bytes = reps_group_bytes(view_pages(v), v->d_k);
+    size_t group_bytes = reps_group_bytes(view_pages(v), view_dims(v));
     memset(low, 0, v->rows * sizeof *low);
     if (!two_stages(v, c))
         return;
@@ -322,11 +322,14 @@ static void probe(struct far_view *v, const struct cascade *c, float *low)
         groups[i] = piece->page_groups + page % PIECE_PAGES / GROUP * group_bytes;
         scatter[i] = piece->scatter;
     }
-    const struct scout_head sh = {
-        .kind = view_pages(v), .groups = groups, .scatter = scatter, .pages_per_piece = GROUP, .d_k = v->d_k};
+    const struct scout_head sh = {.kind = view_pages(v),
+                                  .groups = groups,
+                                  .scatter = scatter,
+                                  .pages_per_piece = GROUP,
+                                  .d_k = view_dims(v)};
     for (unsigned r = 0; r < v->rows; r++) {
         size_t n = 0;
-        scout_score(&sh, PROBES * GROUP, 1, v->q + (size_t)r * v->d_k, mass, PROBES * GROUP);
+        scout_score(&sh, PROBES * GROUP, 1, view_q(v) + (size_t)r * view_dims(v), mass, PROBES * GROUP);
         for (size_t i = 0; i < PROBES; i++) {
             const float *page = mass + i * GROUP + block[i] % 2 * BLOCK;
             double sum = 0, most = (double)page[0];
@@ -431,10 +434,10 @@ static size_t choose(struct far_view *v, uint32_t *pages)
                             .groups = c.groups,
                             .scatter = c.scatter,
                             .pages_per_piece = GROUP,
-                            .d_k = v->d_k};
+                            .d_k = view_dims(v)};
     gather_groups(v, &c);
     size_t n_lanes = c.n_groups * GROUP;
-    scout_score(&sh, n_lanes, v->rows, v->q, c.mass, c.ld);
+    scout_score(&sh, n_lanes, v->rows, view_q(v), c.mass, c.ld);
     blank_others(v, &c);
     scout_aggregate(n_lanes, v->rows, c.mass, c.ld, v->lse, c.score);
     weigh_pages(v, &c);

@@ -74,11 +74,11 @@ static void score_coarse(struct far_view *v, struct hierarchy *h)
     for (size_t at = 0; at < h->n_coarse; at += COARSE_PIECE) {
         const uint8_t *group = v->pieces[at / COARSE_PIECE].part[PART_COARSE];
         struct scout_head sh = {
-            .kind = REPS_BLOCK, .groups = &group, .pages_per_piece = COARSE_PIECE, .d_k = v->d_k};
+            .kind = REPS_BLOCK, .groups = &group, .pages_per_piece = COARSE_PIECE, .d_k = view_dims(v)};
         size_t left = h->n_coarse - at;
-        scout_score(&sh, left < COARSE_PIECE ? left : COARSE_PIECE, v->rows, v->q, h->coarse_mass + at,
+        scout_score(&sh, left < COARSE_PIECE ? left : COARSE_PIECE, v->rows, view_q(v), h->coarse_mass + at,
                     h->coarse_ld);
-        v->bytes += reps_group_bytes(REPS_BLOCK, v->d_k);
+        v->bytes += reps_group_bytes(REPS_BLOCK, view_dims(v));
     }
     scout_aggregate(h->n_coarse, v->rows, h->coarse_mass, h->coarse_ld, h->coarse_lse, h->coarse_score);
 }
@@ -110,7 +110,7 @@ static void open_units(const struct far_view *v, struct hierarchy *h)
 /* Scores the blocks of open units, and marks the pages of the best. */
 static void score_blocks(struct far_view *v, struct hierarchy *h)
 {
-    size_t bytes = reps_group_bytes(REPS_BLOCK, v->d_k);
+    size_t bytes = reps_group_bytes(REPS_BLOCK, view_dims(v));
     h->n_open = 0;
     memset(h->may, 0, (h->block_ld / 64 + 1) * sizeof *h->may);
     for (size_t u = 0; u < h->n_units; u++) {
@@ -124,9 +124,10 @@ static void score_blocks(struct far_view *v, struct hierarchy *h)
         h->open_at[h->n_open++] = (uint32_t)u;
     }
     v->bytes += h->n_open * bytes;
-    struct scout_head sh = {.kind = REPS_BLOCK, .groups = h->groups, .pages_per_piece = UNIT, .d_k = v->d_k};
+    struct scout_head sh = {
+        .kind = REPS_BLOCK, .groups = h->groups, .pages_per_piece = UNIT, .d_k = view_dims(v)};
     size_t n = h->n_open * UNIT;
-    scout_score(&sh, n, v->rows, v->q, h->block_mass, h->block_ld);
+    scout_score(&sh, n, v->rows, view_q(v), h->block_mass, h->block_ld);
     scout_aggregate(n, v->rows, h->block_mass, h->block_ld, h->block_lse, h->block_score);
     memset(h->pages.marked, 0, h->pages.n_all);
     n = scout_top(n, h->block_score, h->may, wanted_blocks(v), 1, 0, h->pages.order, h->best);
@@ -181,7 +182,8 @@ static void leave_closed(struct far_view *v, const struct hierarchy *h, const st
     for (unsigned r = 0; r < v->rows; r++)
         share[r] = h->coarse_mass[r * h->coarse_ld + u] * f->coarse[r] * (float)n / (UNIT * BLOCK);
     leave(v, share,
-          coarse_values(v->d_k, v->pieces[u / COARSE_PIECE].part[PART_COARSE]) + u % COARSE_PIECE * v->d_v);
+          coarse_values(view_dims(v), v->pieces[u / COARSE_PIECE].part[PART_COARSE]) +
+              u % COARSE_PIECE * v->d_v);
 }
 
 /* lane: of its first page, if the block's pages were looked at; eligible lanes there are those not chosen. */

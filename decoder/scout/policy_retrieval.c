@@ -53,10 +53,12 @@ static void scan(struct far_view *v, unsigned slice)
     const size_t of_piece = (size_t)CELLS_STRETCHES * CELLS, end = (slice + 1) * SLICE_PIECES * of_piece;
     for (size_t at = slice * SLICE_PIECES * of_piece; at < end && at < c.n_cells; at += of_piece) {
         const uint8_t *centres = v->pieces[at / of_piece].part[PART_CELLS];
-        struct scout_head sh = {
-            .kind = REPS_BLOCK, .groups = &centres, .pages_per_piece = (unsigned)of_piece, .d_k = v->d_k};
+        struct scout_head sh = {.kind = REPS_BLOCK,
+                                .groups = &centres,
+                                .pages_per_piece = (unsigned)of_piece,
+                                .d_k = view_dims(v)};
         size_t left = c.n_cells - at;
-        scout_score(&sh, left < of_piece ? left : of_piece, v->rows, v->q, c.mass + at, c.ld);
+        scout_score(&sh, left < of_piece ? left : of_piece, v->rows, view_q(v), c.mass + at, c.ld);
     }
 }
 
@@ -68,12 +70,12 @@ static void probe(struct far_view *v, struct retrieval *c)
     for (size_t i = 0; i < n; i++) {
         size_t stretch = c->probed[i] / CELLS;
         uint64_t list = cells_lists(
-            v->d_k, v->pieces[stretch / CELLS_STRETCHES]
-                        .part[PART_CELLS])[stretch % CELLS_STRETCHES * CELLS + c->probed[i] % CELLS];
+            view_dims(v), v->pieces[stretch / CELLS_STRETCHES]
+                              .part[PART_CELLS])[stretch % CELLS_STRETCHES * CELLS + c->probed[i] % CELLS];
         for (unsigned g = 0; g < CELLS_PAGES / GROUP; g++)
             c->pages.marked[stretch * (CELLS_PAGES / GROUP) + g] |= (list >> (g * GROUP) & 0xff) != 0;
     }
-    v->bytes += c->n_cells / REPS_LANES * reps_group_bytes(REPS_BLOCK, v->d_k) + n * sizeof(uint64_t);
+    v->bytes += c->n_cells / REPS_LANES * reps_group_bytes(REPS_BLOCK, view_dims(v)) + n * sizeof(uint64_t);
 }
 
 /* Pages that are too new for cells, and then, as long as the budget has room, the newest. */

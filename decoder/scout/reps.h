@@ -29,8 +29,19 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum reps_kind { REPS_PAGE, REPS_BLOCK, REPS_LEAN /* a page without outliers */ };
-enum { REPS_LANES = 8, REPS_PAGE_KEYS = 16, REPS_BLOCK_KEYS = 64, REPS_PAGE_OUTLIERS = 5 };
+enum reps_kind {
+    REPS_PAGE,
+    REPS_BLOCK,
+    REPS_LEAN, /* a page without outliers; */
+    REPS_MANY  /* with eight: of projected keys, where more of them fit the same bytes */
+};
+enum {
+    REPS_LANES = 8,
+    REPS_PAGE_KEYS = 16,
+    REPS_BLOCK_KEYS = 64,
+    REPS_PAGE_OUTLIERS = 5,
+    REPS_MANY_OUTLIERS = 8
+};
 
 /* Keys that one representative speaks for, and its vectors: the centre and the outliers. */
 static inline unsigned reps_keys(enum reps_kind kind)
@@ -39,7 +50,7 @@ static inline unsigned reps_keys(enum reps_kind kind)
 }
 static inline unsigned reps_vecs(enum reps_kind kind)
 {
-    return 1 + (kind == REPS_PAGE ? REPS_PAGE_OUTLIERS : 0);
+    return 1 + (kind == REPS_PAGE ? REPS_PAGE_OUTLIERS : kind == REPS_MANY ? REPS_MANY_OUTLIERS : 0);
 }
 /* Bytes of a group of 8 for keys of d_k dims (a multiple of 8). */
 static inline size_t reps_group_bytes(enum reps_kind kind, unsigned d_k)

@@ -13,11 +13,14 @@
 #include <stddef.h>
 #include <cmocka.h>
 
+#ifndef ENGINE_D2
+#define ENGINE_D2 32 /* dims of layer 1's keys */
+#endif
 enum { LAYERS = 2, HEADS = 4, KV_HEADS = 2, D = 64, D_V = 32, VOCAB = 1000 };
 
 static const struct skv_layer layers[LAYERS] = {
     {.d_k = D, .d_v = D_V, .n_heads = HEADS, .n_kv_heads = KV_HEADS, .scale = 0.125f},
-    {.d_k = 32, .d_v = 48, .n_heads = 6, .n_kv_heads = 2, .scale = 0.2f},
+    {.d_k = ENGINE_D2, .d_v = 48, .n_heads = 6, .n_kv_heads = 2, .scale = 0.2f},
 };
 static const struct skv_model model = {.n_layers = LAYERS, .layers = layers, .fingerprint = "synthetic"};
 

@@ -1,5 +1,6 @@
 /* Calibrations: in a file and back and nothing from a damaged one; schedules that keep their sum; a fit that
  * finds what was planted; contexts that follow one, and are as ever without. */
+#define ENGINE_D2 64 /* what is learned of keys takes layers of the same dims */
 #include "decoder/cli/calibrate_fit.h"
 #include "decoder/context/internal.h"
 #include "decoder/model/calibration_file.h"
@@ -50,6 +51,23 @@ static struct skv_calibration learned(struct skv_calibration_head heads[LAYERS *
     return c;
 }
 
+/* The same, and keys that are projected to 40 dims: queries by one matrix and keys by another. */
+static struct skv_calibration projecting(struct skv_calibration_head heads[LAYERS * KV_HEADS])
+{
+    enum { DIMS = 40, A_HEAD = 2 * DIMS * D };
+    static float projection[LAYERS * KV_HEADS * A_HEAD];
+    struct skv_calibration c = learned(heads);
+    for (unsigned h = 0; h < LAYERS * KV_HEADS; h++)
+        for (unsigned i = 0; i < DIMS; i++) {
+            projection[h * A_HEAD + i * D + i] = 2.0f;
+            projection[h * A_HEAD + (DIMS + i) * D + i] = 0.5f;
+            projection[h * A_HEAD + i * D + (i + 1) % D] = 0.1f * noise(h, 8, i);
+        }
+    c.d_rep = DIMS;
+    c.projection = projection;
+    return c;
+}
+
 /* ---- the file ---- */
 
 static void write_bytes(const uint8_t *bytes, size_t n)
@@ -89,6 +107,19 @@ static void test_there_and_back(void **s)
     assert_int_equal(got->d_k, D);
     assert_memory_equal(got->salience, want.salience, calibration_salience_floats(&want) * sizeof(float));
     free(got);
+    struct skv_calibration projects = projecting(heads);
+    check(calibration_save(&projects, path, &err), &err);
+    check(calibration_load(path, model.fingerprint, &got, &err), &err);
+    assert_int_equal(got->d_rep, 40);
+    assert_memory_equal(got->projection, projects.projection,
+                        calibration_projection_floats(&projects) * sizeof(float));
+    assert_memory_equal(got->salience, projects.salience,
+                        calibration_salience_floats(&projects) * sizeof(float));
+    free(got);
+    projects.d_rep = 36; /* not a multiple of 8 */
+    check(calibration_save(&projects, path, &err), &err);
+    assert_int_equal(calibration_load(path, NULL, &got, &err), -EINVAL);
+    check(calibration_save(&want, path, &err), &err);
     uint8_t another[SKV_FINGERPRINT] = "another";
     assert_int_equal(calibration_load(path, another, &got, &err), -EINVAL);
     assert_non_null(strstr(err.text, "another model"));
@@ -423,9 +454,10 @@ static void test_context_follows(void **s)
     quarter.n_kv_heads = 1;
     assert_int_equal(skv_context_open(t, &model, &o, &c, &err), -EINVAL);
     assert_non_null(strstr(err.text, "another shape"));
-    quarter = learned(tempered); /* one layer's keys have D dims */
+    quarter = learned(tempered);
+    quarter.d_k = 32;
     assert_int_equal(skv_context_open(t, &model, &o, &c, &err), -EINVAL);
-    assert_non_null(strstr(err.text, "keys of 64 dims, and layer 1 has 32"));
+    assert_non_null(strstr(err.text, "keys of 32 dims, and layer 0 has 64"));
     o.calibration = NULL;
     o.schedule = SKV_CALIBRATED;
     assert_int_equal(skv_context_open(t, &model, &o, &c, &err), -EINVAL);
@@ -489,6 +521,99 @@ static void test_saved_with_its_calibration(void **s)
     skv_tier_close(t);
 }
 
+/* Projected: other representatives, so other choices and names for what is decoded; everything is still dense
+ * where the budget is; saved and found again, it goes on as if it had never stopped. */
+static void test_context_projects(void **s)
+{
+    (void)s;
+    struct skv_calibration_head heads[LAYERS * KV_HEADS];
+    struct skv_calibration c = projecting(heads), unprojected = learned(heads);
+    struct skv_context_opts o = small_opts(), plain;
+    struct skv_error err = {0};
+    o.prefill.policy = SKV_DENSE;
+    plain = o;
+    plain.calibration = &unprojected;
+    o.calibration = &c;
+    for (unsigned lean = 0; lean < 2; lean++) {
+        skv_tier *t = open_tier(NULL, 2);
+        o.representatives = plain.representatives = lean ? SKV_REPS_LEAN : SKV_REPS_FULL;
+        struct bits without = run(t, &plain), with = run(t, &o);
+        for (unsigned i = 0; i < 3; i++) { /* whoever reads representatives does */
+            struct skv_context_opts third = o;
+            third.decode.policy = (enum skv_policy[]){SKV_RETRIEVAL, SKV_HIERARCHICAL, SKV_SALIENCE}[i];
+            assert_true(run(t, &third).decoded != with.decoded);
+        }
+        assert_true(with.prefilled == without.prefilled && same(with.chain[0], without.chain[0]));
+        assert_true(with.decoded != without.decoded && !same(with.chain[1], without.chain[1]));
+        assert_int_equal(with.wanted, without.wanted);
+
+        struct skv_context_opts all = o, dense = o;
+        all.decode.budget = 4096;
+        dense.decode.policy = SKV_DENSE;
+        assert_true(run(t, &all).decoded == run(t, &dense).decoded);
+
+        uint64_t skip = 1, want = 1, got = 1;
+        uint32_t ids[1000];
+        skv_context *ctx = open_context(t, &o), *again;
+        prefill(t, ctx, 0, 1000, CHUNK, &skip);
+        check(skv_context_snapshot(ctx, "projected", NULL, &err), &err);
+        decode(t, ctx, 1000, 1100, &want);
+        check(skv_context_reopen(t, &model, NULL, "projected", &again, &err), &err);
+        decode(t, again, 1000, 1100, &got);
+        assert_true(got == want);
+        skv_context_close(again);
+        for (unsigned i = 0; i < 1000; i++)
+            ids[i] = id_of(i);
+        check(skv_context_open_prefix(t, &model, &plain, ids, 1000, CHUNK, &again, &err), &err);
+        assert_int_equal(skv_length(again), 0); /* nobody stored an index of that kind */
+        skv_context_close(again);
+        check(skv_context_open_prefix(t, &model, &o, ids, 1000, CHUNK, &again, &err), &err);
+        assert_int_equal(skv_length(again), 896);
+        skv_context_close(again);
+        skv_context_close(ctx);
+        skv_tier_close(t);
+    }
+}
+
+/* Queries and keys that meet in few of their dims: these are found, whatever else either has. */
+static void test_projection_keeps_the_scores(void **s)
+{
+    (void)s;
+    enum { KEPT = 8, MEET = 6 };
+    struct projection_fit f;
+    float p[2 * KEPT * DIM], k[DIM], q[DIM], pk[KEPT], rq[KEPT];
+    assert_int_equal(projection_fit_new(&f, DIM), 0);
+    assert_false(projection_fit_solve(&f, KEPT, p));
+    for (uint64_t i = 0; i < 2000;
+         i++) { /* keys scatter most where no query looks, and the other way round */
+        for (unsigned d = 0; d < DIM; d++) {
+            k[d] = noise(i, 11, d) * (d < MEET ? 1.0f : d % 2 ? 5.0f : 0.01f);
+            q[d] = noise(i, 12, d) * (d < MEET ? 1.0f : d % 2 ? 0.01f : 5.0f);
+        }
+        projection_fit_key(&f, k);
+        projection_fit_query(&f, q);
+    }
+    assert_true(projection_fit_solve(&f, KEPT, p));
+    double error = 0, size = 0;
+    for (uint64_t i = 5000; i < 5200; i++) {
+        double is = 0, score = 0;
+        for (unsigned d = 0; d < DIM; d++) {
+            k[d] = noise(i, 11, d) * (d < MEET ? 1.0f : d % 2 ? 5.0f : 0.01f);
+            q[d] = noise(i, 12, d) * (d < MEET ? 1.0f : d % 2 ? 0.01f : 5.0f);
+            is += (double)q[d] * (double)k[d];
+        }
+        calibration_project(KEPT, DIM, p, 1, k, pk);
+        calibration_project(KEPT, DIM, p + KEPT * DIM, 1, q, rq);
+        for (unsigned d = 0; d < KEPT; d++)
+            score += (double)pk[d] * (double)rq[d];
+        error += (score - is) * (score - is);
+        size += is * is;
+    }
+    if (!(error < 0.1 * size))
+        fail_msg("of the scores' variance %.3f is lost", error / size);
+    projection_fit_free(&f);
+}
+
 int main(void)
 {
     make_paths();
@@ -503,6 +628,8 @@ int main(void)
         cmocka_unit_test(test_fit_learns_salience),
         cmocka_unit_test(test_context_follows),
         cmocka_unit_test(test_saved_with_its_calibration),
+        cmocka_unit_test(test_context_projects),
+        cmocka_unit_test(test_projection_keeps_the_scores),
     };
     return cmocka_run_group_tests_name("calibration", tests, NULL, NULL);
 }

@@ -13,7 +13,7 @@
 #include <stdlib.h>
 #include <cmocka.h>
 
-enum { MAX_D = 256, MAX_G = 16, MAX_N = 16, MAX_VECS = 5 };
+enum { MAX_D = 256, MAX_G = 16, MAX_N = 16, MAX_VECS = 9 };
 
 enum { MAX_FAMILIES = 3 };
 static const struct kernels
@@ -565,7 +565,10 @@ static void test_scout_group(void **state)
     for (unsigned d = 8; d <= MAX_D; d += d < 64 ? 8 : 32)
         for (unsigned g = 1; g <= MAX_G; g += g < 8 ? 1 : 3)
             for (unsigned round = 0; round < 3; round++) {
-                unsigned n_vec = d % 64 == 0 ? (round ? 5 : 1) : 1 + (d / 8 + round) % MAX_VECS;
+                unsigned n_vec = d % 64 == 0 ? (round % 3 == 0   ? 1
+                                                : round % 3 == 1 ? 6
+                                                                 : 9)
+                                             : 1 + (d / 8 + round) % MAX_VECS;
                 make_group(&c, g, d, n_vec, round == 2);
                 float first[MAX_G * 8], last[MAX_G * 8];
                 for (unsigned f = 0; f < n_families; f++) {

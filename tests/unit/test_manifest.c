@@ -13,13 +13,16 @@ static struct skv_layer layers[3] = {{.d_k = 64, .d_v = 32, .n_heads = 4, .n_kv_
 static struct skv_range ranges[2] = {{0, 16}, {160, 320}};
 static struct skv_calibration_head measured[6] = {
     {.gamma_page = 0.5f, .far = 0.25f, .held = {[9] = 0.25f}, .alpha = 0.5f, .beta = 0.25f}};
-static const float salience[6 * (8 + 2)] = {0.5f, [59] = -1.5f};
+static const float salience[6 * (16 + 2)] = {0.5f, [107] = -1.5f};
+static const float projection[6 * 2 * 8 * 16] = {0.25f, [1535] = 4};
 static const struct skv_calibration calibration = {.fingerprint = "measured",
                                                    .n_layers = 3,
                                                    .n_kv_heads = 2,
                                                    .heads = measured,
-                                                   .d_k = 8,
-                                                   .salience = salience};
+                                                   .d_k = 16,
+                                                   .salience = salience,
+                                                   .d_rep = 8,
+                                                   .projection = projection};
 static uint8_t parts[2][CHAIN_BYTES] = {{1, 2, 3}, {4, 5, 6}};
 
 static struct manifest example(void)
@@ -96,7 +99,9 @@ static void test_there_and_back(void **s)
     assert_memory_equal(m.opts.calibration->fingerprint, calibration.fingerprint, SKV_FINGERPRINT);
     assert_memory_equal(m.opts.calibration->heads, measured, sizeof measured);
     assert_int_equal(m.opts.representatives, SKV_REPS_LEAN);
-    assert_int_equal(m.opts.calibration->d_k, 8);
+    assert_int_equal(m.opts.calibration->d_k, 16);
+    assert_int_equal(m.opts.calibration->d_rep, 8);
+    assert_memory_equal(m.opts.calibration->projection, projection, sizeof projection);
     assert_memory_equal(m.opts.calibration->salience, salience, sizeof salience);
     char tag[INDEX_TAG];
     memcpy(tag, index_kind_of(&m.opts).tag, sizeof tag);

@@ -176,7 +176,7 @@ static void the_cosine_is_that_of_directions(void **state)
     (void)state;
     struct skv_error err = {0};
     struct shape *s;
-    check(shape_new(&model, SKV_F16, SKV_REPS_FULL, &s, &err), &err);
+    check(shape_new(&model, &(struct skv_context_opts){.dtype = SKV_F16}, &s, &err), &err);
     struct turn *t = turn_new(s), *loaded;
     float q[HEADS / KV_HEADS * D] = {1, 2}, across[HEADS / KV_HEADS * D] = {-2, 1},
                                longer[sizeof q / 4] = {3, 6};
