@@ -195,10 +195,15 @@ void store_remove(struct store *s, struct block *b)
     block_free(s, b);
 }
 
-/* What is left of something that counted 1 at the time `used`. */
-static double faded(const struct store *s, uint64_t used)
+/* What is left of 1 after so many uses of blocks, halved every `half` of them. */
+static double fade(const struct store *s, uint64_t used, double half)
 {
-    return exp2(-(double)(s->uses - used) / (half_life * (double)(s->stats.blocks + 1)));
+    return exp2(-(double)(s->uses - used) / half);
+}
+
+static double long_run(const struct store *s)
+{
+    return half_life * (double)(s->stats.blocks + 1);
 }
 
 static float worth(const struct block *b)
@@ -208,13 +213,24 @@ static float worth(const struct block *b)
 
 double block_value(const struct store *s, const struct block *b)
 {
-    return (double)worth(b) * faded(s, b->used);
+    return (double)worth(b) * fade(s, b->used, long_run(s));
+}
+
+/* The rate at which it is used, by two memories: a long one that counts, for what is asked for now and then
+ * by many, and a short one of the last use alone, for what is asked for again and again while somebody's turn
+ * lasts. The short one forgets in a part of the time in which RAM could be filled anew: else recency would be
+ * all, and that is no good where each block comes once a round. */
+static double ram_value(const struct store *s, const struct block *b)
+{
+    double brief = (double)(s->stats.ram_blocks + 1) / 4, length = long_run(s);
+    double again = b->heat > 0 ? fade(s, b->used, brief) / brief : 0; /* what was only put is not read yet */
+    return again + (double)worth(b) * fade(s, b->used, length) / length;
 }
 
 static void block_use(struct store *s, struct block *b)
 {
     s->uses++;
-    b->heat = (float)((double)b->heat * faded(s, b->used)) + 1;
+    b->heat = (float)((double)b->heat * fade(s, b->used, long_run(s))) + 1;
     b->used = s->uses;
 }
 
@@ -331,7 +347,7 @@ static struct block *ram_worst(struct store *s)
         struct block *b = s->ram[i].coldest;
         while (b && !may_leave_ram(b))
             b = b->hotter;
-        double value = b ? block_value(s, b) : 0;
+        double value = b ? ram_value(s, b) : 0;
         if (b && (!worst || value < least)) {
             worst = b;
             least = value;
@@ -409,7 +425,7 @@ void store_hint(struct store *s, struct block *b, float keep)
     if (b->buf)
         list_remove(s, b);
     if (more) {
-        b->heat *= (float)faded(s, b->used);
+        b->heat *= (float)fade(s, b->used, long_run(s));
         b->used = s->uses;
     }
     b->keep = keep;
@@ -543,7 +559,7 @@ static bool earns_ram(struct store *s, const struct block *b)
     if (after <= memory_limit(s->memory, MEMORY_STORE))
         return true;
     const struct block *worst = ram_worst(s);
-    return worst && block_value(s, b) > block_value(s, worst);
+    return worst && ram_value(s, b) > ram_value(s, worst);
 }
 
 void store_touch(struct store *s, struct block *b)
