@@ -181,6 +181,7 @@ struct skv_context {
     uint64_t len, sealed;      /* tokens; blocks */
     uint32_t needs;            /* of the policies: bits of parts, and NEEDS_… */
     struct received *received; /* or NULL */
+    struct hints *hints;       /* or NULL: none are told */
     uint32_t *ids;             /* per token */
     uint8_t *tags;             /* per token, 32 bytes; NULL while the engine gives ids */
     uint64_t tokens_cap;
@@ -311,6 +312,22 @@ struct received *received_load(const struct shape *, uint64_t len, const uint8_t
 const float *received_mass(const struct received *, unsigned layer, unsigned head, uint64_t n_pages);
 /* q (g, d_k); false while there is none. */
 bool received_mean_query(const struct received *, unsigned layer, unsigned head, float *q);
+
+/* ---- prior.c, hints.c ---- */
+
+/* How often each sealed block of a layer is expected to be attended to, whatever the queries, as a multiple
+ * of the average block: out (sealed). alpha: how much of it is salience, the rest is what was received, which
+ * c must note. -ENOMEM. */
+int prior_of_blocks(struct skv_context *c, unsigned layer, float alpha, float *out);
+
+struct hints;
+struct hints *hints_new(const struct skv_context *); /* NULL: no memory */
+struct hints *hints_copy(const struct skv_context *to, const struct hints *from);
+void hints_free(struct hints *);
+/* Blocks from n on are others now. */
+void hints_truncate(struct hints *, uint64_t n_blocks);
+/* At an append of n tokens: tells the nodes what has changed, if it is time. */
+void hints_tell(struct skv_context *, uint64_t n_tokens);
 
 /* ---- parts.c ---- */
 
