@@ -375,6 +375,7 @@ struct buf *ram_take(struct store *s, size_t len)
     size_t evicted = 0;
     for (;;) {
         struct buf *buf = memory_block(s->memory, len);
+        s->ram_full = evicted > 0 || !buf;
         if (buf || evicted > 4 * len + (1 << 20))
             return buf;
         size_t more = evict_one(s);
@@ -555,11 +556,8 @@ static bool earns_ram(struct store *s, const struct block *b)
 {
     if (s->loads >= BACKGROUND_READS || s->in_flight >= IO_DEPTH / 2 || (b->heat == 0 && b->keep <= 1))
         return false;
-    uint64_t after = memory_used(s->memory, MEMORY_STORE) + layout_block_bytes(&b->layout);
-    if (after <= memory_limit(s->memory, MEMORY_STORE))
-        return true;
-    const struct block *worst = ram_worst(s);
-    return worst && ram_value(s, b) > ram_value(s, worst);
+    const struct block *worst = s->ram_full ? ram_worst(s) : NULL;
+    return !worst || ram_value(s, b) > ram_value(s, worst);
 }
 
 void store_touch(struct store *s, struct block *b)

@@ -107,6 +107,7 @@ struct store {
     struct ram_list {
         struct block *coldest, *hottest;
     } ram[RAM_LISTS]; /* of those with a buf: see ram_list_of */
+    bool ram_full;    /* the last block that was taken had to take the place of another */
     uint64_t spare;   /* bytes of memory charged and not used, for entries */
     uint64_t now;
     bool moved;   /* since store_run began */
