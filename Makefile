@@ -138,7 +138,7 @@ $(CHECK_STORE): $(call obj,$(CHECK_STORE_SRC))
 	@mkdir -p $(@D)
 	@echo '  link   $@'
 	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
-$(B)/tests/test_sim_disk $(B)/tests/test_node_disk $(B)/tests/test_node_objects $(B)/tests/test_node_view $(B)/tests/fuzz/fuzz_node: $(call obj,$(wildcard tests/store/sim_*.c))
+$(B)/tests/test_sim_disk $(B)/tests/test_store_ram $(B)/tests/test_node_disk $(B)/tests/test_node_objects $(B)/tests/test_node_view $(B)/tests/fuzz/fuzz_node: $(call obj,$(wildcard tests/store/sim_*.c))
 $(B)/tests/test_sim_disk: $(call obj,common/error.c) # nothing before it takes that from the library
 tests: $(CHECK_STORE)
 .PHONY: check-store

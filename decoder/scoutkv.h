@@ -225,6 +225,13 @@ struct skv_context_opts {
     bool history; /* note the attention mass that pages receive, in prefill too, for policies that go by it; a
                    * decode policy that does turns it on. Of tokens found by skv_context_open_prefix it is not
                    * known */
+    bool hints;   /* tell nodes that have disks which blocks will be asked for often: those stay in their RAM,
+                   * others go first. Notes history, and changes no bit of what is computed */
+    void (*fetched)(
+        void *arg, uint32_t layer, uint32_t kv_head,
+        uint64_t page); /* or NULL: told of every
+                         * page that a decode step had to fetch; for measuring, within skv_attend_finish */
+    void *fetched_arg;
     const struct skv_calibration *calibration; /* or NULL; copied. -EINVAL: it is of another model */
     enum skv_schedule schedule;
     enum skv_representatives representatives;
@@ -232,7 +239,7 @@ struct skv_context_opts {
     const char *recipe; /* what else changes the bits of K and V (prefill chunk, RoPE overrides …), or NULL */
 };
 /* Defaults: cascade, budget 2048, unit 16; window 1024, 16 sinks, cache 64 MiB, f16, a loss fails, ack from
- * RAM. */
+ * RAM, hints. */
 SKV_API void skv_context_defaults(struct skv_context_opts *);
 
 /* ---- contexts ---- */
@@ -421,6 +428,7 @@ struct skv_stats {
                                                                * with checksums, cached and protected pages */
     uint64_t context_bytes;                                   /* K and V of the whole context */
     uint64_t blocks_sealed, blocks_adopted;                   /* adopted: another writer's bits stay */
+    uint64_t blocks_hinted; /* times that nodes were told what a block (of one layer) is worth keeping */
 };
 SKV_API void skv_context_stats(const skv_context *, struct skv_stats *);
 /* Zeroes the running sums (not what is held). */

@@ -344,6 +344,8 @@ int cmd_bench(int argc, char **argv)
     static const struct cli_command benches[] = {
         {"step", bench_step, "the decode step at two context lengths, split into its parts"},
         {"store", cmd_bench_store, "the disk engine of a memory node, beside fio"},
+        {"hints", cmd_bench_hints,
+         "RAM hits of nodes that hold a part in RAM: with hints from the contexts, without"},
         {"trace", cmd_bench_trace, "recorded requests against the nodes as a prefix cache: hit rate, times"},
         {0},
     };

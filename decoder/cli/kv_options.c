@@ -108,6 +108,11 @@ const struct opt kv_cache_table[] = {
     {"kv-type", 0, OPT_CHOICE, AT(kv_type), NULL, "how keys and values are stored", .choices = "f16|f32"},
     {"ack", 0, OPT_CHOICE, AT(ack), NULL, "when a node has a block: in its memory, or on its disk",
      .choices = "ram|durable"},
+    {"hints", 0, OPT_CHOICE, AT(hints), NULL,
+     "tell memory nodes that have disks which blocks will be asked for often, so that those stay in their "
+     "RAM "
+     "and others go first; the output is the same either way",
+     .choices = "on|off"},
     {0},
 };
 
@@ -126,6 +131,7 @@ void kv_options_defaults(struct kv_options *o)
         .representatives = "full",
         .kv_type = d.dtype == SKV_F32 ? "f32" : "f16",
         .ack = d.durable ? "durable" : "ram",
+        .hints = d.hints ? "on" : "off",
         .on_loss = "fail",
         .alpha = -1,
         .beta = -1,
@@ -306,6 +312,7 @@ int kv_context_opts(const struct kv_options *o, struct kv_ranges *ranges, char r
     out->dtype = strcmp(o->kv_type, "f32") ? SKV_F16 : SKV_F32;
     out->on_loss = kv_on_loss(o);
     out->durable = !strcmp(o->ack, "durable");
+    out->hints = !strcmp(o->hints, "on");
     out->recipe = recipe;
     return 0;
 }

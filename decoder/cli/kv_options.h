@@ -13,7 +13,7 @@ struct kv_options {
     struct opt_list disk; /* of the node inside this process */
     uint32_t replicas, heartbeat_ms, timeout_ms, threads;
     /* contexts */
-    const char *representatives, *policy, *prefill, *kv_type, *ack, *on_loss;
+    const char *representatives, *policy, *prefill, *kv_type, *ack, *hints, *on_loss;
     uint32_t budget, refresh, refresh_budget, select, window, seal_lag, sinks, prefill_budget, chunk;
     double mass, refresh_turn;
     bool tail;

@@ -18,6 +18,7 @@ void skv_context_defaults(struct skv_context_opts *o)
         .sinks = 16,
         .cache_bytes = 64 << 20,
         .dtype = SKV_F16,
+        .hints = true,
     };
 }
 
@@ -103,7 +104,7 @@ static int set_needs(struct skv_context *c, struct skv_error *err)
         c->needs |= policy_needs(context_select(c, l), c->calibration);
         turns |= context_select(c, l)->refresh_turn > 0.0f;
     }
-    bool history = c->opts.history || c->needs & (NEEDS_RECEIVED | NEEDS_MEAN_QUERY);
+    bool history = c->opts.history || c->hints || c->needs & (NEEDS_RECEIVED | NEEDS_MEAN_QUERY);
     if ((history && !c->received && !(c->received = received_new(c->shape))) ||
         (turns && !c->turn && !(c->turn = turn_new(c->shape))))
         return skv_fail(err, -ENOMEM, "out of memory");
@@ -219,7 +220,9 @@ int context_new(struct skv_tier *t, struct shape *shape, const struct skv_contex
     c->opts.protect = NULL;
     c->cache = cache_new(shape->max_page_bytes, o->cache_bytes);
     c->layer_put = calloc(shape->n_layers, 1);
-    if (!c->cache || !c->layer_put) {
+    bool hints = o->hints && tier_takes_hints(t->tier);
+    c->hints = hints ? hints_new(c) : NULL;
+    if (!c->cache || !c->layer_put || (hints && !c->hints)) {
         rc = skv_fail(err, -ENOMEM, "out of memory");
         goto error;
     }
@@ -281,6 +284,7 @@ void skv_context_close(skv_context *c)
     free(c->lost.at);
     received_free(c->received);
     turn_free(c->turn);
+    hints_free(c->hints);
     shape_unref(c->shape);
     free(c);
 }
@@ -372,6 +376,7 @@ int skv_context_fork(skv_context *c, skv_context **out, struct skv_error *err)
     f->needs = c->needs;
     f->received = c->received ? received_copy(c->shape, c->received) : NULL;
     f->turn = c->turn ? turn_copy(c->shape, c->turn) : NULL;
+    f->hints = c->hints ? hints_copy(f, c->hints) : NULL;
     f->salted = c->salted;
     f->recipe = c->recipe ? strdup(c->recipe) : NULL;
     f->saved_as = c->saved_as ? strdup(c->saved_as) : NULL; /* it needs the leases as much */
@@ -384,9 +389,10 @@ int skv_context_fork(skv_context *c, skv_context **out, struct skv_error *err)
     f->spans = calloc(c->n_spans + 1, sizeof *f->spans);
     f->local = calloc(c->n_local + 1, sizeof *f->local);
     f->tags = c->tags ? malloc(1) : NULL; /* says that this context has tags */
-    if ((c->received && !f->received) || (c->turn && !f->turn) || (c->recipe && !f->recipe) ||
-        (c->saved_as && !f->saved_as) || !f->cache || !f->layer_put || !f->protect || !f->spans ||
-        !f->local || context_grow_tokens(f, c->len + 1) || passes_reserve(f, c->n_passes))
+    if ((c->received && !f->received) || (c->turn && !f->turn) || (c->hints && !f->hints) ||
+        (c->recipe && !f->recipe) || (c->saved_as && !f->saved_as) || !f->cache || !f->layer_put ||
+        !f->protect || !f->spans || !f->local || context_grow_tokens(f, c->len + 1) ||
+        passes_reserve(f, c->n_passes))
         goto no_memory;
     memcpy(f->protect, c->protect, c->n_protect * sizeof *f->protect);
     f->n_protect = c->n_protect;
@@ -523,6 +529,8 @@ int skv_append(skv_context *c, enum skv_mode mode, uint32_t n, const uint32_t *i
     if (rc)
         return rc;
     saved_keep(c);
+    if (c->hints)
+        hints_tell(c, n);
     if (tags && !c->tags) {
         if (c->len)
             return skv_fail(err, -EINVAL, "append: this context began with ids: tags can't follow");
@@ -715,6 +723,8 @@ static int unseal(struct skv_context *c, uint64_t target, uint64_t n, struct skv
     c->local_cap = fresh.local_cap;
     c->sealed = target;
     cache_drop_from(c->cache, context_sealed_pages(c));
+    if (c->hints)
+        hints_truncate(c->hints, c->sealed);
     context_set_eligible(c);
     return 0;
 error:
@@ -789,5 +799,7 @@ void skv_context_stats(const skv_context *c, struct skv_stats *out)
 void skv_context_stats_reset(skv_context *c)
 {
     uint64_t sealed = c->stats.blocks_sealed, adopted = c->stats.blocks_adopted;
-    c->stats = (struct skv_stats){.blocks_sealed = sealed, .blocks_adopted = adopted};
+    uint64_t hinted = c->stats.blocks_hinted;
+    c->stats =
+        (struct skv_stats){.blocks_sealed = sealed, .blocks_adopted = adopted, .blocks_hinted = hinted};
 }

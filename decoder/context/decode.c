@@ -170,6 +170,8 @@ static void on_page(void *arg, size_t want, int rc, const uint8_t *bytes)
     keep_page(c, r->d->item.layer, head, r->choices[head].pages[index], bytes, r->far_pages);
     c->stats.pages_fetched++;
     c->stats.bytes_fetched += r->d->page_bytes;
+    if (c->opts.fetched)
+        c->opts.fetched(c->opts.fetched_arg, r->d->item.layer, head, r->choices[head].pages[index]);
     r->d->arrived_ns += clock_ns() - t0;
 }
 

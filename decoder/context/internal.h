@@ -194,6 +194,7 @@ struct skv_context {
     uint32_t needs;            /* of the policies: bits of parts, and NEEDS_… */
     struct received *received; /* or NULL */
     struct turn *turn;         /* or NULL: nothing goes by it */
+    struct hints *hints;       /* or NULL: none are told */
     uint32_t *ids;             /* per token */
     uint8_t *tags;             /* per token, 32 bytes; NULL while the engine gives ids */
     uint64_t tokens_cap;
@@ -355,6 +356,22 @@ void turn_truncate(struct turn *, uint64_t n);
 size_t turn_save(const struct turn *, uint8_t *out);
 /* NULL: the bytes make no sense for this shape and length, or no memory. */
 struct turn *turn_load(const struct shape *, uint64_t len, const uint8_t *bytes, size_t n);
+
+/* ---- prior.c, hints.c ---- */
+
+/* How often each sealed block of a layer is expected to be attended to, whatever the queries, as a multiple
+ * of the average block: out (sealed). alpha: how much of it is salience, the rest is what was received, which
+ * c must note. -ENOMEM. */
+int prior_of_blocks(struct skv_context *c, unsigned layer, float alpha, float *out);
+
+struct hints;
+struct hints *hints_new(const struct skv_context *); /* NULL: no memory */
+struct hints *hints_copy(const struct skv_context *to, const struct hints *from);
+void hints_free(struct hints *);
+/* Blocks from n on are others now. */
+void hints_truncate(struct hints *, uint64_t n_blocks);
+/* At an append of n tokens: tells the nodes what has changed, if it is time. */
+void hints_tell(struct skv_context *, uint64_t n_tokens);
 
 /* ---- parts.c ---- */
 

@@ -453,6 +453,8 @@ int manifest_unpack(struct manifest *m, const char *name, const uint8_t *bytes, 
         at += head[1];
     }
     m->opts.recipe = m->recipe;
+    m->opts.hints =
+        true; /* whoever goes on with it may tell them, whether or not it was saved by one who did */
     m->opts.protect = m->protect;
     const unsigned needed = 1u << SECTION_OPTIONS | 1u << SECTION_LAYERS | 1u << SECTION_PARTS;
     if ((seen & needed) != needed || !sizes_agree(m))

@@ -1,7 +1,7 @@
-/* calls.c: the requests that wait for their answers: HAVE, HINT, DROP, PIN, UNPIN, STATS.
+/* calls.c: the requests that wait for their answers: HAVE, DROP, PIN, UNPIN, STATS.
  *
  * A block normally lies on its first nodes in rank, but may lie further down (its node was away when it was
- * written), and readers walk the rank order. So: HAVE asks on until a node says yes; DROP, HINT, PIN and
+ * written), and readers walk the rank order. So: HAVE asks on until a node says yes; DROP, PIN and
  * UNPIN go to every node, each of which acts on what it holds. Nodes that can't be asked fail DROP, which
  * must not be undone by their return; the others do without, as long as fewer are missing than there are
  * replicas. */
@@ -28,7 +28,6 @@ struct keys_op {
     struct skv_error gone; /* and why not */
     Scoutkv__Header__BodyCase kind;
     const struct block_key *keys;
-    const float *keep; /* HINT */
     const char *owner; /* PIN, UNPIN */
     uint32_t ttl_ms;   /* PIN */
     bool *present;     /* HAVE */
@@ -68,8 +67,7 @@ static void part_answered(void *arg, int rc, const struct message *m, const stru
 }
 
 /* Points the body of h at the keys; the bodies share their shape but not their type. */
-static int part_send(struct keys_part *p, unsigned node, Scoutkv__Key *key, Scoutkv__Key **key_at,
-                     float *keep)
+static int part_send(struct keys_part *p, unsigned node, Scoutkv__Key *key, Scoutkv__Key **key_at)
 {
     struct keys_op *op = p->op;
     for (size_t i = 0; i < p->n; i++) {
@@ -78,18 +76,13 @@ static int part_send(struct keys_part *p, unsigned node, Scoutkv__Key *key, Scou
         key[i].chain = (ProtobufCBinaryData){CHAIN_BYTES, (uint8_t *)k->chain};
         key[i].layer = k->layer;
         key_at[i] = &key[i];
-        if (op->keep)
-            keep[i] = op->keep[p->index[i]];
     }
     Scoutkv__Have have = SCOUTKV__HAVE__INIT;
-    Scoutkv__Hint hint = SCOUTKV__HINT__INIT;
     Scoutkv__Drop drop = SCOUTKV__DROP__INIT;
     Scoutkv__Pin pin = SCOUTKV__PIN__INIT;
     Scoutkv__Unpin unpin = SCOUTKV__UNPIN__INIT;
-    have.n_keys = hint.n_keys = drop.n_keys = pin.n_keys = unpin.n_keys = p->n;
-    have.keys = hint.keys = drop.keys = pin.keys = unpin.keys = key_at;
-    hint.n_keep = op->keep ? p->n : 0;
-    hint.keep = keep;
+    have.n_keys = drop.n_keys = pin.n_keys = unpin.n_keys = p->n;
+    have.keys = drop.keys = pin.keys = unpin.keys = key_at;
     pin.owner = unpin.owner = (char *)op->owner;
     pin.ttl_ms = op->ttl_ms;
     Scoutkv__Header h = SCOUTKV__HEADER__INIT;
@@ -97,9 +90,6 @@ static int part_send(struct keys_part *p, unsigned node, Scoutkv__Key *key, Scou
     switch (op->kind) {
     case SCOUTKV__HEADER__BODY_HAVE:
         h.have = &have;
-        break;
-    case SCOUTKV__HEADER__BODY_HINT:
-        h.hint = &hint;
         break;
     case SCOUTKV__HEADER__BODY_DROP:
         h.drop = &drop;
@@ -126,9 +116,8 @@ static int part_send(struct keys_part *p, unsigned node, Scoutkv__Key *key, Scou
 static void op_send(struct keys_op *op, unsigned node, const uint32_t *index, size_t n)
 {
     size_t most = n < CALL_KEYS ? n : CALL_KEYS;
-    Scoutkv__Key *key = malloc((most + 1) * (sizeof *key + sizeof(Scoutkv__Key *) + sizeof(float)));
+    Scoutkv__Key *key = malloc((most + 1) * (sizeof *key + sizeof(Scoutkv__Key *)));
     Scoutkv__Key **key_at = (Scoutkv__Key **)(key + most + 1);
-    float *keep = (float *)(key_at + most + 1);
     size_t at = 0;
     do { /* once also for no keys: UNPIN of all */
         size_t part_n = n - at < CALL_KEYS ? n - at : CALL_KEYS;
@@ -143,7 +132,7 @@ static void op_send(struct keys_op *op, unsigned node, const uint32_t *index, si
         if (part_n)
             memcpy(p->index, index + at, part_n * sizeof *index);
         at += part_n;
-        if (part_send(p, node, key, key_at, keep))
+        if (part_send(p, node, key, key_at))
             break;
     } while (at < n);
     free(key);
@@ -246,16 +235,6 @@ int tier_have(struct tier *t, const struct block_key *keys, size_t n, bool *pres
         rc = have_round(&op, n, place, index, (uint8_t *)(index + n), err);
     free(index);
     return rc || !memchr(present, false, n) ? rc : check_absent(&op, err);
-}
-
-int tier_hint(struct tier *t, const struct block_key *keys, const float *keep, size_t n,
-              struct skv_error *err)
-{
-    struct keys_op op = {.t = t, .kind = SCOUTKV__HEADER__BODY_HINT, .keys = keys, .keep = keep};
-    int rc = check_keys(t, keys, n, err);
-    if (rc == 0 && n)
-        rc = op_broadcast(&op, n, err);
-    return rc ? rc : check_absent(&op, err);
 }
 
 int tier_drop(struct tier *t, const struct block_key *keys, size_t n, struct skv_error *err)

@@ -325,6 +325,11 @@ unsigned client_replicas(const struct client *c)
     return c->opts.replicas;
 }
 
+bool client_node_has_disk(const struct client *c, unsigned node)
+{
+    return client_node_up(c, node) && c->nodes[node].durable;
+}
+
 const char *client_node_id(const struct client *c, unsigned node)
 {
     return c->nodes[node].id;

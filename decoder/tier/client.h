@@ -81,6 +81,8 @@ unsigned client_n_nodes(const struct client *);
 unsigned client_node_at(const struct client *, unsigned i); /* the number of the i-th of them */
 const struct cluster_map *client_map(const struct client *);
 unsigned client_n_lanes(const struct client *); /* lanes that are or were in use; grows with the view */
+/* Whether it is up and has disks that take writes: such a one evicts blocks from its RAM. */
+bool client_node_has_disk(const struct client *, unsigned node);
 bool client_node_up(const struct client *, unsigned node);
 const struct cluster_node *client_node(const struct client *, unsigned node); /* as it was given */
 bool client_node_suspect(const struct client *, unsigned node); /* up, but silent for two heartbeats */

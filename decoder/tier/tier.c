@@ -44,11 +44,17 @@ struct tier {
     unsigned lanes_per_node;
     struct tier_lane *lanes; /* [PLACEMENT_MAX_NODES * lanes_per_node]; the first client_n_lanes are in use */
     bool pumping;
+    struct tier_told told;
 };
 
 struct client *tier_client(struct tier *t)
 {
     return t->client;
+}
+
+struct tier_told *tier_told(struct tier *t)
+{
+    return &t->told;
 }
 
 uint64_t tier_ns(const struct tier *t)
@@ -362,7 +368,7 @@ int tier_reload(struct tier *t, struct skv_error *err)
 
 /* ---- writing and reading ---- */
 
-static void send_all(struct tier *t)
+void tier_send(struct tier *t)
 {
     uint64_t now = clock_ns();
     for (unsigned i = 0; i < client_n_lanes(t->client); i++)
@@ -376,7 +382,7 @@ int tier_put(struct tier *t, const struct block_key *key, const struct block_lay
     int rc = client_put(t->client, key, l, payload, checksums, ack, done, arg, err);
     if (rc)
         return rc;
-    send_all(t);
+    tier_send(t);
     while (client_put_backlog(t->client) > PUT_BACKLOG && !t->pumping)
         tier_pump(t, SLICE_MS, NULL);
     return 0;
@@ -394,7 +400,7 @@ int tier_fetch_begin(struct tier *t, const struct block_layout *l, const struct 
 {
     int rc = client_fetch_begin(t->client, l, wants, n, on_page, arg, out, err);
     if (rc == 0)
-        send_all(t);
+        tier_send(t);
     return rc;
 }
 
@@ -414,6 +420,19 @@ void tier_get_totals(const struct tier *t, struct tier_totals *out)
 {
     *out = client_totals(t->client)->tier;
     out->etcd_lost = t->follow ? follow_losses(t->follow) : 0;
+}
+
+bool tier_takes_hints(const struct tier *t)
+{
+    for (unsigned i = 0; i < client_n_nodes(t->client); i++)
+        if (client_node_has_disk(t->client, client_node_at(t->client, i)))
+            return true;
+    return false;
+}
+
+uint64_t tier_hints_lost(const struct tier *t)
+{
+    return t->told.failed + client_totals(t->client)->tier.lost;
 }
 
 unsigned tier_n_nodes(const struct tier *t)

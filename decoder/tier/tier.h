@@ -100,13 +100,24 @@ bool tier_fetch_done(const struct tier_fetch *);
 /* Pumps until done, then frees the fetch. 0 or the first page's failure with its sentence. */
 int tier_fetch_end(struct tier *, struct tier_fetch *, struct skv_error *);
 
+/* ---- hints ---- */
+
+/* Whether a node has disks, and so evicts blocks from its RAM: others have no use for hints. */
+bool tier_takes_hints(const struct tier *);
+/* Tells the nodes that the blocks should lie on how often each will be asked for, as a multiple of the
+ * average block: what is above 1 stays in their RAM for longer. Nobody waits for the answer. -EAGAIN: an
+ * earlier one is not answered yet, and nothing was sent. n <= TIER_HINT_KEYS. */
+enum { TIER_HINT_KEYS = 512 };
+int tier_hint(struct tier *, const struct block_key *keys, const float *keep, size_t n, struct skv_error *);
+/* Grows when nodes may have forgotten, or never heard, what they were told: it may be told again then. */
+uint64_t tier_hints_lost(const struct tier *);
+
 /* Moves what can move without waiting (timeout_ms 0) or waits up to timeout_ms for something to. */
 int tier_pump(struct tier *, int timeout_ms, struct skv_error *);
 
 /* ---- the rest, each waits for its answers ---- */
 
 int tier_have(struct tier *, const struct block_key *keys, size_t n, bool *present, struct skv_error *);
-int tier_hint(struct tier *, const struct block_key *keys, const float *keep, size_t n, struct skv_error *);
 int tier_drop(struct tier *, const struct block_key *keys, size_t n, struct skv_error *);
 int tier_pin(struct tier *, const char *owner, const struct block_key *keys, size_t n, uint32_t ttl_ms,
              struct skv_error *);

@@ -1,5 +1,5 @@
 /* tier_internal.h: what the parts of the shell share: tier.c (sockets, pumping, PUTs and fetches), calls.c
- * (HAVE, HINT, DROP, PIN, STATS, each waiting for its answers) and objects.c. */
+ * (HAVE, DROP, PIN, STATS, each waiting for its answers), hint.c and objects.c. */
 #ifndef TIER_TIER_INTERNAL_H
 #define TIER_TIER_INTERNAL_H
 
@@ -11,8 +11,17 @@ struct tier_wait {
     struct skv_error failure; /* code 0: none */
 };
 
+/* Hints on their way, and those that failed. */
+struct tier_told {
+    unsigned open;
+    uint64_t failed;
+};
+
 struct client *tier_client(struct tier *);
+struct tier_told *tier_told(struct tier *);
 uint64_t tier_ns(const struct tier *);
+/* Sends what can be sent at once: what waits for the next pump may meet its deadline there. */
+void tier_send(struct tier *);
 /* Notes one answer. */
 void tier_wait_answered(struct tier_wait *, int rc, const struct skv_error *);
 /* Pumps until nothing is open: requests have deadlines, so this ends. Returns the failure. */

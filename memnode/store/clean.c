@@ -4,7 +4,7 @@
  * hold is moved; so is what is worth more than the average block, if at least half of the segment is gained,
  * and everything if a segment is mostly empty; the rest is evicted. Blocks leave a segment by being placed
  * elsewhere (log.c commits that) or by losing their entry; when none is left and nobody reads, it is free.
- * Worth is HINT + recency (block_value); to choose, a sample of each segment is looked at. */
+ * Worth is what block_value says; to choose, a sample of each segment is looked at. */
 #include "memnode/store/store_impl.h"
 
 #include <errno.h>
@@ -80,7 +80,7 @@ static uint32_t choose(const struct disk *d, double *mean)
             continue;
         struct sample x = sample_of(s, g);
         double fill = (double)g->live_bytes / (double)d->segment_bytes;
-        double worth = fill * (x.value + 4 * x.leased); /* moving what is leased costs and gains nothing */
+        double worth = fill * (x.value + 8 * x.leased); /* moving what is leased costs and gains nothing */
         total += x.value;
         n++;
         if ((best == NO_SEGMENT || worth < best_worth) && leased_bytes(g) < d->segment_bytes / 32 * FULLEST) {

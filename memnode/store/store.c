@@ -4,6 +4,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
@@ -14,8 +15,12 @@ enum {
     SPARE_SHARE = 32, /* of RAM is kept aside */
     SPARE_AT_ONCE = 8 << 20,
     WALK_BUCKETS = 256,
-    COLD_LOOK = 16, /* of so many coldest clean blocks, the least worth keeping leaves RAM */
+    MOST_KEEP = 16,
 };
+/* Uses that the hint "as the average" counts for. */
+static const float hint_uses = 1;
+/* A use counts half when every block has been used so often since, on average. */
+static const double half_life = 4;
 
 /* ---- life ---- */
 
@@ -150,7 +155,8 @@ struct block *block_new(struct store *s, const struct block_key *key, const stru
         memory_uncharge(s->memory, entry);
         return NULL;
     }
-    *b = (struct block){.hash = key_hash(key), .key = *key, .layout = *layout, .segment = NO_SEGMENT};
+    *b = (struct block){
+        .hash = key_hash(key), .key = *key, .layout = *layout, .keep = 1, .segment = NO_SEGMENT};
     memcpy(b->checksums, checksums, layout_pages(layout) * sizeof *checksums);
     struct block **at = find_slot(s, key, b->hash);
     assert(!*at);
@@ -189,10 +195,43 @@ void store_remove(struct store *s, struct block *b)
     block_free(s, b);
 }
 
+/* What is left of 1 after so many uses of blocks, halved every `half` of them. */
+static double fade(const struct store *s, uint64_t used, double half)
+{
+    return exp2(-(double)(s->uses - used) / half);
+}
+
+static double long_run(const struct store *s)
+{
+    return half_life * (double)(s->stats.blocks + 1);
+}
+
+static float worth(const struct block *b)
+{
+    return b->heat + hint_uses * b->keep;
+}
+
 double block_value(const struct store *s, const struct block *b)
 {
-    double age = (double)(s->uses - b->used) / (double)(s->stats.blocks + 1);
-    return (double)b->keep + 1.0 / (1.0 + age);
+    return (double)worth(b) * fade(s, b->used, long_run(s));
+}
+
+/* The rate at which it is used, by two memories: a long one that counts, for what is asked for now and then
+ * by many, and a short one of the last use alone, for what is asked for again and again while somebody's turn
+ * lasts. The short one forgets in a part of the time in which RAM could be filled anew: else recency would be
+ * all, and that is no good where each block comes once a round. */
+static double ram_value(const struct store *s, const struct block *b)
+{
+    double brief = (double)(s->stats.ram_blocks + 1) / 4, length = long_run(s);
+    double again = b->heat > 0 ? fade(s, b->used, brief) / brief : 0; /* what was only put is not read yet */
+    return again + (double)worth(b) * fade(s, b->used, length) / length;
+}
+
+static void block_use(struct store *s, struct block *b)
+{
+    s->uses++;
+    b->heat = (float)((double)b->heat * fade(s, b->used, long_run(s))) + 1;
+    b->used = s->uses;
 }
 
 /* ---- places on disks ---- */
@@ -241,18 +280,37 @@ void block_unplace(struct store *s, struct block *b)
 
 /* ---- RAM ---- */
 
+/* Four lists an octave of what the block was worth when it was last used. Of two in one list, the one used
+ * longer ago is worth less now; so the one worth least of all is the coldest of some list. */
+static struct ram_list *ram_list_of(struct store *s, const struct block *b)
+{
+    float at = 16 + 4 * log2f(worth(b)); /* worth is 1/16 at least */
+    return &s->ram[at < 0 ? 0 : at < RAM_LISTS - 1 ? (unsigned)at : RAM_LISTS - 1];
+}
+
 static void list_remove(struct store *s, struct block *b)
 {
-    *(b->colder ? &b->colder->hotter : &s->coldest) = b->hotter;
-    *(b->hotter ? &b->hotter->colder : &s->hottest) = b->colder;
+    struct ram_list *l = ram_list_of(s, b);
+    *(b->colder ? &b->colder->hotter : &l->coldest) = b->hotter;
+    *(b->hotter ? &b->hotter->colder : &l->hottest) = b->colder;
 }
 
 static void list_add_hottest(struct store *s, struct block *b)
 {
+    struct ram_list *l = ram_list_of(s, b);
     b->hotter = NULL;
-    b->colder = s->hottest;
-    *(s->hottest ? &s->hottest->hotter : &s->coldest) = b;
-    s->hottest = b;
+    b->colder = l->hottest;
+    *(l->hottest ? &l->hottest->hotter : &l->coldest) = b;
+    l->hottest = b;
+}
+
+static void list_add_coldest(struct store *s, struct block *b)
+{
+    struct ram_list *l = ram_list_of(s, b);
+    b->colder = NULL;
+    b->hotter = l->coldest;
+    *(l->coldest ? &l->coldest->colder : &l->hottest) = b;
+    l->coldest = b;
 }
 
 void ram_attach(struct store *s, struct block *b, struct buf *buf)
@@ -280,17 +338,28 @@ static bool may_leave_ram(const struct block *b)
     return block_on_disk(b) && !b->put && !b->damaged && !b->unproven;
 }
 
+/* The block in RAM that is worth least, of those that may go. */
+static struct block *ram_worst(struct store *s)
+{
+    struct block *worst = NULL;
+    double least = 0;
+    for (unsigned i = 0; i < RAM_LISTS; i++) {
+        struct block *b = s->ram[i].coldest;
+        while (b && !may_leave_ram(b))
+            b = b->hotter;
+        double value = b ? ram_value(s, b) : 0;
+        if (b && (!worst || value < least)) {
+            worst = b;
+            least = value;
+        }
+    }
+    return worst;
+}
+
 /* Takes one block's bytes out of RAM. 0: there is none that could go; else how many bytes. */
 static size_t evict_one(struct store *s)
 {
-    struct block *worst = NULL;
-    unsigned looked = 0;
-    for (struct block *b = s->coldest; b && looked < COLD_LOOK; b = b->hotter)
-        if (may_leave_ram(b)) {
-            looked++;
-            if (!worst || b->keep < worst->keep)
-                worst = b;
-        }
+    struct block *worst = ram_worst(s);
     if (!worst)
         return 0;
     size_t len = worst->buf->len;
@@ -306,6 +375,7 @@ struct buf *ram_take(struct store *s, size_t len)
     size_t evicted = 0;
     for (;;) {
         struct buf *buf = memory_block(s->memory, len);
+        s->ram_full = evicted > 0 || !buf;
         if (buf || evicted > 4 * len + (1 << 20))
             return buf;
         size_t more = evict_one(s);
@@ -346,10 +416,30 @@ bool store_make_room(struct store *s, size_t len)
     return true;
 }
 
+/* A list is in order of use without being searched: who is expected to be used more is placed, and counts, as
+ * if used just now; who is expected to be used less, as if used longest ago of all that are alike. */
 void store_hint(struct store *s, struct block *b, float keep)
 {
-    (void)s;
+    const float least = 1.0f / MOST_KEEP, most = MOST_KEEP;
+    keep = keep > least ? keep < most ? keep : most : least;
+    bool more = keep > b->keep;
+    if (b->buf)
+        list_remove(s, b);
+    if (more) {
+        b->heat *= (float)fade(s, b->used, long_run(s));
+        b->used = s->uses;
+    }
     b->keep = keep;
+    if (!b->buf)
+        return;
+    const struct block *coldest = ram_list_of(s, b)->coldest;
+    if (more || !coldest) {
+        list_add_hottest(s, b);
+    } else {
+        if (coldest->used < b->used)
+            b->used = coldest->used;
+        list_add_coldest(s, b);
+    }
 }
 
 /* ---- put ---- */
@@ -438,8 +528,8 @@ int store_put(struct store *s, const struct block_key *key, const struct block_l
     struct block *b = block_new(s, key, layout, checksums);
     if (!b)
         return refuse_ram(s, err);
-    ram_attach(s, b, buf_ref(buf));
     b->used = ++s->uses;
+    ram_attach(s, b, buf_ref(buf));
     if (s->n_disks && !put_start(s, b, buf, NULL)) {
         block_free(s, b);
         return refuse_ram_full(s, err);
@@ -459,26 +549,26 @@ struct promotion {
     uint64_t sequence;
 };
 
-/* Whether the block should take the place of the coldest in RAM: used twice within as many uses as RAM holds
- * blocks, or better hinted. Pages that clients keep are not asked for again, so once is not enough. */
-static bool earns_ram(const struct store *s, const struct block *b, uint64_t used_before)
+/* Whether the block, about to be used, should come back into RAM: it was used before, or is expected to be
+ * used much (pages that clients keep are not asked for again, so once is not enough), and RAM has room or
+ * holds one that is worth less. */
+static bool earns_ram(struct store *s, const struct block *b)
 {
-    if (s->loads >= BACKGROUND_READS || s->in_flight >= IO_DEPTH / 2)
+    if (s->loads >= BACKGROUND_READS || s->in_flight >= IO_DEPTH / 2 || (b->heat == 0 && b->keep <= 1))
         return false;
-    bool again = used_before && s->uses - used_before <= 2 * s->stats.ram_blocks + 16;
-    return again || (s->coldest && b->keep > s->coldest->keep);
+    const struct block *worst = s->ram_full ? ram_worst(s) : NULL;
+    return !worst || ram_value(s, b) > ram_value(s, worst);
 }
 
 void store_touch(struct store *s, struct block *b)
 {
-    uint64_t before = b->used;
-    b->used = ++s->uses;
-    if (b->buf) {
+    bool earns = !b->buf && !b->loading && !b->damaged && block_on_disk(b) && earns_ram(s, b);
+    if (b->buf)
         list_remove(s, b);
+    block_use(s, b);
+    if (b->buf)
         list_add_hottest(s, b);
-        return;
-    }
-    if (b->loading || b->damaged || !block_on_disk(b) || !earns_ram(s, b, before))
+    if (!earns)
         return;
     struct promotion *p = malloc(sizeof *p);
     if (!p)

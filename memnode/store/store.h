@@ -29,12 +29,13 @@ struct block {
     uint64_t hash;
     struct block_key key;
     struct block_layout layout;
-    float keep;      /* the latest HINT; higher is to be kept longer */
+    float keep;      /* the latest HINT: uses expected of it, as a multiple of the average block's; else 1 */
+    float heat;      /* uses, older ones fading, when it was last used */
     struct buf *buf; /* the payload; take a reference to use it beyond this call. NULL: on disk only, or (no
                         record either) nowhere any more: every page is a miss */
     struct lease *leases;          /* leases.c's; a block that has one is never evicted */
     uint64_t used;                 /* when it was last used, in uses of all blocks */
-    struct block *colder, *hotter; /* of those with a buf, by use */
+    struct block *colder, *hotter; /* of those with a buf and worth about as much when last used, by use */
     struct block *prev_in_segment, *next_in_segment;
     struct put *put; /* its way to a disk, while it lasts */
     uint32_t disk, segment,
@@ -125,6 +126,7 @@ struct block *store_find(struct store *,
 /* A GET names this block: it becomes the most recently used; one that is only on disk may be brought back
  * into RAM, later, if it earns the place of another. */
 void store_touch(struct store *, struct block *);
+/* How often the block will be used, as a multiple of the average block; 1 if nobody ever says. */
 void store_hint(struct store *, struct block *, float keep);
 
 /* Room in RAM for the bytes of a block, which the caller fills in (it belongs to the caller) and gives to

@@ -13,7 +13,8 @@ enum {
     WRITE_BYTES = 1 << 20, /* of one request, about */
     BACKGROUND_READS = 8,  /* blocks that cleaning, or promotion, reads at once */
     SCANS_AT_ONCE = 8,     /* segments of a disk */
-    SPARE_SEGMENTS = 2,    /* cleaning begins when fewer are free; the last one is for what cleaning moves */
+    RAM_LISTS = 64,
+    SPARE_SEGMENTS = 2, /* cleaning begins when fewer are free; the last one is for what cleaning moves */
 };
 
 /* ---- on the way to a disk: log.c ---- */
@@ -101,10 +102,13 @@ struct store {
     char name[DISK_NAME];
     uint8_t node[DISK_NODE];
     struct block **buckets;
-    size_t n_buckets;                /* a power of two */
-    uint64_t uses;                   /* clock of block->used */
-    struct block *coldest, *hottest; /* of those with a buf */
-    uint64_t spare;                  /* bytes of memory charged and not used, for entries */
+    size_t n_buckets; /* a power of two */
+    uint64_t uses;    /* clock of block->used */
+    struct ram_list {
+        struct block *coldest, *hottest;
+    } ram[RAM_LISTS]; /* of those with a buf: see ram_list_of */
+    bool ram_full;    /* the last block that was taken had to take the place of another */
+    uint64_t spare;   /* bytes of memory charged and not used, for entries */
     uint64_t now;
     bool moved;   /* since store_run began */
     bool closing; /* what completes starts nothing new */
@@ -154,7 +158,8 @@ static inline bool block_held(const struct block *b)
 {
     return b->leases || block_reserved(b);
 }
-/* What it is worth to keep: HINT, and recency from 1 (just now) towards 0. */
+/* What it is worth to keep: how often it has been used lately, and is expected to be by its HINT. In any
+ * unit, the same for all blocks. */
 double block_value(const struct store *, const struct block *);
 
 /* ---- disks.c ---- */

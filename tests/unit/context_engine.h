@@ -38,10 +38,12 @@ static inline float noise(uint64_t a, uint64_t b, uint64_t c)
 }
 
 /* The text: tokens from part_at on are those of another one, if `other` is not 0. A model's keys depend on
- * what lower layers attended to: by `feedback` of it. */
+ * what lower layers attended to: by `feedback` of it. One of `loud` blocks has longer keys, and so gets more
+ * attention. */
 static struct {
     uint64_t part_at, other;
     float feedback;
+    unsigned loud; /* 0: none */
 } text;
 
 static inline uint64_t token_of(uint64_t t)
@@ -55,7 +57,7 @@ static inline uint32_t id_of(uint64_t t)
 }
 static inline float k_of(unsigned l, uint64_t t, unsigned i)
 {
-    return noise(token_of(t), l * 3 + 1, i);
+    return noise(token_of(t), l * 3 + 1, i) * (text.loud && t / SKV_BLOCK % text.loud == 0 ? 4.0f : 1.0f);
 }
 static inline float v_of(unsigned l, uint64_t t, unsigned i)
 {

@@ -315,7 +315,9 @@ static void use_everything(const char *nodes, unsigned n_nodes)
     assert_int_equal(n, n_nodes);
     for (unsigned b = 0; b < N_BLOCKS; b++)
         keep[b] = (float)b;
+    assert_false(tier_takes_hints(t)); /* RAM only: nothing is evicted, and nobody needs to hear it */
     assert_int_equal(tier_hint(t, keys, keep, N_BLOCKS, &err), 0);
+    assert_int_equal(counter(t, "hints", &n), 0);
     assert_int_equal(tier_pin(t, "lease", keys, 10, 60000, &err), 0);
     assert_int_equal(counter(t, "leases", &n), 10);
     assert_int_equal(tier_drop(t, keys, 20, &err), -EBUSY); /* leased ones stay */
@@ -385,6 +387,35 @@ static void embedded_with_a_disk(void **state)
     assert_int_equal(tier_open(&o, &t, &err), -EINVAL);
     assert_non_null(strstr(err.text, "DIR:SIZE"));
     free(g);
+    assert_int_equal(system(command), 0);
+}
+
+/* The node hears them, nobody waits, and no more are sent before it has answered. */
+static void hints(void **state)
+{
+    (void)state;
+    char dir[] = "/tmp/test_tier.XXXXXX", text[64], command[64];
+    const char *disks[] = {text};
+    static struct block_key many[TIER_HINT_KEYS + 1];
+    float keep[TIER_HINT_KEYS + 1] = {0};
+    struct skv_error err;
+    struct tier *t;
+    unsigned n;
+    assert_non_null(mkdtemp(dir));
+    snprintf(text, sizeof text, "%s/disk:64MiB", dir);
+    snprintf(command, sizeof command, "rm -rf %s", dir);
+    if (tier_open(&(struct tier_opts){.ram = 16 << 20, .disks = disks, .n_disks = 1}, &t, &err))
+        fail_msg("%s", err.text);
+    assert_true(tier_takes_hints(t));
+    assert_int_equal(put_all(t, &err), 0);
+    assert_int_equal(tier_hint(t, many, keep, TIER_HINT_KEYS + 1, &err), -EINVAL);
+    assert_int_equal(tier_hint(t, keys, keep, N_BLOCKS, &err), 0);
+    assert_int_equal(tier_hint(t, keys, keep, N_BLOCKS, &err), -EAGAIN);
+    assert_int_equal(counter(t, "hints", &n), 1); /* waits for its own answer only, but is behind the hint */
+    while (tier_hint(t, keys, keep, N_BLOCKS, &err) == -EAGAIN)
+        tier_pump(t, 10, NULL);
+    assert_int_equal(tier_hints_lost(t), 0);
+    tier_close(t); /* with one on its way */
     assert_int_equal(system(command), 0);
 }
 
@@ -831,6 +862,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(embedded),
         cmocka_unit_test(embedded_with_a_disk),
+        cmocka_unit_test(hints),
         cmocka_unit_test(one_node),
         cmocka_unit_test(three_nodes),
         cmocka_unit_test(many_keys_and_another_order),
