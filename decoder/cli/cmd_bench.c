@@ -343,6 +343,7 @@ int cmd_bench(int argc, char **argv)
 {
     static const struct cli_command benches[] = {
         {"step", bench_step, "the decode step at two context lengths, split into its parts"},
+        {"fetch", cmd_bench_fetch, "how fast blocks and pages come from memory nodes, beside plain TCP"},
         {"store", cmd_bench_store, "the disk engine of a memory node, beside fio"},
         {"trace", cmd_bench_trace, "recorded requests against the nodes as a prefix cache: hit rate, times"},
         {0},

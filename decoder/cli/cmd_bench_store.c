@@ -13,12 +13,12 @@
 #include "decoder/cli/bench_hits.h"
 #include "decoder/cli/cli.h"
 #include "decoder/cli/interrupt.h"
+#include "decoder/cli/scratch.h"
 #include "decoder/cli/series.h"
 
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <ftw.h>
 #include <inttypes.h>
 #include <limits.h>
 #include <stdio.h>
@@ -77,20 +77,6 @@ struct bench {
 
 /* ---- the place ---- */
 
-static int remove_one(const char *path, const struct stat *st, int type, struct FTW *at)
-{
-    (void)st;
-    (void)type;
-    (void)at;
-    return remove(path);
-}
-
-static void clean_up(const struct bench *b)
-{
-    if (b->dir[0] && nftw(b->dir, remove_one, 8, FTW_DEPTH | FTW_PHYS))
-        fprintf(stderr, "scoutkv bench store: cannot remove %s: %s\n", b->dir, strerror(errno));
-}
-
 /* Measuring through the page cache would measure memory. */
 static int check_direct(const struct bench *b, struct skv_error *err)
 {
@@ -118,12 +104,9 @@ static int make_place(struct bench *b, struct skv_error *err)
         return skv_fail(
             err, -ENOSPC, "%s has %s free and this takes %s: give a smaller --size, or another directory",
             b->args->dir, size_format(have, sizeof have, available), size_format(need, sizeof need, wanted));
-    char dir[PATH_MAX];
-    if (snprintf(dir, sizeof dir, "%s/scoutkv-bench-XXXXXX", b->args->dir) >= (int)sizeof dir)
-        return skv_fail(err, -ENAMETOOLONG, "--dir: the name is too long");
-    if (!mkdtemp(dir))
-        return skv_fail(err, -errno, "cannot make a directory in %s: %s", b->args->dir, strerror(errno));
-    memcpy(b->dir, dir, sizeof dir);
+    int rc = scratch_make(b->args->dir, b->dir, err);
+    if (rc)
+        return rc;
     snprintf(b->store, sizeof b->store, "%s/store", b->dir);
     snprintf(b->peer, sizeof b->peer, "%s/fio", b->dir);
     return check_direct(b, err);
@@ -362,7 +345,7 @@ int cmd_bench_store(int argc, char **argv)
     bench_disk_close(b->disk);
     bench_hits_close(b->hits);
     bench_blocks_free(&b->blocks);
-    clean_up(b);
+    scratch_remove(b->dir);
     free(b);
     options_free(&mem);
     return rc;
