@@ -21,6 +21,7 @@ int cmd_bench(int argc, char **argv);
 int cmd_bench_store(int argc, char **argv);
 int cmd_bench_trace(int argc, char **argv);
 int cmd_bench_fetch(int argc, char **argv);
+int cmd_bench_peers(int argc, char **argv);
 int cmd_bench_kernels(int argc, char **argv);
 int cmd_stats(int argc, char **argv);
 int cmd_cluster(int argc, char **argv);

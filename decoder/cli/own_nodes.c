@@ -1,5 +1,6 @@
 /* own_nodes.c: see own_nodes.h. */
 #include "decoder/cli/own_nodes.h"
+#include "decoder/cli/child.h"
 #include "decoder/cli/scratch.h"
 
 #include <errno.h>
@@ -10,8 +11,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 enum { START_MS = 30000, LINE = 256 };
@@ -24,9 +23,9 @@ struct own_node {
 
 struct own_nodes {
     struct own_nodes_opts o;
-    char dir[PATH_MAX];     /* of their disks; "": none */
-    char program[PATH_MAX]; /* "": look in PATH */
-    unsigned n;             /* started */
+    char dir[PATH_MAX]; /* of their disks; "": none */
+    char program[PATH_MAX];
+    unsigned n; /* started */
     struct own_node node[OWN_NODES_MAX];
     char list[OWN_NODES_MAX * LINE];
 };
@@ -36,27 +35,10 @@ static void find_program(struct own_nodes *s)
     char self[PATH_MAX];
     ssize_t len = readlink("/proc/self/exe", self, sizeof self - 1);
     self[len > 0 ? len : 0] = 0;
-    char *slash = strrchr(self, '/');
-    if (!slash)
-        return;
-    *slash = 0;
+    self[strrchr(self, '/') ? strrchr(self, '/') - self : 0] = 0;
     if (snprintf(s->program, sizeof s->program, "%s/%s", self, PROGRAM) >= (int)sizeof s->program ||
         access(s->program, X_OK))
-        s->program[0] = 0;
-}
-
-/* In the child: becomes the node, or ends. A group of its own, so that Ctrl-C reaches this program only. */
-__attribute__((noreturn)) static void become(const char *program, char **argv, int out, pid_t parent)
-{
-    (void)setpgid(0, 0);
-    (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
-    if (getppid() != parent || dup2(out, 1) < 0)
-        _exit(127);
-    if (program[0])
-        execv(program, argv);
-    else
-        execvp(PROGRAM, argv);
-    _exit(127);
+        snprintf(s->program, sizeof s->program, "%s", PROGRAM);
 }
 
 static int start(struct own_nodes *s, struct skv_error *err)
@@ -67,30 +49,18 @@ static int start(struct own_nodes *s, struct skv_error *err)
     snprintf(id, sizeof id, "n%u", s->n + 1);
     snprintf(ram, sizeof ram, "%" PRIu64, s->o.ram);
     snprintf(disk, sizeof disk, "%s/%s:%" PRIu64, s->dir, id, s->o.disk_size);
-    char *argv[] = {(char *)PROGRAM,
-                    "--listen",
-                    "127.0.0.1:0",
-                    "--id",
-                    id,
-                    "--ram",
-                    ram,
-                    "--cluster",
-                    (char *)s->o.cluster,
-                    "--log-level",
-                    "warn",
-                    s->o.disk ? "--disk" : NULL,
-                    disk,
-                    NULL};
+    char *argv[] = {
+        s->program, "--listen",  "127.0.0.1:0",        "--id",        id,     "--ram",
+        ram,        "--cluster", (char *)s->o.cluster, "--log-level", "warn", s->o.disk ? "--disk" : NULL,
+        disk,       NULL};
     if (pipe2(ends, O_CLOEXEC))
         return skv_fail(err, -errno, "cannot make a pipe: %s", strerror(errno));
-    pid_t parent = getpid();
-    if ((node->pid = fork()) == 0)
-        become(s->program, argv, ends[1], parent);
+    node->pid = child_start(argv, ends[1], err);
     close(ends[1]);
     node->out = ends[0];
     if (node->pid < 0) {
         close(ends[0]);
-        return skv_fail(err, -errno, "cannot start a process: %s", strerror(errno));
+        return (int)node->pid;
     }
     s->n++;
     return 0;
@@ -159,8 +129,7 @@ void own_nodes_stop(struct own_nodes *s)
          i++) /* what is not on a disk yet would be written first, to be removed below */
         kill(s->node[i].pid, s->o.disk ? SIGKILL : SIGTERM);
     for (unsigned i = 0; i < s->n; i++) {
-        while (waitpid(s->node[i].pid, NULL, 0) < 0 && errno == EINTR)
-            ;
+        child_end(s->node[i].pid, 0);
         close(s->node[i].out);
     }
     scratch_remove(s->dir);

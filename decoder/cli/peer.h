@@ -43,6 +43,18 @@ void peer_close(struct peer *); /* of all zeroes: does nothing */
 int peer_tcp_open(struct peer *, const struct peer_pieces *, unsigned lanes, uint32_t per_request,
                   struct skv_error *);
 
+/* A bare libzmq pair: DEALER and ROUTER over TCP, one I/O thread a side, pieces sent without copies
+ * (zmq_msg_init_data), a frame each. */
+int peer_zmq_open(struct peer *, const struct peer_pieces *, uint32_t per_request, struct skv_error *);
+
+/* Programs that may not be installed: *missing names what is, else NULL; then nothing is open and 0 is
+ * returned. dir: a folder that they may use. redis is reached through libhiredis, pipelined, with GET or
+ * MGET; memcached through its text protocol. */
+int peer_redis_open(struct peer *, const struct peer_pieces *, uint32_t per_request, const char *dir,
+                    bool over_unix, const char **missing, struct skv_error *);
+int peer_memcached_open(struct peer *, const struct peer_pieces *, uint32_t per_request, const char **missing,
+                        struct skv_error *);
+
 struct peer_load {
     uint32_t per_request, window;
     bool checked;

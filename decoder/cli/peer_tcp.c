@@ -1,17 +1,16 @@
 /* peer_tcp.c: the plain TCP pair of peer.h: what a fetch could be at most over this machine's loopback. A
  * request is its piece numbers, a reply their bytes; both know how many. */
 #include "decoder/cli/peer.h"
+#include "decoder/cli/child.h"
 
-#include <arpa/inet.h>
 #include <errno.h>
+#include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 enum { MAX_LANES = 256, IOVECS = 512 };
@@ -99,64 +98,36 @@ static void shut(void *self)
 {
     struct tcp *t = self;
     for (unsigned i = 0; i < t->lanes; i++) {
-        kill(t->pid[i], SIGKILL);
-        while (waitpid(t->pid[i], NULL, 0) < 0 && errno == EINTR)
-            ;
+        child_end(t->pid[i], SIGKILL);
         close(t->fd[i]);
     }
     free(t->reply);
     free(t);
 }
 
-static int listen_on_loopback(struct sockaddr_in *at, struct skv_error *err)
-{
-    socklen_t len = sizeof *at;
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    *at = (struct sockaddr_in){.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    if (fd < 0 || bind(fd, (struct sockaddr *)at, sizeof *at) || listen(fd, 1) ||
-        getsockname(fd, (struct sockaddr *)at, &len)) {
-        int code = -errno;
-        if (fd >= 0)
-            close(fd);
-        return skv_fail(err, code, "cannot listen on loopback: %s", strerror(-code));
-    }
-    return fd;
-}
-
 static int open_lane(struct tcp *t, struct skv_error *err)
 {
-    struct sockaddr_in at;
-    int on = 1, listener = listen_on_loopback(&at, err), fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0),
-        rc = 0;
-    pid_t parent = getpid(), pid = -1;
-    if (listener >= 0 && (pid = fork()) == 0) {
-        (void)setpgid(0, 0); /* Ctrl-C is the command's affair */
-        (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
-        int peer = getppid() == parent ? accept(listener, NULL, NULL) : -1;
+    unsigned port;
+    int on = 1, listener = loopback_listen(&port, err);
+    if (listener < 0)
+        return listener;
+    pid_t pid = child_fork(err);
+    if (pid == 0) {
+        int peer = accept(listener, NULL, NULL);
         if (peer < 0)
             _exit(1);
         (void)setsockopt(peer, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
         serve(t, peer);
     }
-    if (listener < 0)
-        rc = listener;
-    else if (fd < 0 || pid < 0 || connect(fd, (struct sockaddr *)&at, sizeof at) ||
-             setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on))
-        rc = skv_fail(err, -errno, "cannot start the TCP pair: %s", strerror(errno));
-    if (listener >= 0)
-        close(listener);
-    if (!rc) {
-        t->fd[t->lanes] = fd;
-        t->pid[t->lanes++] = pid;
-        return 0;
-    }
-    if (fd >= 0)
-        close(fd);
-    if (pid > 0) {
-        kill(pid, SIGKILL);
-        waitpid(pid, NULL, 0);
-    }
-    return rc;
+    int fd = pid < 0 ? (int)pid : loopback_connect(port, 0, err);
+    close(listener);
+    if (fd < 0 && pid > 0)
+        child_end(pid, SIGKILL);
+    if (fd < 0)
+        return fd;
+    t->fd[t->lanes] = fd;
+    t->pid[t->lanes++] = pid;
+    return 0;
 }
 
 int peer_tcp_open(struct peer *p, const struct peer_pieces *pieces, unsigned lanes, uint32_t per_request,

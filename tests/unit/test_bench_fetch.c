@@ -3,6 +3,7 @@
 #include "decoder/cli/fetch_load.h"
 #include "decoder/cli/load_blocks.h"
 #include "decoder/cli/peer.h"
+#include "decoder/cli/scratch.h"
 #include "decoder/cli/series.h"
 
 #include <errno.h>
@@ -150,6 +151,45 @@ static void the_tcp_pair_gives_what_it_holds(void **state)
     free(r);
 }
 
+/* Those that are not installed are named, and left out. */
+static void other_peers_give_what_they_hold(void **state)
+{
+    (void)state;
+    enum { ZMQ, REDIS, REDIS_UNIX, MEMCACHED, KINDS };
+    struct peer_pieces pieces;
+    struct peer_result *r = malloc(sizeof *r);
+    struct skv_error err;
+    char dir[PATH_MAX];
+    assert_int_equal(peer_pieces_make(&pieces, 20000, 20, &err), 0);
+    assert_int_equal(scratch_make("/tmp", dir, &err), 0);
+    for (int kind = 0; kind < KINDS; kind++)
+        for (uint32_t n = 1; n <= 40; n += 39) { /* GET and MGET */
+            struct peer peer = {0};
+            const char *missing = NULL;
+            int rc = kind == ZMQ ? peer_zmq_open(&peer, &pieces, n, &err)
+                     : kind == MEMCACHED
+                         ? peer_memcached_open(&peer, &pieces, n, &missing, &err)
+                         : peer_redis_open(&peer, &pieces, n, dir, kind == REDIS_UNIX, &missing, &err);
+            if (missing) {
+                print_message("%s is not installed: left out\n", missing);
+                continue;
+            }
+            struct peer_load l = {.per_request = n, .window = 3, .checked = true, .seconds = 60, .count = 20};
+            if (rc || peer_run(&peer, &l, r, &err))
+                fail_msg("%s", err.text);
+            assert_int_equal(r->requests, 20);
+            assert_int_equal(r->bytes, 20 * n * 20000);
+            pieces.hashes[7] ^= 1;
+            l.count = 1000;
+            assert_int_equal(peer_run(&peer, &l, r, &err), -EBADMSG);
+            pieces.hashes[7] ^= 1;
+            peer_close(&peer);
+        }
+    scratch_remove(dir);
+    peer_pieces_free(&pieces);
+    free(r);
+}
+
 static void medians_and_ratios(void **state)
 {
     (void)state;
@@ -178,6 +218,7 @@ int main(void)
         cmocka_unit_test(nothing_that_is_due_is_left_out),
         cmocka_unit_test(blocks_that_are_gone_are_told),
         cmocka_unit_test(the_tcp_pair_gives_what_it_holds),
+        cmocka_unit_test(other_peers_give_what_they_hold),
         cmocka_unit_test(medians_and_ratios),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
