@@ -1,4 +1,5 @@
-/* probe.c: see probe.h. Reading sums 64-bit words: a loop that waits for nothing but memory. Multiplying
+/* probe.c: see probe.h. Reading sums 64-bit words, in several streams: one alone does not keep enough
+ * lines on their way, and reads at two thirds of the speed. Multiplying
  * keeps more independent chains going than the units have stages. */
 #include "decoder/kernels/probe.h"
 #include "common/clock.h"
@@ -8,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { PASSES = 4, PART_BYTES = 1 << 20, PART_WORDS = PART_BYTES / 8, PEAK_STEPS = 1 << 21 };
+enum { PASSES = 4, PART_BYTES = 1 << 20, PART_WORDS = PART_BYTES / 8, STREAMS = 4, PEAK_STEPS = 1 << 21 };
 
 struct probe {
     uint64_t *words;
@@ -47,11 +48,15 @@ static void read_part(void *arg, unsigned part)
 {
     struct probe *p = arg;
     const uint64_t *w = p->words + (size_t)part * PART_WORDS;
-    uint64_t s[8] = {0};
-    for (size_t i = 0; i < PART_WORDS; i += 8)
-        for (unsigned j = 0; j < 8; j++)
-            s[j] += w[i + j];
-    p->sums[part] = s[0] + s[1] + s[2] + s[3] + s[4] + s[5] + s[6] + s[7];
+    uint64_t s[STREAMS][4] = {0};
+    for (size_t i = 0; i < PART_WORDS / STREAMS; i += 4)
+        for (unsigned k = 0; k < STREAMS; k++)
+            for (unsigned j = 0; j < 4; j++)
+                s[k][j] += w[k * (PART_WORDS / STREAMS) + i + j];
+    uint64_t sum = 0;
+    for (unsigned k = 0; k < STREAMS; k++)
+        sum += s[k][0] + s[k][1] + s[k][2] + s[k][3];
+    p->sums[part] = sum;
 }
 
 double probe_read(struct probe *p, struct pool *pool)
