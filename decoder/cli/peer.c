@@ -1,6 +1,7 @@
 /* peer.c: see peer.h. */
 #include "decoder/cli/peer.h"
 #include "common/clock.h"
+#include "common/hash.h"
 #include "decoder/cli/fetch_load.h"
 #include "decoder/cli/interrupt.h"
 
@@ -8,7 +9,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
-#include <xxhash.h>
 
 static uint64_t next_random(uint64_t *state)
 {
@@ -32,7 +32,7 @@ int peer_pieces_make(struct peer_pieces *p, size_t bytes, uint32_t n, struct skv
         memcpy(p->data + at, &word, 8);
     }
     for (uint32_t i = 0; i < n; i++)
-        p->hashes[i] = XXH3_64bits(p->data + i * bytes, bytes);
+        p->hashes[i] = hash_seeded(p->data + i * bytes, bytes, 0);
     return 0;
 }
 
@@ -92,7 +92,7 @@ static int take(struct run *r, uint64_t *ns, struct skv_error *err)
     const uint32_t *numbers = r->numbers + (size_t)slot * n;
     int rc = r->peer->ops->take(r->peer->self, r->piece, n, err);
     for (uint32_t i = 0; i < n && !rc && r->load->checked; i++)
-        if (XXH3_64bits(r->piece[i], p->bytes) != p->hashes[numbers[i]])
+        if (hash_seeded(r->piece[i], p->bytes, 0) != p->hashes[numbers[i]])
             rc = skv_fail(err, -EBADMSG, "a peer gave other bytes than it was given");
     *ns = clock_ns() - r->begun[slot];
     r->taken++;

@@ -2,7 +2,7 @@
 # scoutkv bench kernels: small runs; every kernel has its figures, and they fit together; both families; mistakes.
 . "$(dirname "$0")/cli_common"
 
-small="--size 1MiB --rounds 1"
+small="--size 1MiB --rounds 1 --threads 1"
 
 # check: the last run's JSON: shares are those of the limit that it names, and sane.
 check() {
@@ -22,9 +22,9 @@ check() {
 # shellcheck disable=SC2086 # lists of words
 {
     ends 0 bench kernels $small --json
-    check 40
-    ends 0 bench kernels $small --only gemv_q --threads 1 --json
-    check 4
+    check 20
+    ends 0 bench kernels $small --only gemv_q --threads 1,2 --json
+    check 8
     SKV_ISA=portable ends 0 bench kernels $small --only attention --threads 2
     prints 'isa portable'
     prints '^attention_g8 *2 '
