@@ -1,5 +1,6 @@
 /* identity.c: see identity.h. */
 #include "common/identity.h"
+#include "common/hash.h"
 
 #define XXH_INLINE_ALL
 #include <sodium.h>
@@ -72,7 +73,7 @@ int key_compare(const struct block_key *a, const struct block_key *b)
 uint64_t page_checksum(const struct block_key *k, uint32_t head, uint32_t page, const void *bytes, size_t len)
 {
     struct key_bytes p = pack_key(k, head, page);
-    return XXH3_64bits_withSeed(bytes, len, XXH3_64bits(p.b, sizeof p.b));
+    return hash_seeded(bytes, len, XXH3_64bits(p.b, sizeof p.b));
 }
 
 uint64_t block_version(const struct block_layout *l, const uint64_t *checksums)

@@ -19,7 +19,7 @@ enum {
     ROUTER_SNDHWM = 32, /* messages (of about 1 MiB at most) queued towards one peer */
     ROUTER_RCVHWM = 64, /* messages queued from one peer: then TCP pushes back on that peer alone */
     BACKLOG = 256,
-    MAX_POLL = 256,
+    MAX_POLL = 257, /* a client's lanes, and what else it waits for */
 };
 
 struct zmqx_socket {

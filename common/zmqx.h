@@ -1,4 +1,4 @@
-/* zmqx.h: the only place that touches raw zmq.
+/* zmqx.h: the only place that touches raw zmq (but for decoder/cli/peer_zmq.c, which measures it bare).
  *
  * DESIGN. Two kinds of socket: a node's ROUTER (binds) and a client's DEALER (connects; one lane). A message
  * is one header frame and at most one payload frame; both travel without copies: sending hands zmq a

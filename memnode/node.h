@@ -83,9 +83,10 @@ bool node_flushed(const struct node *, uint64_t *left);
 /* Why a disk takes no writes any more, or "". */
 const char *node_trouble(const struct node *);
 
-/* What the transport saw by itself; appears in STATS. */
+/* What only the shell knows; appears in STATS. */
 struct node_transport {
-    uint64_t accepted, disconnected, handshake_failed;
+    uint64_t accepted, disconnected, handshake_failed; /* what the transport saw by itself */
+    uint64_t cpu_ns;                                   /* that the process has used, of all its threads */
 };
 void node_set_transport(struct node *, const struct node_transport *);
 

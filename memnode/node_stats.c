@@ -120,6 +120,7 @@ static void add_gauges(struct answer *a, const struct node *n, const struct stor
     add(a, "zmq_accepted", n->transport.accepted);
     add(a, "zmq_disconnected", n->transport.disconnected);
     add(a, "zmq_handshake_failed", n->transport.handshake_failed);
+    add(a, "cpu_ns", n->transport.cpu_ns);
     add(a, "disks", n->n_disks);
     add(a, "disk_budget", n->disk_bytes);
     add(a, "disk_reading_bytes", n->reading_bytes);

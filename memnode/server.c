@@ -41,7 +41,19 @@ static int send_answer(void *arg, const struct node_peer *p, struct buf *header,
     return zmqx_send(s->socket, &to, header, payload);
 }
 
-static void act(struct node *n, const struct zmqx_message *z, uint64_t now)
+static void note_transport(struct server *s)
+{
+    struct zmqx_events e = zmqx_events(s->socket);
+    struct timespec cpu = {0};
+    (void)clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &cpu);
+    node_set_transport(
+        s->node, &(struct node_transport){.accepted = e.accepted,
+                                          .disconnected = e.disconnected,
+                                          .handshake_failed = e.handshake_failed,
+                                          .cpu_ns = (uint64_t)cpu.tv_sec * NS_PER_S + (uint64_t)cpu.tv_nsec});
+}
+
+static void act(struct server *s, const struct zmqx_message *z, uint64_t now)
 {
     struct node_peer from = {.len = z->peer.len};
     struct message m;
@@ -49,10 +61,13 @@ static void act(struct node *n, const struct zmqx_message *z, uint64_t now)
     uint64_t id;
     memcpy(from.id, z->peer.id, z->peer.len);
     int rc = message_parse(&m, z->header.data, z->header.len, z->n_frames, z->payload, &id, &why);
-    if (rc)
-        node_malformed(n, &from, id, rc, why.text, now);
-    else
-        node_receive(n, &from, &m, now);
+    if (rc) {
+        node_malformed(s->node, &from, id, rc, why.text, now);
+    } else {
+        if (m.header->body_case == SCOUTKV__HEADER__BODY_STATS)
+            note_transport(s); /* what is told is of now, not of the last tick */
+        node_receive(s->node, &from, &m, now);
+    }
     message_clear(&m);
 }
 
@@ -68,7 +83,7 @@ static int drain(struct server *s)
             continue;
         if (rc)
             return rc;
-        act(s->node, &z, clock_ns());
+        act(s, &z, clock_ns());
         zmqx_message_clear(&z);
     }
     return 0;
@@ -76,10 +91,7 @@ static int drain(struct server *s)
 
 static void tick(struct server *s, uint64_t now)
 {
-    struct zmqx_events e = zmqx_events(s->socket);
-    node_set_transport(s->node, &(struct node_transport){.accepted = e.accepted,
-                                                         .disconnected = e.disconnected,
-                                                         .handshake_failed = e.handshake_failed});
+    note_transport(s);
     node_tick(s->node, now);
 }
 

@@ -343,9 +343,12 @@ int cmd_bench(int argc, char **argv)
 {
     static const struct cli_command benches[] = {
         {"step", bench_step, "the decode step at two context lengths, split into its parts"},
+        {"fetch", cmd_bench_fetch, "how fast blocks and pages come from memory nodes, beside plain TCP"},
         {"store", cmd_bench_store, "the disk engine of a memory node, beside fio"},
         {"hints", cmd_bench_hints,
          "RAM hits of nodes that hold a part in RAM: with hints from the contexts, without"},
+        {"peers", cmd_bench_peers, "fetches beside redis, memcached, bare libzmq and others"},
+        {"kernels", cmd_bench_kernels, "the kernels of a step, beside what memory and processor can do"},
         {"trace", cmd_bench_trace, "recorded requests against the nodes as a prefix cache: hit rate, times"},
         {0},
     };

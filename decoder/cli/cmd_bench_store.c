@@ -13,15 +13,14 @@
 #include "decoder/cli/bench_hits.h"
 #include "decoder/cli/cli.h"
 #include "decoder/cli/interrupt.h"
+#include "decoder/cli/scratch.h"
+#include "decoder/cli/series.h"
 
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <ftw.h>
 #include <inttypes.h>
-#include <jansson.h>
 #include <limits.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -29,7 +28,6 @@
 #include <unistd.h>
 
 enum {
-    MAX_ROUNDS = 99,
     RAM = 256 << 20,   /* of the engine: little, so that nearly all lies on the disk only */
     SPARE = 256 << 20, /* bytes that must stay free */
 };
@@ -46,12 +44,12 @@ static const struct opt table[] = {
     {"dir", 0, OPT_STRING, AT(dir), "DIR", "a directory on the disk to measure", .required = true},
     {"size", 0, OPT_SIZE, AT(size), "SIZE", "of the store, and of fio's file beside it", .min = 512 << 20},
     {"seconds", 0, OPT_U32, AT(seconds), "S", "how long each measurement takes", .min = 1, .max = 600},
-    {"rounds", 0, OPT_U32, AT(rounds), "N", "how often each is taken", .min = 1, .max = MAX_ROUNDS},
+    {"rounds", 0, OPT_U32, AT(rounds), "N", "how often each is taken", .min = 1, .max = SERIES_MAX},
     {"json", 0, OPT_FLAG, AT(json), NULL, "print one object instead of the table"},
     {0},
 };
 
-/* ---- figures of all rounds ---- */
+/* ---- what is measured ---- */
 
 enum row_kind { READ_32K, READ_256K, PUT_1M, ROWS };
 static const struct {
@@ -62,46 +60,6 @@ static const struct {
     {"read_256k", "cold reads of 256 KiB", (256 << 10) / BENCH_PAGE},
     {"put_1m", "durable PUTs of 1 MiB", 0},
 };
-
-struct series {
-    double at[MAX_ROUNDS];
-    uint32_t n;
-};
-struct middle {
-    double median, low, high;
-};
-
-static void note(struct series *s, double x)
-{
-    assert(s->n < MAX_ROUNDS);
-    s->at[s->n++] = x;
-}
-
-static int by_size(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-/* All NAN if there is nothing. */
-static struct middle middle_of(const struct series *s)
-{
-    struct series sorted = *s;
-    if (s->n == 0)
-        return (struct middle){NAN, NAN, NAN};
-    qsort(sorted.at, s->n, sizeof *sorted.at, by_size);
-    return (struct middle){(sorted.at[(s->n - 1) / 2] + sorted.at[s->n / 2]) / 2, sorted.at[0],
-                           sorted.at[s->n - 1]};
-}
-
-/* Round by round. */
-static struct middle ratio_of(const struct series *a, const struct series *b)
-{
-    struct series r = {.n = 0};
-    for (uint32_t i = 0; i < a->n && i < b->n; i++)
-        note(&r, b->at[i] > 0 ? a->at[i] / b->at[i] : 0);
-    return middle_of(&r);
-}
 
 struct bench {
     const struct args *args;
@@ -118,20 +76,6 @@ struct bench {
 };
 
 /* ---- the place ---- */
-
-static int remove_one(const char *path, const struct stat *st, int type, struct FTW *at)
-{
-    (void)st;
-    (void)type;
-    (void)at;
-    return remove(path);
-}
-
-static void clean_up(const struct bench *b)
-{
-    if (b->dir[0] && nftw(b->dir, remove_one, 8, FTW_DEPTH | FTW_PHYS))
-        fprintf(stderr, "scoutkv bench store: cannot remove %s: %s\n", b->dir, strerror(errno));
-}
 
 /* Measuring through the page cache would measure memory. */
 static int check_direct(const struct bench *b, struct skv_error *err)
@@ -160,12 +104,9 @@ static int make_place(struct bench *b, struct skv_error *err)
         return skv_fail(
             err, -ENOSPC, "%s has %s free and this takes %s: give a smaller --size, or another directory",
             b->args->dir, size_format(have, sizeof have, available), size_format(need, sizeof need, wanted));
-    char dir[PATH_MAX];
-    if (snprintf(dir, sizeof dir, "%s/scoutkv-bench-XXXXXX", b->args->dir) >= (int)sizeof dir)
-        return skv_fail(err, -ENAMETOOLONG, "--dir: the name is too long");
-    if (!mkdtemp(dir))
-        return skv_fail(err, -errno, "cannot make a directory in %s: %s", b->args->dir, strerror(errno));
-    memcpy(b->dir, dir, sizeof dir);
+    int rc = scratch_make(b->args->dir, b->dir, err);
+    if (rc)
+        return rc;
     snprintf(b->store, sizeof b->store, "%s/store", b->dir);
     snprintf(b->peer, sizeof b->peer, "%s/fio", b->dir);
     return check_direct(b, err);
@@ -212,7 +153,7 @@ static int measure_ours(struct bench *b, enum row_kind k, struct skv_error *err)
     double gbps = 0;
     int rc = rows[k].pages ? bench_disk_read(b->disk, rows[k].pages, b->args->seconds, &gbps, err)
                            : bench_disk_put(b->disk, b->args->seconds, &gbps, err);
-    note(&b->ours[k], gbps);
+    series_note(&b->ours[k], gbps);
     measured(b);
     return rc;
 }
@@ -230,7 +171,7 @@ static int measure_peer(struct bench *b, enum row_kind k, struct skv_error *err)
                           .seconds = b->args->seconds};
     int rc = b->fio[0] ? fio_run(&job, &gbps, err) : 0;
     if (b->fio[0])
-        note(&b->theirs[k], gbps);
+        series_note(&b->theirs[k], gbps);
     measured(b);
     return rc ? rc : interrupted() ? skv_fail(err, -EINTR, "interrupted") : 0;
 }
@@ -259,11 +200,11 @@ static int measure_hits(struct bench *b, struct skv_error *err)
         rc = bench_hits_run(b->hits, loaded, b->args->seconds, &t, err);
         if (rc)
             break;
-        note(loaded ? &b->loaded_p50 : &b->idle_p50, t.p50_us);
-        note(loaded ? &b->loaded_p99 : &b->idle_p99, t.p99_us);
+        series_note(loaded ? &b->loaded_p50 : &b->idle_p50, t.p50_us);
+        series_note(loaded ? &b->loaded_p99 : &b->idle_p99, t.p99_us);
         if (loaded) {
-            note(&b->load_read, t.read_gbps);
-            note(&b->load_put, t.put_gbps);
+            series_note(&b->load_read, t.read_gbps);
+            series_note(&b->load_put, t.put_gbps);
         }
         measured(b);
     }
@@ -274,7 +215,7 @@ static int measure_hits(struct bench *b, struct skv_error *err)
 
 static void print_row(const char *text, const struct series *ours, const struct series *theirs)
 {
-    struct middle a = middle_of(ours), b = middle_of(theirs), r = ratio_of(ours, theirs);
+    struct middle a = series_middle(ours), b = series_middle(theirs), r = series_ratio(ours, theirs);
     printf("%-24s %6.3f (%.3f … %.3f)", text, a.median, a.low, a.high);
     if (theirs->n)
         printf("   %6.3f (%.3f … %.3f)   %6.3f (%.3f … %.3f)", b.median, b.low, b.high, r.median, r.low,
@@ -285,7 +226,7 @@ static void print_row(const char *text, const struct series *ours, const struct 
 static void print_table(const struct bench *b)
 {
     char size[32];
-    struct middle hits = ratio_of(&b->loaded_p99, &b->idle_p99);
+    struct middle hits = series_ratio(&b->loaded_p99, &b->idle_p99);
     printf("disk engine in %s: %s, %s, depth %d, PUTs in groups of %d MiB a sync;\n%s; median (lowest … "
            "highest) of "
            "%" PRIu32 " rounds of %" PRIu32 " s, GB/s\n\n",
@@ -300,25 +241,10 @@ static void print_table(const struct bench *b)
         "p99 "
         "%.0f\n(by %.2f GB/s of cold reads and %.2f GB/s of durable PUTs); p99 saturated / idle %.2f (%.2f … "
         "%.2f)\n",
-        middle_of(&b->idle_p50).median, middle_of(&b->idle_p99).median, middle_of(&b->loaded_p50).median,
-        middle_of(&b->loaded_p99).median, middle_of(&b->load_read).median, middle_of(&b->load_put).median,
-        hits.median, hits.low, hits.high);
-}
-
-static json_t *number(double x)
-{
-    return isnan(x) ? json_null() : json_real(x);
-}
-
-static void set_middle(json_t *o, const char *name, struct middle m)
-{
-    char spread[64];
-    json_t *both = json_array();
-    json_object_set_new(o, name, number(m.median));
-    json_array_append_new(both, number(m.low));
-    json_array_append_new(both, number(m.high));
-    snprintf(spread, sizeof spread, "%s_spread", name);
-    json_object_set_new(o, spread, both);
+        series_middle(&b->idle_p50).median, series_middle(&b->idle_p99).median,
+        series_middle(&b->loaded_p50).median, series_middle(&b->loaded_p99).median,
+        series_middle(&b->load_read).median, series_middle(&b->load_put).median, hits.median, hits.low,
+        hits.high);
 }
 
 static int print_json(const struct bench *b, struct skv_error *err)
@@ -326,22 +252,22 @@ static int print_json(const struct bench *b, struct skv_error *err)
     json_t *ratios = json_object(), *list = json_object(), *hits = json_object();
     for (enum row_kind k = 0; k < ROWS; k++) {
         json_t *row = json_object();
-        struct middle ratio = ratio_of(&b->ours[k], &b->theirs[k]);
-        set_middle(row, "ours_gbps", middle_of(&b->ours[k]));
-        set_middle(row, "peer_gbps", middle_of(&b->theirs[k]));
-        set_middle(row, "ratio", ratio);
+        struct middle ratio = series_ratio(&b->ours[k], &b->theirs[k]);
+        series_set(row, "ours_gbps", series_middle(&b->ours[k]));
+        series_set(row, "peer_gbps", series_middle(&b->theirs[k]));
+        series_set(row, "ratio", ratio);
         json_object_set_new(list, rows[k].key, row);
-        json_object_set_new(ratios, rows[k].key, number(ratio.median));
+        json_object_set_new(ratios, rows[k].key, series_number(ratio.median));
     }
-    struct middle ratio = ratio_of(&b->loaded_p99, &b->idle_p99);
-    set_middle(hits, "idle_p50_us", middle_of(&b->idle_p50));
-    set_middle(hits, "idle_p99_us", middle_of(&b->idle_p99));
-    set_middle(hits, "loaded_p50_us", middle_of(&b->loaded_p50));
-    set_middle(hits, "loaded_p99_us", middle_of(&b->loaded_p99));
-    set_middle(hits, "load_read_gbps", middle_of(&b->load_read));
-    set_middle(hits, "load_put_gbps", middle_of(&b->load_put));
-    set_middle(hits, "ratio", ratio);
-    json_object_set_new(ratios, "hit_p99", number(ratio.median));
+    struct middle ratio = series_ratio(&b->loaded_p99, &b->idle_p99);
+    series_set(hits, "idle_p50_us", series_middle(&b->idle_p50));
+    series_set(hits, "idle_p99_us", series_middle(&b->idle_p99));
+    series_set(hits, "loaded_p50_us", series_middle(&b->loaded_p50));
+    series_set(hits, "loaded_p99_us", series_middle(&b->loaded_p99));
+    series_set(hits, "load_read_gbps", series_middle(&b->load_read));
+    series_set(hits, "load_put_gbps", series_middle(&b->load_put));
+    series_set(hits, "ratio", ratio);
+    json_object_set_new(ratios, "hit_p99", series_number(ratio.median));
     json_t *o = json_pack("{s:o, s:I, s:I, s:I, s:s, s:I, s:o, s:o, s:o}", "ratios", ratios, "rounds",
                           (json_int_t)b->args->rounds, "seconds", (json_int_t)b->args->seconds, "disk_bytes",
                           (json_int_t)b->args->size, "io", b->io, "depth", (json_int_t)BENCH_DEPTH, "peer",
@@ -419,7 +345,7 @@ int cmd_bench_store(int argc, char **argv)
     bench_disk_close(b->disk);
     bench_hits_close(b->hits);
     bench_blocks_free(&b->blocks);
-    clean_up(b);
+    scratch_remove(b->dir);
     free(b);
     options_free(&mem);
     return rc;

@@ -13,7 +13,7 @@ static const struct cli_command commands[] = {
     {"make-model", cmd_make_model, "write a model: one that recalls facts, or a random one"},
     {"policies", cmd_policies, "the ways of choosing what a step attends to, explained"},
     {"eval", cmd_eval, "measure answers, time and bytes of several policies over one stored context"},
-    {"bench", cmd_bench, "where the time of a decode step goes, what a disk gives, what a trace hits"},
+    {"bench", cmd_bench, "how fast it is, and where the time goes: steps, fetches, disks, traces"},
     {"context", cmd_context, "saved contexts: list, show, save, resume, fork, pin, unpin, rm"},
     {"stats", cmd_stats, "counters of memory nodes"},
     {"cluster", cmd_cluster, "the state of a cluster of memory nodes, and moving blocks between them"},

@@ -137,16 +137,21 @@ const struct quant_ops quant_portable[QUANT_TYPES] = {
     [GGML_Q6_K] = {q6_k_to_f32, q6_k_dot},
 };
 
-const struct quant_ops *quant_ops_named(const char *family, uint32_t type)
+static const struct quant_ops *of_family(const struct kernels *kernels, uint32_t type)
 {
     assert(ggml_type_supported(type));
-    const struct kernels *kernels = kernels_named(family);
-    if (!kernels)
-        return NULL;
     return strcmp(kernels->name, "portable") == 0 ? &quant_portable[type] : &quant_avx2[type];
 }
 
+const struct quant_ops *quant_ops_named(const char *family, uint32_t type)
+{
+    const struct kernels *kernels = kernels_named(family);
+    return kernels ? of_family(kernels, type) : NULL;
+}
+
+/* Called for every few rows: asking what the CPU can (kernels_named) would cost more than their product, as a
+ * virtual machine traps that. */
 const struct quant_ops *quant_ops(uint32_t type)
 {
-    return quant_ops_named(kernels_get()->name, type);
+    return of_family(kernels_get(), type);
 }

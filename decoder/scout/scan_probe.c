@@ -10,7 +10,7 @@
 
 enum { PASSES = 5, PART_LANES = 2048 };
 
-struct scan {
+struct scan_probe {
     enum reps_kind kind;
     unsigned d_k, g, n_parts;
     size_t part_bytes;
@@ -21,7 +21,7 @@ struct scan {
 
 static void scan_part(void *arg, unsigned part)
 {
-    struct scan *s = arg;
+    struct scan_probe *s = arg;
     const uint8_t *piece = s->groups + part * s->part_bytes;
     struct scout_head head = {
         .kind = s->kind, .groups = &piece, .pages_per_piece = PART_LANES, .d_k = s->d_k};
@@ -34,7 +34,7 @@ static float uniform(uint64_t *seed)
     return (float)(*seed >> 40) / (float)(1 << 24) - 0.5f;
 }
 
-static void fill(struct scan *s, float *keys)
+static void fill(struct scan_probe *s, float *keys)
 {
     uint64_t seed = 1;
     for (unsigned lane = 0; lane < PART_LANES; lane++) {
@@ -49,28 +49,60 @@ static void fill(struct scan *s, float *keys)
         s->q[i] = uniform(&seed) / 2;
 }
 
+void scan_probe_free(struct scan_probe *s)
+{
+    if (!s)
+        return;
+    free(s->groups);
+    free(s->q);
+    free(s->out);
+    free(s);
+}
+
+struct scan_probe *scan_probe_new(enum reps_kind kind, unsigned d_k, unsigned g, size_t bytes)
+{
+    struct scan_probe *s = calloc(1, sizeof *s);
+    float *keys = malloc((size_t)REPS_BLOCK_KEYS * d_k * sizeof *keys);
+    if (s && keys) {
+        s->kind = kind;
+        s->d_k = d_k;
+        s->g = g;
+        s->part_bytes = PART_LANES / REPS_LANES * reps_group_bytes(kind, d_k);
+        s->n_parts = (unsigned)(bytes / s->part_bytes) + 1;
+        s->groups = malloc(s->n_parts * s->part_bytes);
+        s->q = malloc((size_t)g * d_k * sizeof *s->q);
+        s->out = malloc((size_t)s->n_parts * g * PART_LANES * sizeof *s->out);
+    }
+    if (s && keys && s->groups && s->q && s->out) {
+        fill(s, keys);
+    } else {
+        scan_probe_free(s);
+        s = NULL;
+    }
+    free(keys);
+    return s;
+}
+
+size_t scan_probe_bytes(const struct scan_probe *s)
+{
+    return s->n_parts * s->part_bytes;
+}
+
+void scan_probe_pass(struct scan_probe *s, struct pool *pool)
+{
+    pool_run(pool, s->n_parts, scan_part, s);
+}
+
 double scan_probe_gbps(struct pool *pool, enum reps_kind kind, unsigned d_k, unsigned g, size_t bytes)
 {
-    struct scan s = {.kind = kind, .d_k = d_k, .g = g};
-    s.part_bytes = PART_LANES / REPS_LANES * reps_group_bytes(kind, d_k);
-    s.n_parts = (unsigned)(bytes / s.part_bytes) + 1;
-    s.groups = malloc(s.n_parts * s.part_bytes);
-    s.q = malloc((size_t)g * d_k * sizeof *s.q);
-    s.out = malloc((size_t)s.n_parts * g * PART_LANES * sizeof *s.out);
-    float *keys = malloc((size_t)REPS_BLOCK_KEYS * d_k * sizeof *keys);
+    struct scan_probe *s = scan_probe_new(kind, d_k, g, bytes);
     double best = 0;
-    if (s.groups && s.q && s.out && keys) {
-        fill(&s, keys);
-        for (unsigned pass = 0; pass < PASSES; pass++) {
-            uint64_t start = clock_ns();
-            pool_run(pool, s.n_parts, scan_part, &s);
-            double gbps = (double)s.n_parts * (double)s.part_bytes / (double)(clock_ns() - start);
-            best = gbps > best ? gbps : best;
-        }
+    for (unsigned pass = 0; s && pass < PASSES; pass++) {
+        uint64_t start = clock_ns();
+        scan_probe_pass(s, pool);
+        double gbps = (double)scan_probe_bytes(s) / (double)(clock_ns() - start);
+        best = gbps > best ? gbps : best;
     }
-    free(s.groups);
-    free(s.q);
-    free(s.out);
-    free(keys);
+    scan_probe_free(s);
     return best;
 }

@@ -129,6 +129,8 @@ void request_free(struct client *c, struct request *r)
 {
     assert(r->kind != REQUEST_FREE);
     struct lane *l = &c->lanes[r->lane];
+    if (r->kind == REQUEST_GET)
+        get_request_ended(r);
     if (r->kind == REQUEST_GET && l->gets) { /* not of a lane that was lost: it starts anew */
         l->gets--;
         l->asked -= r->n_left * r->page_bytes;

@@ -37,6 +37,7 @@ struct client_opts {
     uint64_t heartbeat_ns; /* at most timeout_ns / 2 */
     uint64_t get_window;   /* payload bytes asked for and not yet received, per GET lane */
     uint32_t lanes;        /* GET lanes per node, at least 1 */
+    bool unchecked;        /* pages are handed out without looking at their checksums */
 };
 
 struct client *client_new(const struct client_opts *, uint64_t now); /* NULL when out of memory */

@@ -242,6 +242,7 @@ uint64_t delays_quantile(const struct delays *, double q);
 
 /* ---- client_get.c ---- */
 
+void get_request_ended(struct request *); /* its fetch need not know it any more */
 bool get_next(struct client *, unsigned lane, uint64_t now, struct outgoing *);
 void get_answered(struct client *, struct request *, const struct message *, uint64_t now);
 /* The node will not answer this request, or none of what is queued for it. */

@@ -154,15 +154,20 @@ static bool pump_once(struct tier *t)
     return moved;
 }
 
-static int wait_for_lanes(struct tier *t, int timeout_ms)
+/* *woken: wake_fd (-1: none) is readable. */
+static int wait_for_lanes(struct tier *t, int wake_fd, int timeout_ms, bool *woken)
 {
-    struct zmqx_poll_item items[MAX_LANES];
+    struct zmqx_poll_item items[MAX_LANES + 1];
     unsigned n = 0;
     for (unsigned i = 0; i < client_n_lanes(t->client); i++)
         if (t->lanes[i].socket)
             items[n++] = (struct zmqx_poll_item){.socket = t->lanes[i].socket,
                                                  .want_write = t->lanes[i].pending.header != NULL};
-    return zmqx_poll(items, n, timeout_ms);
+    if (wake_fd >= 0)
+        items[n++] = (struct zmqx_poll_item){.fd = wake_fd};
+    int rc = zmqx_poll(items, n, timeout_ms);
+    *woken = rc > 0 && wake_fd >= 0 && items[n - 1].readable;
+    return rc;
 }
 
 /* Goes by what etcd knows. A node may have told a newer view meanwhile: then that stays. */
@@ -174,18 +179,19 @@ static void follow_view(struct tier *t)
     free(v);
 }
 
-int tier_pump(struct tier *t, int timeout_ms, struct skv_error *err)
+int tier_pump_or(struct tier *t, int wake_fd, int timeout_ms, struct skv_error *err)
 {
+    bool woken = false;
     assert(!t->pumping); /* a callback waited */
     if (t->follow && t->client)
         follow_view(t);
     t->pumping = true;
     int rc = 0;
     uint64_t now = clock_ns(), end = now + (uint64_t)timeout_ms * NS_PER_MS;
-    while (!pump_once(t) && timeout_ms > 0 && (now = clock_ns()) < end) {
+    while (!pump_once(t) && !woken && timeout_ms > 0 && (now = clock_ns()) < end) {
         uint64_t wakeup = client_wakeup(t->client), until = wakeup < end ? wakeup : end;
         uint64_t left_ms = until > now ? (until - now + NS_PER_MS - 1) / NS_PER_MS : 1;
-        rc = wait_for_lanes(t, left_ms < SLICE_MS ? (int)left_ms : SLICE_MS);
+        rc = wait_for_lanes(t, wake_fd, left_ms < SLICE_MS ? (int)left_ms : SLICE_MS, &woken);
         if (rc < 0) {
             skv_fail(err, rc, "cannot wait for the memory nodes: %s", strerror(-rc));
             break;
@@ -193,6 +199,11 @@ int tier_pump(struct tier *t, int timeout_ms, struct skv_error *err)
     }
     t->pumping = false;
     return rc < 0 ? rc : 0;
+}
+
+int tier_pump(struct tier *t, int timeout_ms, struct skv_error *err)
+{
+    return tier_pump_or(t, -1, timeout_ms, err);
 }
 
 void tier_wait_answered(struct tier_wait *w, int rc, const struct skv_error *err)
@@ -267,7 +278,8 @@ static int start_lanes(struct tier *t, const struct tier_opts *o, const struct c
                                .timeout_ns = timeout,
                                .heartbeat_ns = heartbeat < timeout / 2 ? heartbeat : timeout / 2,
                                .get_window = o->get_window ? o->get_window : 8 << 20,
-                               .lanes = get_lanes};
+                               .lanes = get_lanes,
+                               .unchecked = o->unchecked};
     t->client = client_new(&opts, clock_ns());
     t->lanes_per_node = 1 + get_lanes;
     t->lanes = t->client ? calloc(PLACEMENT_MAX_NODES * t->lanes_per_node, sizeof *t->lanes) : NULL;

@@ -30,6 +30,7 @@ struct tier_opts {
     uint32_t heartbeat_ms; /* a node that is silent for two of these is passed over; 0 = 250 */
     uint64_t get_window;   /* payload bytes asked for and not yet received, per lane; 0 = 8 MiB */
     uint32_t lanes;        /* GET lanes per node; 0 = 1 (a bulk lane for PUTs comes on top) */
+    bool unchecked;        /* hand out pages without looking at their checksums: to measure what that costs */
 };
 
 /* Connects and says HELLO to every node. -EHOSTUNREACH names the node that does not answer,
@@ -114,6 +115,9 @@ uint64_t tier_hints_lost(const struct tier *);
 
 /* Moves what can move without waiting (timeout_ms 0) or waits up to timeout_ms for something to. */
 int tier_pump(struct tier *, int timeout_ms, struct skv_error *);
+/* The same, but waits no longer than until wake_fd is readable: for callers that have something else to wait
+ * for. */
+int tier_pump_or(struct tier *, int wake_fd, int timeout_ms, struct skv_error *);
 
 /* ---- the rest, each waits for its answers ---- */
 

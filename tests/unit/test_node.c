@@ -559,8 +559,10 @@ static void wrong_messages(void **state)
     assert_null(h_ask(h, H_READ, &refusal, NULL)); /* never answered, or two ends would refuse for ever */
     assert_int_equal(h_counter(h, "malformed"), 3);
     assert_int_equal(h_counter(h, "wrong_version"), 2);
-    node_set_transport(h->node, &(struct node_transport){.disconnected = 3, .handshake_failed = 4});
+    node_set_transport(h->node,
+                       &(struct node_transport){.disconnected = 3, .handshake_failed = 4, .cpu_ns = 5});
     assert_int_equal(h_counter(h, "zmq_handshake_failed"), 4);
+    assert_int_equal(h_counter(h, "cpu_ns"), 5);
     h_free(h);
 }
 

@@ -15,6 +15,7 @@
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <unistd.h>
 #include <cmocka.h>
@@ -221,6 +222,25 @@ static void note_name(void *arg, const char *name)
     got->n++;
     if (got->n <= 5)
         strcat(strcat(got->text, name), " ");
+}
+
+/* With nothing to move it waits, but not when there is something else to do. */
+static void other_work_ends_a_wait(void **state)
+{
+    (void)state;
+    struct tier *t = open_tier(NULL, 5000);
+    struct skv_error err;
+    uint64_t one = 1, begin = clock_ns();
+    int fd = eventfd(0, EFD_CLOEXEC);
+    assert_true(fd >= 0);
+    assert_int_equal(tier_pump_or(t, fd, 100, &err), 0);
+    assert_true(clock_ns() - begin >= 100 * NS_PER_MS);
+    assert_int_equal(write(fd, &one, sizeof one), sizeof one);
+    begin = clock_ns();
+    assert_int_equal(tier_pump_or(t, fd, 600000, &err), 0);
+    assert_true(clock_ns() - begin < 300 * NS_PER_S);
+    close(fd);
+    tier_close(t);
 }
 
 static void list_is(struct tier *t, enum tier_object kind, const char *prefix, const char *first, unsigned n)
@@ -863,6 +883,7 @@ int main(void)
         cmocka_unit_test(embedded),
         cmocka_unit_test(embedded_with_a_disk),
         cmocka_unit_test(hints),
+        cmocka_unit_test(other_work_ends_a_wait),
         cmocka_unit_test(one_node),
         cmocka_unit_test(three_nodes),
         cmocka_unit_test(many_keys_and_another_order),

@@ -313,6 +313,37 @@ static void bad_copies_lead_to_the_next_node(void **state)
     world_close(&w);
 }
 
+static void count_wrong(void *arg, size_t want, int rc, const uint8_t *bytes)
+{
+    const struct world_block *b = (const struct world_block *)wants[want].key;
+    size_t len = layout_page_bytes(&layout),
+           at = ((size_t)wants[want].head * BLOCK_PAGES + wants[want].page) * len;
+    assert_int_equal(rc, 0);
+    *(unsigned *)arg += memcmp(bytes, b->payload->data + at, len) != 0;
+}
+
+/* For measuring only: a client that is told not to look hands out what comes. */
+static void unchecked_pages_are_handed_out(void **state)
+{
+    (void)state;
+    struct world w = {.unchecked = true};
+    struct puts put = {0};
+    struct tier_fetch *f;
+    struct skv_error err;
+    unsigned spoiled = 0, wrong = 0;
+    start(&w, 10, 1, 1);
+    put_all(&w, &put);
+    w.tamper = spoil_node;
+    w.tamper_arg = &spoiled;
+    assert_int_equal(client_fetch_begin(w.client, &layout, wants, N_WANTS, count_wrong, &wrong, &f, &err), 0);
+    while (!client_fetch_done(f))
+        world_step(&w);
+    assert_int_equal(client_fetch_free(w.client, f, &err), 0);
+    assert_int_equal(wrong, N_WANTS);
+    assert_int_equal(client_totals(w.client)->tier.bad_checksums, 0);
+    world_close(&w);
+}
+
 static void a_node_that_dies_is_named(void **state)
 {
     (void)state;
@@ -865,6 +896,7 @@ int main(void)
         cmocka_unit_test(first_put_wins),
         cmocka_unit_test(misses_ask_every_node),
         cmocka_unit_test(flipped_bits_are_seen),
+        cmocka_unit_test(unchecked_pages_are_handed_out),
         cmocka_unit_test(bad_copies_lead_to_the_next_node),
         cmocka_unit_test(a_node_that_dies_is_named),
         cmocka_unit_test(puts_fail_or_move),

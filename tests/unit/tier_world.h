@@ -54,6 +54,7 @@ struct world {
     /* may change or swallow (false) a message before it is delivered */
     bool (*tamper)(struct world *, struct world_message *);
     void *tamper_arg;
+    bool unchecked; /* the client's option */
 };
 
 static inline uint64_t world_random(struct world *w)
@@ -189,7 +190,8 @@ static inline void world_client(struct world *w)
                                .timeout_ns = NS_PER_S,
                                .heartbeat_ns = 250 * NS_PER_MS,
                                .get_window = w->get_window,
-                               .lanes = w->lanes_per_node - 1};
+                               .lanes = w->lanes_per_node - 1,
+                               .unchecked = w->unchecked};
     w->client = client_new(&opts, w->now);
 }
 
