@@ -122,16 +122,16 @@ done
 
 # Clients that go: a stream, and one that waits for a whole answer.
 long='{"prompt": "x", "max_tokens": 19000, "temperature": 0, "ignore_eos": true'
-curl -sS -N --max-time 1 "$URL/v1/completions" -d "$long, \"stream\": true}" >"$dir/out" 2>/dev/null
+curl -sS -N --max-time 0.4 "$URL/v1/completions" -d "$long, \"stream\": true}" >"$dir/out" 2>/dev/null
 prints '^data: '
-curl -sS --max-time 1 "$URL/v1/completions" -d "$long}" >"$dir/out" 2>/dev/null
+curl -sS --max-time 0.4 "$URL/v1/completions" -d "$long}" >"$dir/out" 2>/dev/null
 idle
 [ "$(grep -c 'the client went' "$dir/log")" -eq 2 ] || fail "clients went unnoticed: $(cat "$dir/log")"
 stops 0
 
 # Another server of the same nodes begins where the first one ended. Without nodes: 503, and soon.
 # shellcheck disable=SC2086
-serves -m "$dir/random.gguf" $kv --nodes "$nodes" --alias other --timeout-ms 1000
+serves -m "$dir/random.gguf" $kv --nodes "$nodes" --alias other --timeout-ms 400
 post /v1/completions "@$dir/greedy"
 answers 200 '"cached_tokens":[1-9]'
 text >"$dir/got"
@@ -146,7 +146,7 @@ stops 0
 
 # ---- limits ----
 
-serves -m "$dir/random.gguf" -c 4000 --parallel 1 --queue 1 --time-limit 3s --max-body 64KiB --max-tokens 3900
+serves -m "$dir/random.gguf" -c 4000 --parallel 1 --queue 1 --time-limit 1.2s --max-body 64KiB --max-tokens 3900
 post /v1/completions '{"prompt": "x", "max_tokens": 3950}'
 answers 400 "'max_tokens' is 3950; at most 3900"
 post /v1/completions "{\"prompt\": \"$(head -c 3000 "$dir/prompt")\", \"max_tokens\": 3900}"
