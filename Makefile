@@ -16,7 +16,7 @@ WERROR    ?=
 
 CC        ?= cc
 B         := build$(if $(SANITIZER),/$(SANITIZER))
-PKGS      := libcurl libzmq libprotobuf-c openblas libsodium libxxhash inih jansson libpcre2-8 liburing
+PKGS      := libcurl libmicrohttpd libzmq libprotobuf-c openblas libsodium libxxhash inih jansson libpcre2-8 liburing
 
 ifeq ($(filter clean format format-check,$(MAKECMDGOALS)),)
 missing := $(strip $(foreach p,$(PKGS) cmocka,$(shell pkg-config --exists $(p) || echo $(p))))
@@ -39,10 +39,10 @@ override CFLAGS  += -fsanitize=$(SANITIZER) -fno-omit-frame-pointer $(if $(finds
 override LDFLAGS += -fsanitize=$(SANITIZER)
 endif
 
-# One room a folder. The library is what engines link; the app adds models and the command line.
+# One room a folder. The library is what engines link; the app adds models, the server and the command line.
 LIB_SRC  := $(wildcard common/*.c proto/*.c decoder/tier/*.c decoder/context/*.c decoder/scout/*.c decoder/kernels/*.c) \
             $(filter-out memnode/main.c,$(wildcard memnode/*.c memnode/store/*.c))
-APP_SRC  := $(wildcard decoder/model/*.c) $(filter-out decoder/cli/main.c,$(wildcard decoder/cli/*.c))
+APP_SRC  := $(wildcard decoder/model/*.c decoder/serve/*.c) $(filter-out decoder/cli/main.c,$(wildcard decoder/cli/*.c))
 UNIT_SRC := $(wildcard tests/unit/test_*.c)
 TOOL_SRC := $(wildcard tests/tools/*.c) $(wildcard tests/fuzz/*.c) $(wildcard tests/bench/*.c)
 EXAMPLES := $(wildcard decoder/examples/*.c)

@@ -7,6 +7,7 @@
 #include "common/options.h"
 
 int cmd_run(int argc, char **argv);
+int cmd_serve(int argc, char **argv);
 int cmd_tokenize(int argc, char **argv);
 int cmd_logits(int argc, char **argv);
 int cmd_trace(int argc, char **argv);

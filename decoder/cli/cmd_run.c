@@ -312,7 +312,7 @@ static int take(struct run *r, uint32_t id, struct skv_error *err)
     int rc = keep_id(r, id, err);
     if (!rc)
         rc = emit_push(&r->emit, piece.data, piece.len, err);
-    if (r->emit.stopped)
+    if (r->emit.s.stopped)
         r->ended = "stop";
     else if (r->args->n_predict >= 0 && r->n_ids >= (uint64_t)r->args->n_predict)
         r->ended = "length";
@@ -419,12 +419,12 @@ static int print_json(const struct run *r, struct skv_error *err)
     skv_context_stats(r->ctx, &s);
     json_t *decode = meter_json(&r->meter);
     json_object_set_new(decode, "seconds", json_real(r->decode_s));
-    json_t *o =
-        json_pack("{s:o, s:o, s:o, s:s, s:I, s:{s:I, s:I, s:f}, s:o}", "prompt_ids",
-                  id_array(r->prompt, r->n_prompt), "ids", id_array(r->ids, r->n_ids), "text",
-                  json_stringn(r->emit.text ? r->emit.text : "", r->emit.len), "ended", r->ended, "seed",
-                  (json_int_t)r->args->seed, "prefill", "tokens", (json_int_t)(r->n_prompt - r->found),
-                  "found", (json_int_t)r->found, "seconds", r->prefill_s, "decode", decode);
+    json_t *o = json_pack("{s:o, s:o, s:o, s:s, s:I, s:{s:I, s:I, s:f}, s:o}", "prompt_ids",
+                          id_array(r->prompt, r->n_prompt), "ids", id_array(r->ids, r->n_ids), "text",
+                          json_stringn(r->emit.s.text ? r->emit.s.text : "", r->emit.s.len), "ended",
+                          r->ended, "seed", (json_int_t)r->args->seed, "prefill", "tokens",
+                          (json_int_t)(r->n_prompt - r->found), "found", (json_int_t)r->found, "seconds",
+                          r->prefill_s, "decode", decode);
     json_object_set_new(o, "memory",
                         json_pack("{s:I, s:I, s:I, s:I}", "window_bytes", (json_int_t)s.window_bytes,
                                   "representative_bytes", (json_int_t)s.representative_bytes, "cache_bytes",
@@ -560,7 +560,7 @@ int cmd_run(int argc, char **argv)
     r->args = &a;
     r->typed = (struct resume_typed){&cmd, &mem};
     r->sampler.state = a.seed;
-    r->emit = (struct emit){.out = a.json ? NULL : stdout, .stops = a.stop};
+    r->emit = (struct emit){.out = a.json ? NULL : stdout, .s = {.stops = a.stop.item, .n_stops = a.stop.n}};
     rc = run(r, &a.kv, &opts, &err);
     if (rc) {
         rc = cli_fail(cmd.name, &err);

@@ -6,6 +6,7 @@
 
 static const struct cli_command commands[] = {
     {"run", cmd_run, "continue a prompt with a model"},
+    {"serve", cmd_serve, "answer clients of OpenAI's API, many at once, with shared contexts"},
     {"tokenize", cmd_tokenize, "text to token ids"},
     {"logits", cmd_logits, "token ids to logits, for comparing engines"},
     {"trace", cmd_trace, "capture queries, keys and values of a text, to compare policies offline"},

@@ -16,21 +16,21 @@ static const char *const stops[] = {"END", "\n\n", ""};
 static char *emit_all(struct emit *e, size_t *shown, ...)
 {
     va_list ap;
-    *e = (struct emit){.stops = {(const char **)stops, 3}};
+    *e = (struct emit){.s = {.stops = stops, .n_stops = 3}};
     va_start(ap, shown);
     for (const char *piece; (piece = va_arg(ap, const char *));)
         assert_int_equal(emit_push(e, piece, strlen(piece), NULL), 0);
     va_end(ap);
     *shown = e->written;
     assert_int_equal(emit_end(e, NULL), 0);
-    assert_int_equal(e->written, e->len);
-    return strndup(e->text, e->len);
+    assert_int_equal(e->written, e->s.len);
+    return strndup(e->s.text, e->s.len);
 }
 
 static void expect(struct emit *e, char *text, const char *want, bool stopped)
 {
     assert_string_equal(text, want);
-    assert_int_equal(e->stopped, stopped);
+    assert_int_equal(e->s.stopped, stopped);
     free(text);
     emit_free(e);
 }
