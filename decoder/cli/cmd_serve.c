@@ -48,7 +48,7 @@ static const struct opt limit_table[] = {
      "requests worked on at once: each has a window, representatives and a cache of its own", .min = 1,
      .max = SCHEDULER_SLOTS},
     {"queue", 0, OPT_U32, AT(queue), "N", "requests that may wait besides; the next one is answered 429",
-     .min = 1, .max = 100000},
+     .max = 100000},
     {"max-body", 0, OPT_SIZE, AT(max_body), "SIZE", "largest request; a larger one is answered 413",
      .min = 1024},
     {"time-limit", 0, OPT_STRING, AT(time_limit), "TIME",

@@ -33,6 +33,13 @@ uint64_t exchange_retry_after(double mean_s, unsigned parallel)
     return s < 1 ? 1 : s > 600 ? 600 : (uint64_t)s;
 }
 
+/* Those that the worker has a slot for, and will take after its step, don't wait. */
+static unsigned room_now(const struct exchange *x)
+{
+    unsigned active = atomic_load(&x->active);
+    return x->room + (active < x->parallel ? x->parallel - active : 0);
+}
+
 int exchange_put(struct exchange *x, struct ticket *t, uint64_t *retry_after_s, struct api_error *e)
 {
     int rc = 0;
@@ -41,7 +48,7 @@ int exchange_put(struct exchange *x, struct ticket *t, uint64_t *retry_after_s, 
     if (x->closed) {
         api_error(e, 503, "shutting_down", NULL, "the server is stopping");
         rc = -EAGAIN;
-    } else if (x->n >= x->room) {
+    } else if (x->n >= room_now(x)) {
         *retry_after_s = exchange_retry_after(x->mean_s, x->parallel);
         api_error(e, 429, "queue_full", NULL, "%u requests are waiting already: try again in %llu s", x->n,
                   (unsigned long long)*retry_after_s);

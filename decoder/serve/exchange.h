@@ -8,7 +8,7 @@ struct exchange {
     pthread_mutex_t lock;
     pthread_cond_t came;
     struct ticket *first, **last;
-    unsigned n, room; /* tickets that wait, and how many may */
+    unsigned n, room; /* tickets that wait, and how many may besides those that there is a slot for */
     bool closed;
     double mean_s; /* of a request's time in the worker, over the latest; 0: not known */
     unsigned parallel;

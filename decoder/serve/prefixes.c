@@ -42,7 +42,9 @@ void prefixes_init(struct prefixes *p, skv_tier *tier, const struct skv_model *m
 
 static void hash_ids(const struct prefixes *p, const uint32_t *ids, size_t n, uint8_t out[PREFIX_HASH])
 {
-    crypto_generichash(out, PREFIX_HASH, (const uint8_t *)ids, n * sizeof *ids, p->key, sizeof p->key);
+    uint8_t whole[crypto_generichash_BYTES];
+    crypto_generichash(whole, sizeof whole, (const uint8_t *)ids, n * sizeof *ids, p->key, sizeof p->key);
+    memcpy(out, whole, PREFIX_HASH);
 }
 
 static void name_hash(const uint8_t hash[PREFIX_HASH], char out[PREFIX_NAME])

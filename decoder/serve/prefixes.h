@@ -9,7 +9,7 @@
 
 #include "decoder/scoutkv.h"
 
-enum { PREFIX_HASH = 16, PREFIX_SEEN = 1024 };
+enum { PREFIX_HASH = 12, PREFIX_SEEN = 1024 };
 
 struct prefixes {
     skv_tier *tier;

@@ -21,6 +21,12 @@ int sequence_open(struct serving *w, struct ticket *t, struct sequence *s)
     s->logits = malloc(w->model->params.vocab * sizeof *s->logits);
     if (!s->logits)
         return skv_fail(&s->error, -ENOMEM, "out of memory");
+    return sequence_begin(w, s);
+}
+
+int sequence_begin(struct serving *w, struct sequence *s)
+{
+    struct ticket *t = s->ticket;
     /* All but the last: its logits are needed. */
     int rc = skv_context_open_prefix(w->tier, w->shape, w->context, t->ids, t->n_ids - 1, w->chunk, &s->ctx,
                                      &s->error);
@@ -30,12 +36,18 @@ int sequence_open(struct serving *w, struct ticket *t, struct sequence *s)
     atomic_store(&t->prefilled, s->done);
     size_t whole = (t->n_ids - 1) / w->chunk * w->chunk;
     if (s->found == whole && whole &&
-        prefixes_found(&w->prefixes, s->ctx, t->ids, whole, s->begun_ns, &s->error) != 0)
+        prefixes_found(&w->prefixes, s->ctx, t->ids, whole, clock_ns(), &s->error) != 0)
         log_write(w->log, LOG_LEVEL_WARN, "%s: a beginning that was found could not be leased anew: %s",
                   t->answer.id, s->error.text);
     s->keep_at = s->found < whole ? whole : 0;
     s->error = (struct skv_error){0};
     return 0;
+}
+
+void sequence_wait(struct sequence *s)
+{
+    skv_context_close(s->ctx);
+    s->ctx = NULL;
 }
 
 /* What fails here is told to the operator only: the request does not need it. */

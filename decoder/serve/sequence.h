@@ -27,8 +27,8 @@ struct serving {
 
 struct sequence {
     struct ticket *ticket; /* its reference is the sequence's */
-    skv_context *ctx;
-    float *logits; /* (vocab), after the last token of the context */
+    skv_context *ctx;      /* NULL: it waits for what another one prefills (share.h) */
+    float *logits;         /* (vocab), after the last token of the context */
     struct sampler sampler;
     struct stop_text text;
     size_t shown, chars; /* bytes of the text that were sent; characters of all of it */
@@ -49,6 +49,9 @@ struct sequence {
 
 /* All return 0 or -errno, with seq->error filled. open takes the ticket's reference over, on failure too. */
 int sequence_open(struct serving *, struct ticket *, struct sequence *);
+/* Its context begins with what of the prompt is on the tier. */
+int sequence_begin(struct serving *, struct sequence *);
+void sequence_wait(struct sequence *);                     /* gives its context up, until it begins again */
 int sequence_prefill(struct serving *, struct sequence *); /* one chunk */
 static inline bool sequence_prefilled(const struct sequence *s)
 {

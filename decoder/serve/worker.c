@@ -48,6 +48,25 @@ static void look_after(struct worker *w, unsigned slot)
 
 /* ---- between steps ---- */
 
+/* Has it wait if somebody is prefilling what it begins with; it has a context. */
+static void share_or_go_on(struct worker *w, unsigned slot)
+{
+    if (w->sequences[slot].error.code ||
+        !share_find(w->sequences, w->parallel, slot, w->serving.chunk, &w->shares[slot]))
+        return;
+    sequence_wait(&w->sequences[slot]);
+    scheduler_hold(&w->scheduler, slot, true);
+}
+
+/* What it waited for is on the tier, or nobody makes it any more. */
+static void begin_again(struct worker *w, unsigned slot)
+{
+    sequence_begin(&w->serving, &w->sequences[slot]);
+    scheduler_hold(&w->scheduler, slot, false);
+    share_or_go_on(w, slot);
+    look_after(w, slot);
+}
+
 /* Fills free slots. Waits if there is nothing else to do, for somebody if there is a slot. */
 static void admit(struct worker *w, unsigned wait_ms)
 {
@@ -58,7 +77,8 @@ static void admit(struct worker *w, unsigned wait_ms)
         unsigned slot = (unsigned)scheduler_add(&w->scheduler);
         wait_ms = 0;
         atomic_store(&w->exchange->active, w->scheduler.n_used);
-        sequence_open(&w->serving, t, &w->sequences[slot]);
+        if (sequence_open(&w->serving, t, &w->sequences[slot]) == 0)
+            share_or_go_on(w, slot);
         look_after(w, slot);
     }
 }
@@ -85,6 +105,9 @@ static void sweep_active(struct worker *w, uint64_t now)
             log_write(w->serving.log, LOG_LEVEL_INFO, "%s: the client went after %llu tokens",
                       s->ticket->answer.id, (unsigned long long)s->n_generated);
             leave(w, slot);
+        } else if (in_time(w, s, now) && !s->ctx) {
+            if (!share_lasts(w->sequences, &w->shares[slot]))
+                begin_again(w, slot);
         } else if (in_time(w, s, now)) {
             scheduler_hold(&w->scheduler, slot, ticket_backlog(s->ticket) > BACKLOG);
         } else if (s->n_generated) {
@@ -183,7 +206,8 @@ int worker_start(struct worker *w, struct skv_error *err)
     sigset_t all, before;
     scheduler_init(&w->scheduler, w->parallel);
     w->sequences = calloc(w->parallel, sizeof *w->sequences);
-    if (!w->sequences)
+    w->shares = calloc(w->parallel, sizeof *w->shares);
+    if (!w->sequences || !w->shares)
         return skv_fail(err, -ENOMEM, "out of memory");
     int rc = session_open(w->serving.model, w->serving.tier, NULL, w->threads, &w->serving.session, err);
     if (rc)
@@ -214,5 +238,7 @@ void worker_stop(struct worker *w)
         w->serving.session = NULL;
     }
     free(w->sequences);
+    free(w->shares);
     w->sequences = NULL;
+    w->shares = NULL;
 }

@@ -7,6 +7,7 @@
 #include "decoder/serve/exchange.h"
 #include "decoder/serve/scheduler.h"
 #include "decoder/serve/sequence.h"
+#include "decoder/serve/share.h"
 
 struct worker {             /* zero it, fill the first part */
     struct serving serving; /* but for the session */
@@ -21,6 +22,7 @@ struct worker {             /* zero it, fill the first part */
     pthread_t thread;
     struct scheduler scheduler;
     struct sequence *sequences; /* [parallel], by slot */
+    struct share *shares;       /* [parallel]: behind whom they wait */
     struct recompute recomputed;
 };
 

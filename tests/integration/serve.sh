@@ -120,6 +120,20 @@ for i in 1 2 3; do
     done
 done
 
+# A document that nobody has asked before, from several at once: it is prefilled once.
+printf '{"prompt": "New: %s", "temperature": 0, %s}' "$(cat "$dir/prompt")" "$asks" >"$dir/new"
+many=
+for i in 1 2 3 4; do
+    curl -sS "$URL/v1/completions" -d "@$dir/new" >"$dir/new.$i" &
+    many="$many $!"
+done
+for pid in $many; do
+    wait "$pid" || fail "one of several requests at once failed"
+done
+cat "$dir"/new.[1-4] | sed 's/}{"id/}\n{"id/g' >"$dir/out"
+[ "$(grep -o '"cached_tokens":0' "$dir/out" | wc -l)" -eq 1 ] || fail "a document was prefilled several times at once: $(cat "$dir/out")"
+[ "$(sed 's/.*"text":"\(.*\)","logprobs".*/\1/' "$dir/out" | sort -u | wc -l)" -eq 1 ] || fail "it was answered in several ways: $(cat "$dir/out")"
+
 # Clients that go: a stream, and one that waits for a whole answer.
 long='{"prompt": "x", "max_tokens": 19000, "temperature": 0, "ignore_eos": true'
 curl -sS -N --max-time 0.4 "$URL/v1/completions" -d "$long, \"stream\": true}" >"$dir/out" 2>/dev/null

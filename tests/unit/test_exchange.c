@@ -122,12 +122,24 @@ static void the_queue_is_bounded(void **state)
     uint64_t after;
     assert_int_equal(exchange_init(&x, 2, 4), 0);
     assert_null(exchange_take(&x, 0));
+    atomic_store(&x.active, 4);
     for (int i = 0; i < 3; i++)
         t[i] = new_ticket(false);
     assert_int_equal(exchange_put(&x, t[0], &after, &e), 0);
     assert_int_equal(exchange_put(&x, t[1], &after, &e), 0);
     assert_int_not_equal(exchange_put(&x, t[2], &after, &e), 0);
     assert_true(e.status == 429 && after == 1);
+    atomic_store(&x.active, 3); /* a slot is free: the worker is in a step, and will take one after it */
+    assert_int_equal(exchange_put(&x, t[2], &after, &e), 0);
+    assert_ptr_equal(exchange_take(&x, 0), t[0]);
+    ticket_release(t[0]);
+    assert_ptr_equal(exchange_take(&x, 0), t[1]);
+    ticket_release(t[1]);
+    assert_ptr_equal(exchange_take(&x, 0), t[2]);
+    ticket_release(t[2]);
+    atomic_store(&x.active, 4);
+    assert_int_equal(exchange_put(&x, t[0], &after, &e), 0);
+    assert_int_equal(exchange_put(&x, t[1], &after, &e), 0);
     exchange_served(&x, 40);
     assert_int_not_equal(exchange_put(&x, t[2], &after, &e), 0);
     assert_int_equal(after, 10); /* one of four ends every 10 s */
