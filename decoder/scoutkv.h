@@ -181,7 +181,7 @@ SKV_API bool skv_policy_history(const struct skv_select *, const struct skv_cali
 /* What is kept of every page for the scout: at d_k = 64, 14 bytes per token and KV head with the five keys
  * that stand out, 2.75 without, which finds less of what is copied from afar. With a calibration that
  * projects keys to fewer dims: eight keys that stand out, or none. */
-enum skv_representatives { SKV_REPS_FULL, SKV_REPS_LEAN, SKV_REPS };
+enum skv_representatives { SKV_REPS_FULL, SKV_REPS_LEAN, SKV_REPRESENTATIVES };
 
 /* How the budget of decode steps is split over layers and KV heads; each gets a page at least, and the sum
  * stays the same. Layers of a policy of their own keep their budget. */

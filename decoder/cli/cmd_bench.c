@@ -317,14 +317,10 @@ static int bench_step(int argc, char **argv)
     struct bench *b = calloc(1, sizeof *b);
     if (!b)
         return 1;
-    struct kv_ranges ranges = {0};
-    struct skv_context_opts opts;
-    char recipe[32];
     b->args = &a;
     rc = parse_lengths(b, &err);
     if (!rc)
-        rc = kv_context_opts(&a.kv, &ranges, recipe, &opts, &err);
-    free(ranges.range);
+        rc = kv_check(&a.kv, &err);
     if (rc) {
         rc = options_mistake(&cmd, "%s", err.text);
     } else {

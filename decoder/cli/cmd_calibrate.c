@@ -177,7 +177,7 @@ static int report(const struct calibrate *c, const struct skv_calibration *k, st
 
 /* ---- the command ---- */
 
-/* Five eighths held the most for as many bytes on recall3m. */
+/* Of five eighths, eight keys that stand out take the bytes of five whole ones. */
 static int projected_dims(struct calibrate *c, struct skv_error *err)
 {
     uint32_t d_k = c->engine.model->params.d_k, d = c->args->project ? c->args->project : d_k * 5 / 8 / 8 * 8;

@@ -132,11 +132,7 @@ int cmd_logits(int argc, char **argv)
     if (rc >= 0)
         return rc;
     struct logits l = {.args = &a};
-    struct skv_context_opts opts;
-    struct kv_ranges ranges = {0};
-    char recipe[32];
-    rc = kv_context_opts(&a.kv, &ranges, recipe, &opts, &err);
-    free(ranges.range);
+    rc = kv_check(&a.kv, &err);
     if (rc) {
         rc = options_mistake(&cmd, "%s", err.text);
         goto out;

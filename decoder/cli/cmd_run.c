@@ -482,12 +482,8 @@ static int run(struct run *r, struct kv_options *kv, struct skv_context_opts *op
 static int check_args(const struct opt_command *cmd, struct run_args *a, struct sample_opts *sample)
 {
     struct skv_error err = {0};
-    struct kv_ranges ranges = {0};
-    struct skv_context_opts opts;
-    char recipe[32];
     *sample = (struct sample_opts){(float)a->temp, a->top_k, (float)a->top_p, (float)a->min_p};
-    int rc = kv_context_opts(&a->kv, &ranges, recipe, &opts, &err);
-    free(ranges.range);
+    int rc = kv_check(&a->kv, &err);
     if (!rc)
         rc = sample_check(sample, &err);
     if (!rc)

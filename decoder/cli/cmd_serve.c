@@ -88,11 +88,7 @@ static int parse_times(const struct serve_args *a, struct serve_opts *o, struct 
 static int check_args(const struct opt_command *cmd, struct serve_args *a, struct serve_opts *o)
 {
     struct skv_error err = {0};
-    struct kv_ranges ranges = {0};
-    struct skv_context_opts context;
-    char recipe[32];
-    int rc = kv_context_opts(&a->kv, &ranges, recipe, &context, &err);
-    free(ranges.range);
+    int rc = kv_check(&a->kv, &err);
     if (!rc)
         rc = parse_times(a, o, &err);
     return rc ? options_mistake(cmd, "%s", err.text) : -1;

@@ -317,6 +317,16 @@ int kv_context_opts(const struct kv_options *o, struct kv_ranges *ranges, char r
     return 0;
 }
 
+int kv_check(const struct kv_options *o, struct skv_error *err)
+{
+    struct skv_context_opts opts;
+    struct kv_ranges ranges = {0};
+    char recipe[32];
+    int rc = kv_context_opts(o, &ranges, recipe, &opts, err);
+    free(ranges.range);
+    return rc;
+}
+
 void kv_tier_opts(const struct kv_options *o, struct skv_tier_opts *out)
 {
     *out = (struct skv_tier_opts){

@@ -59,6 +59,8 @@ int kv_schedule(const struct kv_options *, enum skv_schedule *out, struct skv_er
  * recipe (of the prefill chunk) is written into the caller's buffer. */
 int kv_context_opts(const struct kv_options *, struct kv_ranges *ranges, char recipe[32],
                     struct skv_context_opts *out, struct skv_error *);
+/* The same, only to find mistakes before anything is opened. */
+int kv_check(const struct kv_options *, struct skv_error *);
 /* What the context does; the engine sees to `recompute`. */
 enum skv_on_loss kv_on_loss(const struct kv_options *);
 void kv_tier_opts(const struct kv_options *, struct skv_tier_opts *out);

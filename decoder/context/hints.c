@@ -18,7 +18,7 @@ enum {
     MOST = 2 * AVERAGE,
     WORTH_TELLING = 2, /* half octaves: a factor of 2 */
 };
-/* How much of the prior is salience, where the policy does not say. */
+/* How much of the prior is salience; the rest is what blocks received. */
 static const float hint_alpha = 0.5f;
 
 struct told {

@@ -224,7 +224,19 @@ struct skv_context {
 };
 
 /* What decode steps select in a layer. */
+
+/* ---- recipe.c ---- */
+
+/* -EINVAL with a sentence; which: "decode" or "prefill". */
+int recipe_check_select(const struct skv_select *, const char *which, struct skv_error *);
+int recipe_check_layers(const struct skv_context_opts *, unsigned n_layers, struct skv_error *);
+/* How decode steps of a layer select. */
 const struct skv_select *context_select(const struct skv_context *, unsigned layer);
+/* The policy's options, if any is not what it is by itself. */
+void hash_policy_opts(struct identity *, const struct skv_select *);
+/* c->root: everything that decides the bits of K and V besides the tokens (design: "recipe"). */
+void recipe_hash_root(struct skv_context *);
+
 static inline uint64_t context_sealed_pages(const struct skv_context *c)
 {
     return c->sealed * BLOCK_PAGES;
@@ -247,8 +259,6 @@ int context_grow_local(struct skv_context *);
 void context_set_eligible(struct skv_context *);
 /* Gives a context without spans empty ones for n_blocks. */
 int context_make_spans(struct skv_context *, uint64_t n_blocks);
-/* The policy's options, if any is not what it is by itself. */
-void hash_policy_opts(struct identity *, const struct skv_select *);
 int context_pass_complete(const struct skv_context *, struct skv_error *);
 /* A context without tokens; recipe and options are checked and hashed. */
 int context_new(struct skv_tier *, struct shape *, const struct skv_context_opts *, struct skv_context **,

@@ -276,11 +276,11 @@ static bool load_schedule(struct skv_context_opts *o, const uint8_t *at, size_t 
 
 static bool load_representatives(struct skv_context_opts *o, const uint8_t *at, size_t n)
 {
-    uint32_t representatives = SKV_REPS;
+    uint32_t representatives = SKV_REPRESENTATIVES;
     if (n == sizeof representatives)
         memcpy(&representatives, at, sizeof representatives);
     o->representatives = (enum skv_representatives)representatives;
-    return representatives < SKV_REPS;
+    return representatives < SKV_REPRESENTATIVES;
 }
 
 static bool load_calibration(struct manifest *m, const uint8_t *at, size_t n)

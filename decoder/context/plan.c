@@ -42,7 +42,7 @@ int plan_calibration(struct skv_context *c, const struct skv_context_opts *o, st
         return skv_fail(err, -EINVAL, "schedule number %d is unknown", (int)o->schedule);
     if (o->schedule == SKV_CALIBRATED && !o->calibration)
         return skv_fail(err, -EINVAL, "schedule calibrated: it needs a calibration");
-    if ((unsigned)o->representatives >= SKV_REPS)
+    if ((unsigned)o->representatives >= SKV_REPRESENTATIVES)
         return skv_fail(err, -EINVAL, "representatives number %d are unknown", (int)o->representatives);
     c->index = index_kind_of(o);
     c->opts.calibration = NULL;

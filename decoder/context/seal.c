@@ -158,6 +158,7 @@ static void index_layer(void *arg, unsigned layer)
     float *values = keys + BLOCK_PAGES * page_floats, *projected = values + BLOCK_PAGES * value_floats;
     unsigned dims = shape_rep_dims(c->shape, layer); /* of what is summarised */
     for (unsigned h = 0; h < lay->n_heads; h++) {
+        const float *learned = plan_salience(c, layer, h);
         for (unsigned p = 0; p < BLOCK_PAGES; p++) {
             const uint8_t *page = j->kv[layer]->data + (h * BLOCK_PAGES + p) * page_bytes;
             float *page_keys = keys + p * page_floats;
@@ -176,7 +177,6 @@ static void index_layer(void *arg, unsigned layer)
             for (unsigned i = 0; i < PAGE_TOKENS; i++)
                 norm = fmaxf(norm, k->dot(d_k, page_keys + i * d_k, page_keys + i * d_k));
             span_norms(c->shape, j->span, layer, h)[at] = sqrtf(norm);
-            const float *learned = plan_salience(c, layer, h);
             span_salience(c->shape, j->span, layer, h)[at] =
                 learned ? salience_page(k, d_k, learned, page_keys) : 0.0f;
         }

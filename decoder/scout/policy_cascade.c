@@ -39,10 +39,11 @@ struct cascade {
     const uint8_t **groups;
     const float **scatter; /* of the group's piece */
     uint32_t *group_at;
-    uint64_t *eligible;                     /* bitmap of lanes that may be chosen */
-    float *mass, *score;                    /* (rows, ld), (ld) */
-    float *mean_mass, *mean_lse, *salience; /* of the mean query: (rows, ld), (rows), (ld) */
-    uint32_t *order;                        /* of scout_top */
+    uint64_t *eligible;          /* bitmap of lanes that may be chosen */
+    float *mass, *score;         /* (rows, ld), (ld) */
+    float *mean_mass, *mean_lse; /* of the mean query: (rows, ld), (rows) */
+    float *salience;             /* (ld) log */
+    uint32_t *order;             /* of scout_top */
 };
 
 static size_t round_up(size_t n, size_t to)
@@ -267,12 +268,6 @@ static void weigh_pages(const struct far_view *v, struct cascade *c)
             c->score[i] *= prior_factor(v->received[page_of_lane(c, i)], mean, power);
 }
 
-/* Log salience of a lane's page. */
-static float lane_salience(const struct far_view *v, const struct cascade *c, size_t lane)
-{
-    return learned(v) ? page_salience(v, page_of_lane(c, lane)) : logf(c->salience[lane]);
-}
-
 static void weigh_salience(struct far_view *v, struct cascade *c, const struct scout_head *sh)
 {
     size_t n = c->n_groups * GROUP;
@@ -284,11 +279,13 @@ static void weigh_salience(struct far_view *v, struct cascade *c, const struct s
         scout_aggregate(n, v->rows, c->mean_mass, c->ld, c->mean_lse, c->salience);
     }
     for (size_t i = 0; i < n; i++)
-        if (c->eligible[i / 64] >> (i % 64) & 1)
-            most = fmaxf(most, lane_salience(v, c, i));
+        if (c->eligible[i / 64] >> (i % 64) & 1) {
+            c->salience[i] = learned(v) ? page_salience(v, page_of_lane(c, i)) : logf(c->salience[i]);
+            most = fmaxf(most, c->salience[i]);
+        }
     for (size_t i = 0; i < n && isfinite(most); i++)
         if (c->eligible[i / 64] >> (i % 64) & 1)
-            c->score[i] *= expf(power * (lane_salience(v, c, i) - most));
+            c->score[i] *= expf(power * (c->salience[i] - most));
 }
 
 /* ---- what the first stage says too little ---- */

@@ -142,10 +142,6 @@ struct store {
 struct block *block_new(struct store *, const struct block_key *, const struct block_layout *,
                         const uint64_t *checksums); /* an entry without bytes; NULL: no memory */
 void block_free(struct store *, struct block *);    /* drops the entry, wherever its bytes are */
-/* The payload's memory, with RAM copies of colder blocks making room. NULL: not now. */
-struct buf *ram_take(struct store *, size_t len);
-void ram_attach(struct store *, struct block *, struct buf *); /* takes the reference */
-void ram_detach(struct store *, struct block *);
 void block_place(struct store *, struct block *, struct disk *, uint32_t segment, uint32_t offset,
                  uint64_t sequence);
 void block_unplace(struct store *, struct block *); /* its record is not needed any more */
@@ -158,6 +154,15 @@ static inline bool block_held(const struct block *b)
 {
     return b->leases || block_reserved(b);
 }
+
+/* ---- ram.c ---- */
+
+/* The payload's memory, with RAM copies of colder blocks making room. NULL: not now. */
+struct buf *ram_take(struct store *, size_t len);
+void ram_attach(struct store *, struct block *, struct buf *); /* takes the reference */
+void ram_detach(struct store *, struct block *);
+/* Takes one block's bytes out of RAM. 0: there is none that could go; else how many bytes. */
+size_t ram_evict_one(struct store *);
 /* What it is worth to keep: how often it has been used lately, and is expected to be by its HINT. In any
  * unit, the same for all blocks. */
 double block_value(const struct store *, const struct block *);

@@ -4,13 +4,11 @@
 
 #include "decoder/context/internal.h"
 #include "tests/unit/context_engine.h"
-#include "tests/unit/nodes.h"
+#include "tests/unit/three_nodes.h"
 
 #include <errno.h>
 
 enum { CHUNK = 128 };
-
-static struct nodes three;
 
 /* Sum of a counter over the nodes. */
 static inline uint64_t counter(const char *name)
@@ -89,18 +87,10 @@ static inline unsigned lose_objects(const char *prefix)
     return d.n;
 }
 
-static inline int start_three(void **s)
+static inline int start_three_one_text(void **s)
 {
-    (void)s;
     text.part_at = UINT64_MAX;
-    return nodes_start(&three, 3, "256MiB");
-}
-
-static inline int stop_three(void **s)
-{
-    (void)s;
-    nodes_stop(&three);
-    return 0;
+    return start_three(s);
 }
 
 #endif

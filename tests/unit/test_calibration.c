@@ -340,9 +340,7 @@ static void test_regression(void **s)
     salience_fit_free(&fit);
 }
 
-/* Queries look where nobody could know from the query alone: pages with keys along one direction are read
- * again and again, though their representatives, which say the same of all pages, don't show it. The prior is
- * judged on a trace that it has not seen. */
+/* All queries lean towards one dim, whatever else they want: who has keys along it receives the most. */
 static struct kv_trace *read_again(uint64_t seed)
 {
     struct kv_trace_head h = {

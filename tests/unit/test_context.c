@@ -1,15 +1,13 @@
 /* test_context.c: scoutkv.h with synthetic q, k, v: right against a float64 loop, and the same bits whatever
  * the road. */
 #include "tests/unit/context_engine.h"
-#include "tests/unit/nodes.h"
+#include "tests/unit/three_nodes.h"
 
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <cmocka.h>
-
-static struct nodes three;
 
 struct run {
     skv_tier *tier;
@@ -524,19 +522,6 @@ static void test_tags_name_blocks(void **s)
     assert_int_equal(st.blocks_sealed, (512 - 128) / 64);
     skv_context_close(c);
     skv_tier_close(t);
-}
-
-static int start_three(void **s)
-{
-    (void)s;
-    return nodes_start(&three, 3, "256MiB");
-}
-
-static int stop_three(void **s)
-{
-    (void)s;
-    nodes_stop(&three);
-    return 0;
 }
 
 int main(int argc, char **argv)

@@ -296,11 +296,26 @@ static void test_degraded_blocks_have_other_names(void **state)
     run_end(&b);
 }
 
-/* The estimate against the truth: one head, keys that are alike within a page, some pages lost. */
+/* The estimate against the truth: one head, keys that are alike within a page, some pages lost; with
+ * representatives of the keys, and of projected ones (here to other scales, which the query undoes). */
 static void test_estimate_is_near_the_truth(void **state)
 {
-    (void)state;
+    const bool *projected = *state;
     enum { D = 64, N = 1280 };
+    static const struct skv_calibration_head head = {.gamma_page = 1, .gamma_block = 1};
+    static float salience[D + 2], projection[2][D][D];
+    for (unsigned i = 0; i < D; i++) {
+        projection[0][i][i] = i % 2 ? 2.0f : 0.5f;
+        projection[1][i][i] = 1 / projection[0][i][i];
+    }
+    const struct skv_calibration calibration = {.fingerprint = "one head",
+                                                .n_layers = 1,
+                                                .n_kv_heads = 1,
+                                                .heads = &head,
+                                                .d_k = D,
+                                                .salience = salience,
+                                                .d_rep = D,
+                                                .projection = projection[0][0]};
     static const struct skv_layer layer = {
         .d_k = D, .d_v = D, .n_heads = 1, .n_kv_heads = 1, .scale = 0.125f};
     const struct skv_model model = {.n_layers = 1, .layers = &layer, .fingerprint = "one head"};
@@ -322,6 +337,7 @@ static void test_estimate_is_near_the_truth(void **state)
     struct skv_context_opts o = run_options(SKV_F32);
     o.on_loss = SKV_LOSS_DEGRADE;
     o.cache_bytes = 0;
+    o.calibration = *projected ? &calibration : NULL;
     skv_context *c;
     check(skv_context_open(tier, &model, &o, &c, &err), &err);
     check(skv_append(c, SKV_PREFILL, N, token, NULL, &err), &err);
@@ -655,7 +671,8 @@ int main(void)
         cmocka_unit_test(test_degraded_dense_is_window),
         cmocka_unit_test(test_undisturbed_degrade_loses_nothing),
         cmocka_unit_test(test_degraded_blocks_have_other_names),
-        cmocka_unit_test(test_estimate_is_near_the_truth),
+        cmocka_unit_test_prestate(test_estimate_is_near_the_truth, &(bool){false}),
+        cmocka_unit_test_prestate(test_estimate_is_near_the_truth, &(bool){true}),
         cmocka_unit_test(test_recompute_same_bits),
         cmocka_unit_test(test_recompute_repeats_what_it_must),
         cmocka_unit_test(test_recompute_decoded),

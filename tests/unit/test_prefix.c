@@ -144,5 +144,5 @@ int main(void)
         cmocka_unit_test(test_prefix_of_a_cut_pass),
         cmocka_unit_test(test_prefix_with_gaps),
     };
-    return cmocka_run_group_tests_name("prefix", tests, start_three, stop_three);
+    return cmocka_run_group_tests_name("prefix", tests, start_three_one_text, stop_three);
 }

@@ -1,13 +1,11 @@
 /* test_refresh.c: steps that look broader: when they come, and the same bits whatever the road. */
 #include "decoder/context/internal.h"
 #include "tests/unit/context_engine.h"
-#include "tests/unit/nodes.h"
+#include "tests/unit/three_nodes.h"
 
 #include <math.h>
 
 enum { PROMPT = 1500, STEPS = 24, HEADS_A_STEP = LAYERS * KV_HEADS };
-
-static struct nodes three;
 
 static struct skv_context_opts opts_of(const char *policy, float turn)
 {
@@ -198,19 +196,6 @@ static void the_cosine_is_that_of_directions(void **state)
     turn_free(t);
     shape_unref(s);
     free(bytes);
-}
-
-static int start_three(void **s)
-{
-    (void)s;
-    return nodes_start(&three, 3, "256MiB");
-}
-
-static int stop_three(void **s)
-{
-    (void)s;
-    nodes_stop(&three);
-    return 0;
 }
 
 int main(void)

@@ -486,5 +486,5 @@ int main(void)
         cmocka_unit_test(test_two_versions),
         cmocka_unit_test(test_node_dies),
     };
-    return cmocka_run_group_tests_name("saved", tests, start_three, stop_three);
+    return cmocka_run_group_tests_name("saved", tests, start_three_one_text, stop_three);
 }
