@@ -241,7 +241,7 @@ static int run_policy(struct eval *e, struct eval_row *row, struct skv_error *er
                            progress_seconds(&bar) >= e->args->dense_seconds && i + 1 < e->task.n_questions;
     }
     if (!rc)
-        fprintf(stderr, "%s%-10s %" PRIu64 " of %" PRIu64 " right in %.1f s\n", bar.on ? "\r\033[K" : "",
+        fprintf(stderr, "%s%-13s %" PRIu64 " of %" PRIu64 " right in %.1f s\n", bar.on ? "\r\033[K" : "",
                 name, row->right, row->asked, progress_seconds(&bar));
     progress_end(&bar);
     return rc;
