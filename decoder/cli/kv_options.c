@@ -250,12 +250,18 @@ void kv_say_salience(const struct skv_select *s, const struct skv_calibration *c
           stderr);
 }
 
+bool kv_dtype_named(const char *name, size_t len, enum skv_dtype *type)
+{
+    for (*type = SKV_F16; skv_dtype_name(*type); ++*type)
+        if (strlen(skv_dtype_name(*type)) == len && memcmp(skv_dtype_name(*type), name, len) == 0)
+            return true;
+    return false;
+}
+
 enum skv_dtype kv_dtype(const struct kv_options *o)
 {
-    enum skv_dtype type = SKV_F16;
-    while (skv_dtype_name(type) && strcmp(o->kv_type, skv_dtype_name(type)) != 0)
-        type++;
-    return type;
+    enum skv_dtype type;
+    return kv_dtype_named(o->kv_type, strlen(o->kv_type), &type) ? type : SKV_F16;
 }
 
 enum skv_representatives kv_representatives(const struct kv_options *o)
