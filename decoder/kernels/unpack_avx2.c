@@ -16,19 +16,33 @@ static float load_half(const uint8_t *at)
     return _cvtsh_ss(h);
 }
 
+/* Eight codes with their scale. */
+static inline void eight_q8_0(__m256 scale, const uint8_t *at, float *x)
+{
+    __m256i codes = _mm256_cvtepi8_epi32(_mm_loadl_epi64((const void *)at));
+    _mm256_storeu_ps(x, _mm256_mul_ps(scale, _mm256_cvtepi32_ps(codes)));
+}
+
+static inline void group_q8_0(const unsigned n, float s, const uint8_t *at, float *x)
+{
+    __m256 scale = _mm256_set1_ps(s);
+    unsigned j = 0;
+    for (; j + 8 <= n; j += 8)
+        eight_q8_0(scale, at + j, x + j);
+    for (; j < n; j++)
+        x[j] = s * (float)(int8_t)at[j];
+}
+
 static const uint8_t *rows_q8_0(unsigned d, const uint8_t *at, float *x)
 {
     const uint8_t *scales = at + (size_t)TOKENS * d;
     for (unsigned t = 0; t < TOKENS; t++)
         for (unsigned i = 0; i < d; i += GROUP, scales += 2) {
-            unsigned n = d - i < GROUP ? d - i : GROUP, j = 0;
-            float s = load_half(scales);
-            for (; j + 8 <= n; j += 8) {
-                __m256i codes = _mm256_cvtepi8_epi32(_mm_loadl_epi64((const void *)(at + j)));
-                _mm256_storeu_ps(x + j, _mm256_mul_ps(_mm256_set1_ps(s), _mm256_cvtepi32_ps(codes)));
-            }
-            for (; j < n; j++)
-                x[j] = s * (float)(int8_t)at[j];
+            unsigned n = d - i < GROUP ? d - i : GROUP;
+            if (n == GROUP) /* known to the compiler */
+                group_q8_0(GROUP, load_half(scales), at, x);
+            else
+                group_q8_0(n, load_half(scales), at, x);
             at += n;
             x += n;
         }
