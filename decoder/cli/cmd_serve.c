@@ -30,7 +30,10 @@ static const struct opt server_table[] = {
     {"port", 0, OPT_U32, AT(port), "P", "port to listen on; 0 takes a free one, and says which",
      .max = 65535},
     {"api-keys", 0, OPT_STRING, AT(api_keys), "FILE",
-     "keys that clients must send one of, a line each; without it any key will do"},
+     "keys that clients must send one of, a line each: KEY, KEY TENANT or KEY TENANT SECRET; tenants share "
+     "nothing that is kept (a key without one is its own; those of - share with `scoutkv run`); without it "
+     "any "
+     "key will do"},
     {"alias", 0, OPT_STRING, AT(alias), "NAME",
      "what clients call the model; the file's name without .gguf if not given"},
     {"chat-template", 0, OPT_CHOICE, AT(chat_template), NULL,

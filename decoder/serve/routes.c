@@ -244,8 +244,10 @@ static int make_ticket(const struct call *c, bool chat, struct ticket **out, str
         rc = check_model(c->serve, r.model, e);
     if (!rc && !(t = ticket_new(&r)))
         rc = api_error(e, 503, "out_of_room", NULL, "out of memory");
-    if (!rc)
+    if (!rc) {
+        t->tenant = c->tenant;
         rc = fill_ticket(t, c->serve, e);
+    }
     api_request_free(&r);
     if (rc)
         ticket_release(t);
