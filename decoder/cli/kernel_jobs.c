@@ -238,7 +238,18 @@ static void gemv(struct kernel_job *j, struct pool *pool)
 {
     struct weights *s = j->self;
     struct matmul m = {&s->w, s->y};
-    matmul_rows(pool, &m, 1, s->tokens, s->x, false);
+    (void)matmul_rows(pool, &s->room, &m, 1, s->tokens, s->x, false);
+}
+
+/* Vectors of a batch, each with the bits of gemv. */
+static int gemv16_make(struct kernel_job *j, size_t bytes)
+{
+    return weights_make(j, bytes / 4, 16);
+}
+
+static void gemv16(struct kernel_job *j, struct pool *pool)
+{
+    gemv(j, pool);
 }
 
 /* So many weights that a pass takes as long as the others. */
@@ -280,6 +291,7 @@ static void gemm(struct kernel_job *j, struct pool *pool)
         .type = number                                                                                       \
     }
 #define GEMV(type_name, number) WEIGHTS(gemv, type_name, number, "one vector by weights")
+#define GEMV16(type_name, number) WEIGHTS(gemv16, type_name, number, "16 vectors by weights, as one by one")
 #define GEMM(type_name, number) WEIGHTS(gemm, type_name, number, "256 vectors by weights")
 
 static int sums_make(struct kernel_job *j, size_t bytes)
@@ -308,6 +320,8 @@ static const struct kernel_job jobs[] = {
     GEMV("q6_k", GGML_Q6_K),
     GEMV("q4_k", GGML_Q4_K),
     GEMV("q4_0", GGML_Q4_0),
+    GEMV16("f16", GGML_F16),
+    GEMV16("q8_0", GGML_Q8_0),
     GEMM("f32", GGML_F32),
     GEMM("f16", GGML_F16),
     GEMM("q8_0", GGML_Q8_0),
