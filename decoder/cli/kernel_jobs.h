@@ -15,7 +15,8 @@ struct kernel_job {
     void (*pass)(struct kernel_job *, struct pool *);
     void (*free)(struct kernel_job *);
     uint32_t g;    /* query rows of a group */
-    uint32_t type; /* of weights, enum ggml_type; of representatives, enum reps_kind */
+    uint32_t type; /* of weights, enum ggml_type; of representatives, enum reps_kind; of pages, enum
+                    * skv_dtype, f16 if not given */
     /* Set by make: */
     double bytes; /* that a pass reads */
     double flops; /* f32 multiplications and additions of a pass; 0: integers, which have another peak */
