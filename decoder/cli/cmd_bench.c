@@ -103,7 +103,7 @@ static int make_contexts(struct bench *b, struct skv_error *err)
     int rc = engine_context_opts(&b->engine, &opts, err);
     if (!b->args->kv.cache) /* equal at both lengths, and far from holding the shorter one */
         opts.cache_bytes =
-            4 * opts.decode.budget * kv_bytes_per_token(&b->engine.model->params, &b->args->kv);
+            4 * opts.decode.budget * kv_bytes_per_token(&b->engine.model->params, kv_dtype(&b->args->kv));
     if (!rc)
         rc = engine_context(&b->engine, &opts, &b->ctx[LONG], &b->session, err);
     if (!rc)

@@ -241,6 +241,7 @@ static const char about[] =
     "operations, multiplied\n"
     "and added in registers), probed in turns with it on as many threads. Kernels:\n"
     "  attention_gN   attention of f16 pages of 128 dims with N query rows a KV head, partials merged\n"
+    "  attention_T    the same of pages of type T (see --kv-type of scoutkv run), with 4 query rows\n"
     "  scan_block_gN, scan_page_gN\n"
     "                 the scout's scores of representatives; integers, so only memory is a limit that is "
     "told\n"

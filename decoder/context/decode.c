@@ -37,7 +37,7 @@ struct section {
 
 /* A page whose bytes are at hand. */
 struct piece {
-    const uint8_t *bytes;
+    struct kv_page page;
     const float *q;
     float *m, *l, *o;
     unsigned n; /* tokens visible */
@@ -65,7 +65,7 @@ struct decode {
     struct item item;
     const struct skv_layer *y;
     unsigned g; /* query heads a KV head */
-    size_t page_bytes, k_bytes;
+    size_t page_bytes;
     unsigned n_rows;
     struct row *rows;
     bool in_turn;        /* a query chooses when the one before is done */
@@ -74,27 +74,27 @@ struct decode {
 
 static void compute(const struct decode *d, const struct piece *p)
 {
-    const struct skv_layer *y = d->y;
-    const struct kernels *k = d->item.c->tier->k;
-    if (d->item.c->opts.dtype == SKV_F16)
-        k->page_f16(d->g, p->n, y->d_k, y->d_v, p->q, (const uint16_t *)p->bytes,
-                    (const uint16_t *)(p->bytes + d->k_bytes), p->m, p->l, p->o);
-    else
-        k->page_f32(d->g, p->n, y->d_k, y->d_v, p->q, (const float *)p->bytes,
-                    (const float *)(p->bytes + d->k_bytes), p->m, p->l, p->o);
+    page_attend(d->item.c->tier->k, p->page, d->g, p->n, p->q, p->m, p->l, p->o);
 }
 
 static struct piece piece_of(const struct row *r, const struct section *s, unsigned head, size_t index,
-                             const uint8_t *bytes, unsigned n)
+                             struct kv_page page, unsigned n)
 {
     const struct decode *d = r->d;
     const struct partials *p = &s->heads[head];
-    return (struct piece){.bytes = bytes,
+    return (struct piece){.page = page,
                           .q = r->q + (size_t)head * d->g * d->y->d_k,
                           .m = p->m + index * d->g,
                           .l = p->l + index * d->g,
                           .o = p->o + index * d->g * d->y->d_v,
                           .n = n};
+}
+
+static struct piece far_piece_of(const struct row *r, const struct section *s, unsigned head, size_t index,
+                                 const uint8_t *bytes)
+{
+    struct kv_page page = {bytes, &r->d->item.c->shape->layouts[r->d->item.layer]};
+    return piece_of(r, s, head, index - s->from, page, PAGE_TOKENS);
 }
 
 static int section_alloc(struct row *r, struct section *s, size_t n_pages)
@@ -151,7 +151,7 @@ static void on_held(void *arg, unsigned head, size_t index, const uint8_t *bytes
 {
     struct section *s = arg;
     struct row *r = s->row;
-    struct piece p = piece_of(r, s, head, index - s->from, bytes, PAGE_TOKENS);
+    struct piece p = far_piece_of(r, s, head, index, bytes);
     if (add_piece(r, p))
         compute(r->d, &p); /* no memory for the list: at once then */
 }
@@ -169,7 +169,7 @@ static void on_page(void *arg, size_t want, int rc, const uint8_t *bytes)
         s->heads[head].l[(index - s->from) * r->d->g] = 0;
         return;
     }
-    struct piece p = piece_of(r, s, head, index - s->from, bytes, PAGE_TOKENS);
+    struct piece p = far_piece_of(r, s, head, index, bytes);
     compute(r->d, &p);
     keep_page(c, r->d->item.layer, head, r->choices[head].pages[index], bytes, r->far_pages);
     c->stats.pages_fetched++;
@@ -257,8 +257,8 @@ static int row_local(struct row *r, struct skv_error *err)
         for (uint64_t p = 0; p < r->n_local; p++) {
             uint64_t page = r->first_local + p, visible = r->t + 1 - page * PAGE_TOKENS;
             unsigned n = visible < PAGE_TOKENS ? (unsigned)visible : PAGE_TOKENS;
-            const uint8_t *bytes = context_held_page(c, d->item.layer, h, page);
-            if (add_piece(r, piece_of(r, &r->local, h, p, bytes, n)))
+            struct kv_page at = context_local_page(c, d->item.layer, h, page, n);
+            if (add_piece(r, piece_of(r, &r->local, h, p, at, n)))
                 return skv_fail(err, -ENOMEM, "out of memory");
         }
     return 0;
@@ -551,7 +551,6 @@ struct item *decode_item(struct skv_context *c, unsigned layer, const float *q, 
     d->y = y;
     d->g = y->n_heads / y->n_kv_heads;
     d->page_bytes = layout_page_bytes(&c->shape->layouts[layer]);
-    d->k_bytes = (size_t)PAGE_TOKENS * y->d_k * (c->opts.dtype == SKV_F32 ? 4 : 2);
     d->in_turn = skv_policy_history(context_select(c, layer), c->calibration);
     d->rows = calloc(c->pass_n, sizeof *d->rows);
     if (!d->rows)
