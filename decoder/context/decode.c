@@ -179,6 +179,22 @@ static void on_page(void *arg, size_t want, int rc, const uint8_t *bytes)
     r->d->arrived_ns += clock_ns() - t0;
 }
 
+static int end_section(struct row *r, struct section *s, struct skv_error *err)
+{
+    int rc = 0;
+    if (s->fetch) {
+        struct decode *d = r->d;
+        uint64_t t0 = clock_ns(), computing = d->arrived_ns;
+        rc = gone_end_fetch(d->item.c, s->fetch, &r->gone, err);
+        s->fetch = NULL;
+        computing = d->arrived_ns - computing;
+        d->item.c->stats.wait_ns += clock_ns() - t0 - computing;
+        d->item.c->stats.attend_ns += computing;
+    }
+    want_list_free(&s->wants);
+    return rc;
+}
+
 /* Asks for the next section of far pages; what is held of it goes to pieces. */
 static int start_section(struct row *r, struct skv_error *err)
 {
@@ -196,24 +212,9 @@ static int start_section(struct row *r, struct skv_error *err)
         return skv_fail(err, -ENOMEM, "out of memory");
     if (s->wants.n == 0)
         return 0;
-    return tier_fetch_begin(c->tier->tier, &c->shape->layouts[d->item.layer], s->wants.wants, s->wants.n,
-                            on_page, s, &s->fetch, err);
-}
-
-static int end_section(struct row *r, struct section *s, struct skv_error *err)
-{
-    int rc = 0;
-    if (s->fetch) {
-        struct decode *d = r->d;
-        uint64_t t0 = clock_ns(), computing = d->arrived_ns;
-        rc = gone_end_fetch(d->item.c, s->fetch, &r->gone, err);
-        s->fetch = NULL;
-        computing = d->arrived_ns - computing;
-        d->item.c->stats.wait_ns += clock_ns() - t0 - computing;
-        d->item.c->stats.attend_ns += computing;
-    }
-    want_list_free(&s->wants);
-    return rc;
+    int rc = tier_fetch_begin(c->tier->tier, &c->shape->layouts[d->item.layer], s->wants.wants, s->wants.n,
+                              on_page, s, &s->fetch, err);
+    return rc == 0 && c->in_series ? end_section(r, s, err) : rc;
 }
 
 /* ---- one query ---- */
@@ -406,12 +407,15 @@ static int finish_row(struct row *r, struct skv_error *err)
             if (r->far_mass)
                 keep_masses(d, &s->heads[h], n, r->far_mass[h] + s->from * g);
         }
-        st->attend_ns += clock_ns() - t0;
+        uint64_t merging = clock_ns() - t0;
+        st->attend_ns += merging;
+        st->merge_ns += merging;
     }
     if (rc == 0) {
         uint64_t t0 = clock_ns();
         for (unsigned h = 0; h < n_kv; h++)
             fold(d, &r->local.heads[h], r->n_local, M + h * g, L + h * g, O + (size_t)h * g * d_v);
+        st->merge_ns += clock_ns() - t0;
         rc = count_missed(r, M, L, err);
         for (unsigned h = 0; h < n_kv; h++)
             fold_tail(d, &r->choices[h], M + h * g, L + h * g, O + (size_t)h * g * d_v);
