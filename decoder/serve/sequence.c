@@ -1,5 +1,6 @@
 #include "decoder/serve/sequence.h"
 #include "common/clock.h"
+#include "decoder/serve/room.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -142,6 +143,21 @@ static void forbid_end(const struct serving *w, float *logits)
             logits[id] = -INFINITY;
 }
 
+/* The next token has room; a longer answer than was foreseen may get more. */
+static bool has_room(struct serving *w, struct sequence *s)
+{
+    struct ticket *t = s->ticket;
+    if (skv_length(s->ctx) < t->tokens)
+        return true;
+    uint64_t tokens = t->tokens + ROOM_MORE < w->limit ? t->tokens + ROOM_MORE : w->limit;
+    uint64_t bytes = room_bytes(w->shape, w->context, w->chunk, tokens);
+    if (bytes > t->bytes && !exchange_more(w->exchange, bytes - t->bytes))
+        return false;
+    t->bytes = bytes > t->bytes ? bytes : t->bytes;
+    t->tokens = tokens;
+    return true;
+}
+
 static int take(struct serving *w, struct sequence *s, const float *logits)
 {
     struct ticket *t = s->ticket;
@@ -161,7 +177,7 @@ static int take(struct serving *w, struct sequence *s, const float *logits)
     s->n_generated++;
     if (s->text.stopped)
         s->finish = "stop";
-    else if (s->n_generated >= t->max_tokens || skv_length(s->ctx) >= w->limit)
+    else if (s->n_generated >= t->max_tokens || skv_length(s->ctx) >= w->limit || !has_room(w, s))
         s->finish = "length";
     return 0;
 }

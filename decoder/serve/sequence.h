@@ -7,6 +7,7 @@
 #include "decoder/model/stop_text.h"
 #include "decoder/model/tokenizer.h"
 #include "decoder/serve/api_keys.h"
+#include "decoder/serve/exchange.h"
 #include "decoder/serve/prefixes.h"
 #include "decoder/serve/ticket.h"
 
@@ -20,9 +21,10 @@ struct serving {
     const struct skv_model *shape;
     const struct skv_context_opts *context; /* but for the tenant's salt */
     uint32_t chunk;
-    uint64_t limit; /* tokens that a context may hold */
+    uint64_t limit;            /* tokens that a context may hold */
+    struct exchange *exchange; /* has more room for answers that get long */
     struct session *session;
-    float *logits; /* (sequences at once, vocab), of the step that was done last */
+    float *logits;               /* (sequences at once, vocab), of the step that was done last */
     const struct api_keys *keys; /* which know the tenants */
     struct prefixes *prefixes;   /* [api_keys_tenants] */
     const struct log *log;

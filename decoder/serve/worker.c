@@ -19,9 +19,11 @@ enum {
 static void leave(struct worker *w, unsigned slot)
 {
     exchange_served(w->exchange, (double)(clock_ns() - w->sequences[slot].begun_ns) * 1e-9);
+    uint64_t bytes = w->sequences[slot].ticket->bytes;
     sequence_close(&w->sequences[slot]);
     scheduler_remove(&w->scheduler, slot);
     atomic_store(&w->exchange->active, w->scheduler.n_used);
+    exchange_give(w->exchange, bytes);
 }
 
 static void fail(struct worker *w, unsigned slot, const struct api_error *e)
