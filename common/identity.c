@@ -9,8 +9,8 @@
 
 bool layout_valid(const struct block_layout *l)
 {
-    return (l->dtype == 1 || l->dtype == 2) && l->d_k >= 1 && l->d_k <= 1024 && l->d_v >= 1 &&
-           l->d_v <= 1024 && l->n_heads >= 1 && l->n_heads <= 1024;
+    return l->dtype >= 1 && l->dtype <= 4 && l->d_k >= 1 && l->d_k <= 1024 && l->d_v >= 1 && l->d_v <= 1024 &&
+           l->n_heads >= 1 && l->n_heads <= 1024;
 }
 
 bool layout_equal(const struct block_layout *a, const struct block_layout *b)

@@ -26,18 +26,32 @@ struct block_key {
     uint32_t layer;
 };
 
-/* The shape of a block's payload: n_heads slices in order; per slice 4 pages; per page K[16][d_k],
- * V[16][d_v]. */
+enum { KV_GROUP = 32 }; /* dims of a token that share a scale, where K and V have few bits */
+
+/* The shape of a block's payload: n_heads slices in order; per slice 4 pages; per page the keys of 16 tokens,
+ * then their values: K[16][d_k], V[16][d_v] in f16 and f32, and in few bits as kernels/kv_types.h has it. */
 struct block_layout {
-    uint8_t dtype; /* enum skv_dtype: 1 f16, 2 f32 */
+    uint8_t dtype; /* enum skv_dtype: 1 f16, 2 f32, 3 q8_0, 4 q4 */
     uint16_t d_k, d_v;
     uint16_t head0;   /* first KV head held here (tensor parallel) */
     uint16_t n_heads; /* KV heads held here */
 };
 
+static inline size_t kv_groups(size_t d) /* scales of d dims */
+{
+    return (d + KV_GROUP - 1) / KV_GROUP;
+}
 static inline size_t layout_page_bytes(const struct block_layout *l)
 {
-    return (size_t)PAGE_TOKENS * ((size_t)l->d_k + l->d_v) * (l->dtype == 2 ? 4 : 2);
+    const size_t k = l->d_k, v = l->d_v;
+    switch (l->dtype) {
+    case 4:
+        return 4 * k + PAGE_TOKENS * ((k + 1) / 2 + 4 * kv_groups(v) + (v + 1) / 2);
+    case 3:
+        return PAGE_TOKENS * (k + 2 * kv_groups(k) + v + 2 * kv_groups(v));
+    default:
+        return PAGE_TOKENS * (k + v) * (l->dtype == 2 ? 4 : 2);
+    }
 }
 static inline size_t layout_pages(const struct block_layout *l)
 {

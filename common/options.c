@@ -465,6 +465,9 @@ static int split_word(const struct parse *p, int argc, char **argv, int *at, str
     if (text[0] != '-' || !text[1])
         return skv_fail(p->err, -EINVAL, "unexpected argument '%s': values follow their option", text);
     if (text[1] != '-') {
+        w->opt = find(p->command, text + 1, 0, &w->place, &w->index);
+        if (w->opt && w->opt->type == OPT_FLAG)
+            return 0;
         char shown[3] = {'-', text[1], 0};
         if (text[1] == 'h' && !text[2]) {
             w->builtin = "help";

@@ -43,7 +43,12 @@ typedef struct skv_tier skv_tier;       /* a client of the memory nodes, and the
 typedef struct skv_context skv_context; /* the KV state of one token sequence */
 typedef struct skv_attend skv_attend;   /* attention under way */
 
-enum skv_dtype { SKV_F16 = 1, SKV_F32 = 2 };
+/* How K and V are kept, and travel. In few bits (q8_0: 8.5 a number; q4: keys 6, values 5) it is whole pages
+ * that are rounded: as soon as a page is full, attention sees it as it will be on the nodes, so that what
+ * comes back from there is what was attended before. The tokens of the newest page, which is not full, are
+ * f16. kernels/kv_types.h has the formats. */
+enum skv_dtype { SKV_F16 = 1, SKV_F32 = 2, SKV_Q8_0 = 3, SKV_Q4 = 4 };
+SKV_API const char *skv_dtype_name(enum skv_dtype); /* "f16" …; NULL: there is none */
 
 /* ---- the model's shape ---- */
 
@@ -219,7 +224,7 @@ struct skv_context_opts {
     const struct skv_range *protect; /* always attended; copied */
     size_t n_protect;
     uint64_t cache_bytes; /* of fetched pages */
-    enum skv_dtype dtype; /* of K and V at rest */
+    enum skv_dtype dtype; /* of K and V at rest; names blocks: contexts of different ones share none */
     enum skv_on_loss on_loss;
     bool durable; /* sealed blocks are acknowledged from disk */
     bool history; /* note the attention mass that pages receive, in prefill too, for policies that go by it; a
@@ -252,7 +257,9 @@ SKV_API int skv_context_fork(skv_context *, skv_context **out, struct skv_error 
 /* Changes how later decode passes select; the cache is emptied and resized. */
 SKV_API int skv_context_configure(skv_context *, const struct skv_select *decode, uint64_t cache_bytes,
                                   struct skv_error *err);
-/* Forgets tokens from n on. Blocks that were sealed but lie within seal_lag of n come back from the tier. */
+/* Forgets tokens from n on. Blocks that were sealed but lie within seal_lag of n come back from the tier. Of
+ * q8_0 and q4 only whole pages come back as they were: where n cuts a page that has left, its tokens are the
+ * rounded ones, and what follows has other bits and names than a run that stopped at n. */
 SKV_API int skv_truncate(skv_context *, uint64_t n, struct skv_error *err);
 /* Waits until every sealed block is acknowledged. */
 SKV_API int skv_flush(skv_context *, struct skv_error *err);
@@ -366,11 +373,12 @@ SKV_API int skv_saved_remove(skv_tier *, const char *name, struct skv_error *err
  *
  * An attend or a truncate that failed because pages are lost tells which blocks they belong to. Only the
  * engine can compute them again: it forks the context, truncates the fork to the beginning of the pass that a
- * lost block's first token came in, repeats the passes from there, and gives the bytes back after each:
+ * lost block's first token came in (or of an earlier one: skv_repeat_from), repeats the passes from there,
+ * and gives the bytes back after each:
  *
  *     while (skv_lost(ctx, &range, 1)) {
  *         skv_context_fork(ctx, &f, &err);
- *         skv_pass_of(ctx, range.from, &pass, &err);
+ *         skv_repeat_from(ctx, range.from, &pass, &err);
  *         skv_truncate(f, pass.from, &err);
  *         for (; pass.from < range.to; skv_pass_of(ctx, pass.to, &pass, &err)) {
  *             …                                              // the pass, on f: append, put, attend
@@ -397,6 +405,9 @@ struct skv_pass {
 };
 /* The pass that token t came in; of decode, the step of t alone. */
 SKV_API int skv_pass_of(const skv_context *, uint64_t t, struct skv_pass *out, struct skv_error *err);
+/* The pass to begin with so that repeating gives token t its bits again: that of t, or of q8_0 and q4 the
+ * last one not behind it that begins with a page. */
+SKV_API int skv_repeat_from(const skv_context *, uint64_t t, struct skv_pass *out, struct skv_error *err);
 
 struct skv_restored {
     uint64_t blocks;  /* stored again */
@@ -414,6 +425,7 @@ SKV_API int skv_restore(skv_context *, const skv_context *made, struct skv_resto
 struct skv_stats {
     uint64_t passes, tokens;               /* of attention (one layer each pass) summed over layers / n */
     uint64_t scout_ns, wait_ns, attend_ns; /* time in scout, waiting for pages, attention */
+    uint64_t merge_ns;                     /* of attend_ns: folding what pages gave together, in decode */
     uint64_t scout_bytes;                  /* representatives read by the scout */
     uint64_t pages_wanted, pages_held;     /* selected pages; of these in the cache or pinned */
     uint64_t pages_fetched, bytes_fetched;
@@ -433,6 +445,11 @@ struct skv_stats {
 SKV_API void skv_context_stats(const skv_context *, struct skv_stats *);
 /* Zeroes the running sums (not what is held). */
 SKV_API void skv_context_stats_reset(skv_context *);
+
+/* For measuring what overlap is worth: decode steps wait for the pages that they asked for before they
+ * compute anything, instead of meanwhile. wait_ns is then how long a fetch takes. A fork does not inherit it.
+ */
+SKV_API void skv_context_in_series(skv_context *, bool);
 
 /* What the memory nodes did, since the tier was opened. */
 struct skv_tier_stats {

@@ -241,10 +241,12 @@ static const char about[] =
     "operations, multiplied\n"
     "and added in registers), probed in turns with it on as many threads. Kernels:\n"
     "  attention_gN   attention of f16 pages of 128 dims with N query rows a KV head, partials merged\n"
+    "  attention_T    the same of pages of type T (see --kv-type of scoutkv run), with 4 query rows\n"
     "  scan_block_gN, scan_page_gN\n"
     "                 the scout's scores of representatives; integers, so only memory is a limit that is "
     "told\n"
     "  gemv_TYPE      one vector by 4,096-column weights of that type (decode)\n"
+    "  gemv16_TYPE    16 vectors by such weights, each with the bits of gemv (16 streams decoded at once)\n"
     "  gemm_TYPE      256 vectors by 1,024 such rows (prefill)\n"
     "  checksum       of pages of 8 KiB";
 

@@ -1,36 +1,21 @@
 /* cmd_run.c: a prompt in, its continuation out, and what that cost.
  *
  * DESIGN. The prompt goes through prefill, then every generated token is one decode step. A token is sampled
- * from the logits of the one before; the last one is stepped too only if a snapshot must hold it. */
+ * from the logits of the one before; the last one is stepped too only if a snapshot must hold it. The loop is
+ * in run_loop.c, conversations are in run_converse.c. */
 #include "common/clock.h"
 #include "common/size.h"
 #include "decoder/cli/cli.h"
-#include "decoder/cli/emit.h"
-#include "decoder/cli/engine.h"
 #include "decoder/cli/interrupt.h"
-#include "decoder/cli/meter.h"
 #include "decoder/cli/node_report.h"
-#include "decoder/cli/reload.h"
-#include "decoder/cli/resume.h"
+#include "decoder/cli/run.h"
 #include "decoder/cli/text_io.h"
+#include "decoder/serve/chat_template.h"
 
 #include <errno.h>
 #include <inttypes.h>
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
-
-struct run_args {
-    const char *model, *prompt, *file, *tokens, *system, *save, *resume, *ttl;
-    int64_t n_predict;
-    uint64_t context, seed;
-    double temp, top_p, min_p;
-    uint32_t top_k;
-    uint64_t ttl_ms;
-    bool ignore_eos, json, special, fresh;
-    struct opt_list stop, delimiter;
-    struct kv_options kv;
-};
 
 #define AT(member) offsetof(struct run_args, member)
 static const struct opt text_table[] = {
@@ -59,6 +44,12 @@ static const struct opt text_table[] = {
      "go on with a saved context, with its KV options and sampler; the prompt, if any, is appended"},
     {"fresh", 0, OPT_FLAG, AT(fresh), NULL,
      "prefill all of the prompt, even where a saved context has the same beginning"},
+    {"cnv", 0, OPT_FLAG, AT(cnv), NULL,
+     "a conversation: every line from standard input is answered; --system is its system message, and -p or "
+     "-f, if given, its first line"},
+    {"chat-template", 0, OPT_CHOICE, AT(chat_template), NULL,
+     "how a conversation is written out for the model; what its file says if not given",
+     .choices = CHAT_TEMPLATE_CHOICES},
     {"json", 0, OPT_FLAG, AT(json), NULL,
      "print one object at the end, with text, ids and figures, instead of streaming text"},
     {0},
@@ -73,26 +64,6 @@ static const struct opt sampling_table[] = {
      .max = 1},
     {"seed", 's', OPT_U64, AT(seed), "S", "of sampling: the same seed draws the same tokens"},
     {0},
-};
-
-struct run {
-    const struct run_args *args;
-    struct engine engine;
-    skv_context *ctx;
-    struct session *session;
-    struct emit emit;
-    struct sampler sampler;
-    struct resume_typed typed;
-    struct meter meter;
-    float *logits;          /* (vocab), after the last token of the context */
-    uint32_t *prompt, *ids; /* ids: generated; an end token is not among them */
-    size_t n_prompt, n_ids, ids_room;
-    uint64_t limit; /* of the context, tokens */
-    uint64_t first; /* position of the first generated token */
-    uint64_t found; /* tokens of the prompt that were on the tier */
-    double open_s, prefill_s,
-        decode_s;      /* open: until the context was there, and its logits if no prompt follows */
-    const char *ended; /* "end", "stop", "length", "context", "interrupted" */
 };
 
 /* ---- the prompt ---- */
@@ -179,7 +150,7 @@ static int make_prompt(struct run *r, struct skv_error *err)
     return rc;
 }
 
-static int check_room(const struct run *r, uint64_t held, struct skv_error *err)
+int run_check_room(const struct run *r, uint64_t held, struct skv_error *err)
 {
     if (held + r->n_prompt <= r->limit)
         return 0;
@@ -242,31 +213,31 @@ static int open_saved(struct run *r, struct kv_options *kv, struct skv_error *er
         rc = resume_sampler(r, saved, err);
     if (!rc)
         rc = skv_context_reopen(r->engine.tier, &r->engine.shape, &opts, r->args->resume, &r->ctx, err);
+    if (!rc)
+        rc = engine_session(&r->engine, r->ctx, &r->session, err);
     skv_saved_free(saved);
     return rc;
 }
 
 /* All ids but the last: its logits are needed. */
-static int open_new(struct run *r, const struct skv_context_opts *opts, struct skv_error *err)
+int run_open_new(struct run *r, const struct skv_context_opts *opts, struct skv_error *err)
 {
-    if (r->args->fresh)
-        return skv_context_open(r->engine.tier, &r->engine.shape, opts, &r->ctx, err);
-    int rc = skv_context_open_prefix(r->engine.tier, &r->engine.shape, opts, r->prompt, r->n_prompt - 1,
-                                     r->engine.kv->chunk, &r->ctx, err);
-    if (!rc)
-        r->found = skv_length(r->ctx);
-    return rc;
+    int rc = r->args->fresh ? skv_context_open(r->engine.tier, &r->engine.shape, opts, &r->ctx, err)
+                            : skv_context_open_prefix(r->engine.tier, &r->engine.shape, opts, r->prompt,
+                                                      r->n_prompt - 1, r->engine.kv->chunk, &r->ctx, err);
+    if (rc)
+        return rc;
+    r->found = skv_length(r->ctx);
+    return engine_session(&r->engine, r->ctx, &r->session, err);
 }
 
 static int open_context(struct run *r, struct kv_options *kv, const struct skv_context_opts *opts,
                         struct skv_error *err)
 {
     uint64_t start = clock_ns();
-    int rc = r->args->resume ? open_saved(r, kv, err) : open_new(r, opts, err);
+    int rc = r->args->resume ? open_saved(r, kv, err) : run_open_new(r, opts, err);
     if (!rc)
-        rc = engine_session(&r->engine, r->ctx, &r->session, err);
-    if (!rc)
-        rc = check_room(r, r->args->resume ? skv_length(r->ctx) : 0, err);
+        rc = run_check_room(r, r->args->resume ? skv_length(r->ctx) : 0, err);
     if (!rc && !r->n_prompt)
         rc = repeat_last_pass(r, err);
     r->open_s = (double)(clock_ns() - start) * 1e-9;
@@ -274,87 +245,6 @@ static int open_context(struct run *r, struct kv_options *kv, const struct skv_c
         rc = engine_prefill(&r->engine, r->session, "prefill", r->prompt + r->found, r->n_prompt - r->found,
                             r->logits, &r->prefill_s, err);
     return rc;
-}
-
-/* ---- the loop ---- */
-
-static int keep_id(struct run *r, uint32_t id, struct skv_error *err)
-{
-    if (r->n_ids == r->ids_room) {
-        size_t room = r->ids_room ? 2 * r->ids_room : 256;
-        uint32_t *grown = realloc(r->ids, room * sizeof *grown);
-        if (!grown)
-            return skv_fail(err, -ENOMEM, "out of memory");
-        r->ids = grown;
-        r->ids_room = room;
-    }
-    r->ids[r->n_ids++] = id;
-    return 0;
-}
-
-static int step(struct run *r, uint32_t id, struct skv_error *err)
-{
-    meter_begin(&r->meter, r->ctx);
-    int rc = session_eval(r->session, SKV_DECODE, &id, 1, r->logits, false, err);
-    if (!rc)
-        meter_end(&r->meter, r->ctx);
-    return rc;
-}
-
-/* Sets r->ended when the token just drawn was the last. */
-static int take(struct run *r, uint32_t id, struct skv_error *err)
-{
-    if (tokenizer_is_eog(r->engine.tok, id)) {
-        r->ended = "end";
-        return 0;
-    }
-    struct gguf_str piece = tokenizer_piece(r->engine.tok, id, false);
-    int rc = keep_id(r, id, err);
-    if (!rc)
-        rc = emit_push(&r->emit, piece.data, piece.len, err);
-    if (r->emit.s.stopped)
-        r->ended = "stop";
-    else if (r->args->n_predict >= 0 && r->n_ids >= (uint64_t)r->args->n_predict)
-        r->ended = "length";
-    else if (skv_length(r->ctx) >= r->limit)
-        r->ended = "context";
-    return rc;
-}
-
-/* As llama.cpp does: a token that ends a text has no chance. */
-static void forbid_end(const struct run *r)
-{
-    for (uint32_t id = 0; id < r->engine.model->params.vocab; id++)
-        if (tokenizer_is_eog(r->engine.tok, id))
-            r->logits[id] = -INFINITY;
-}
-
-static int generate(struct run *r, struct skv_error *err)
-{
-    uint32_t n_vocab = r->engine.model->params.vocab, id;
-    uint64_t start = clock_ns();
-    int rc = 0;
-    r->first = skv_length(r->ctx);
-    r->ended = r->args->n_predict == 0 ? "length" : NULL;
-    while (!rc && !r->ended) {
-        reload_nodes(r->engine.tier);
-        if (r->args->ignore_eos)
-            forbid_end(r);
-        rc = sample_next(&r->sampler, r->logits, n_vocab, &id, err);
-        if (!rc)
-            rc = take(r, id, err);
-        if (!rc && interrupted() && !r->ended)
-            r->ended = "interrupted";
-        if (!rc && !r->ended)
-            rc = step(r, id, err);
-        if (rc == -EINTR && interrupted()) {
-            r->ended = "interrupted"; /* the pass was undone: the context is that of the token before */
-            rc = 0;
-        }
-    }
-    r->decode_s = (double)(clock_ns() - start) * 1e-9;
-    int end = emit_end(&r->emit, err);
-    return rc ? rc : end;
 }
 
 /* What is saved ends with the last token shown, so that --resume goes on behind it. */
@@ -380,11 +270,21 @@ static int save(struct run *r, struct skv_error *err)
 
 /* ---- figures ---- */
 
-static void print_summary(const struct run *r)
+void run_print_costs(const struct run *r)
 {
     struct skv_stats s;
     char a[32], b[32], c[32], d[32];
     skv_context_stats(r->ctx, &s);
+    meter_print(&r->meter, stderr);
+    node_report_print(r->engine.tier, stderr);
+    on_loss_print(&r->engine.loss, &s, stderr);
+    fprintf(stderr, "held here    window %s, representatives %s, pages %s, of a context of %s\n",
+            size_format(a, sizeof a, s.window_bytes), size_format(b, sizeof b, s.representative_bytes),
+            size_format(c, sizeof c, s.cache_bytes), size_format(d, sizeof d, s.context_bytes));
+}
+
+static void print_summary(const struct run *r)
+{
     fputs(r->args->json ? "" : "\n", stderr); /* the text may have ended anywhere in its line */
     if (r->args->resume)
         fprintf(stderr, "resumed      %s, %" PRIu64 " tokens in %.2f s\n", r->args->resume,
@@ -397,12 +297,7 @@ static void print_summary(const struct run *r)
                 r->prefill_s, r->prefill_s > 0 ? (double)(r->n_prompt - r->found) / r->prefill_s : 0);
     fprintf(stderr, "generated    %zu tokens in %.2f s (%.1f tokens/s); ended by: %s\n", r->n_ids,
             r->decode_s, r->decode_s > 0 ? (double)r->n_ids / r->decode_s : 0, r->ended);
-    meter_print(&r->meter, stderr);
-    node_report_print(r->engine.tier, stderr);
-    on_loss_print(&r->engine.loss, &s, stderr);
-    fprintf(stderr, "held here    window %s, representatives %s, pages %s, of a context of %s\n",
-            size_format(a, sizeof a, s.window_bytes), size_format(b, sizeof b, s.representative_bytes),
-            size_format(c, sizeof c, s.cache_bytes), size_format(d, sizeof d, s.context_bytes));
+    run_print_costs(r);
 }
 
 static json_t *id_array(const uint32_t *ids, size_t n)
@@ -450,23 +345,26 @@ static int run(struct run *r, struct kv_options *kv, struct skv_context_opts *op
 {
     const struct run_args *a = r->args;
     int rc = engine_open(&r->engine, a->model, kv, err);
-    if (!rc)
-        rc = make_prompt(r, err);
     if (rc)
         return rc;
     r->limit = a->context ? a->context : r->engine.model->params.train_context;
-    rc = check_room(r, 0, err);
+    r->logits = malloc(r->engine.model->params.vocab * sizeof *r->logits);
+    if (!r->logits)
+        return skv_fail(err, -ENOMEM, "out of memory");
+    if (a->cnv)
+        return run_converse(r, opts, err);
+    rc = make_prompt(r, err);
+    if (rc)
+        return rc;
+    rc = run_check_room(r, 0, err);
     if (!rc)
         rc = engine_context_opts(&r->engine, opts, err);
-    r->logits = malloc(r->engine.model->params.vocab * sizeof *r->logits);
-    if (!rc && !r->logits)
-        rc = skv_fail(err, -ENOMEM, "out of memory");
     if (!rc)
         rc = engine_connect(&r->engine, err);
     if (!rc)
         rc = open_context(r, kv, opts, err);
     if (!rc) {
-        rc = generate(r, err);
+        rc = run_generate(r, err);
         if (rc && a->json) { /* what there is, as the text that streams; the status tells that it failed */
             r->ended = "failed";
             print_json(r, NULL);
@@ -492,7 +390,13 @@ static int check_args(const struct opt_command *cmd, struct run_args *a, struct 
         return options_mistake(cmd, "%s", err.text);
     if (!!a->prompt + !!a->file + !!a->tokens > 1)
         return options_mistake(cmd, "more than one of -p, -f and --tokens: one of them is the prompt");
-    if (!a->prompt && !a->file && !a->tokens && !a->resume)
+    if (a->cnv && (a->tokens || a->save || a->resume || a->json || a->special || a->delimiter.n))
+        return options_mistake(cmd,
+                               "--tokens, --save, --resume, --json, --special and --delimiter cannot be used "
+                               "with -cnv, which is for people");
+    if (a->chat_template && !a->cnv)
+        return options_mistake(cmd, "--chat-template is for conversations: give -cnv, too");
+    if (!a->prompt && !a->file && !a->tokens && !a->resume && !a->cnv)
         return options_mistake(cmd, "missing -p TEXT or -f FILE: what to continue");
     if (a->tokens && a->system)
         return options_mistake(
@@ -535,10 +439,11 @@ int cmd_run(int argc, char **argv)
         "this\n"
         "process). At every step each KV head attends to the window, the protected tokens, and --budget "
         "tokens that\n"
-        "the scout picks for it.",
+        "the scout picks for it. With -cnv it answers lines as they are typed; /help there tells more.",
         "  scoutkv run -m model.gguf -p 'Once upon a time' -n 100\n"
         "  scoutkv run -m model.gguf -f book.txt -c 200000 --temp 0 --nodes 10.0.0.1:7070,10.0.0.2:7070\n"
         "  scoutkv run -m model.gguf -f book.txt -n 0 --nodes 10.0.0.1:7070 --save book\n"
+        "  scoutkv run -m model.gguf -cnv --system 'Be brief.'\n"
         "  scoutkv run -m model.gguf --resume book --nodes 10.0.0.1:7070 -p ' In short,' --policy dense\n"
         "A prompt whose beginning a saved context has prefilled, with the same model and KV options, begins "
         "with that.",
@@ -562,7 +467,8 @@ int cmd_run(int argc, char **argv)
         rc = cli_fail(cmd.name, &err);
         on_loss_hint(&a.kv, &err);
     } else {
-        print_summary(r);
+        if (!a.cnv)
+            print_summary(r);
         if (a.save)
             print_saved(r);
     }

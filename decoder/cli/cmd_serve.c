@@ -7,6 +7,7 @@
 #include "decoder/cli/interrupt.h"
 #include "decoder/cli/reload.h"
 #include "decoder/cli/resume.h"
+#include "decoder/serve/chat_prompt.h"
 #include "decoder/serve/serve.h"
 
 #include <errno.h>
@@ -29,7 +30,10 @@ static const struct opt server_table[] = {
     {"port", 0, OPT_U32, AT(port), "P", "port to listen on; 0 takes a free one, and says which",
      .max = 65535},
     {"api-keys", 0, OPT_STRING, AT(api_keys), "FILE",
-     "keys that clients must send one of, a line each; without it any key will do"},
+     "keys that clients must send one of, a line each: KEY, KEY TENANT or KEY TENANT SECRET; tenants share "
+     "nothing that is kept (a key without one is its own; those of - share with `scoutkv run`); without it "
+     "any "
+     "key will do"},
     {"alias", 0, OPT_STRING, AT(alias), "NAME",
      "what clients call the model; the file's name without .gguf if not given"},
     {"chat-template", 0, OPT_CHOICE, AT(chat_template), NULL,
@@ -106,18 +110,14 @@ static char *model_id(const char *path)
 static void choose_template(const struct serve_args *a, const struct model *m, enum chat_template *chosen,
                             struct serve_opts *o)
 {
-    struct gguf_str jinja = {0};
-    const char *choices = "start the server with --chat-template " CHAT_TEMPLATE_CHOICES;
     static char why[300];
-    if (a->chat_template ? chat_template_named(a->chat_template, chosen)
-                         : gguf_string(m->gguf, "tokenizer.chat_template", GGUF_OPT, &jinja, NULL) == 0 &&
-                               jinja.len && chat_template_recognise(jinja.data, jinja.len, chosen)) {
+    struct skv_error err;
+    if (chat_template_choose(m->gguf, a->chat_template, chosen, &err) == 0) {
         o->chat_template = chosen;
         return;
     }
-    snprintf(why, sizeof why, "the model's file %s: %s",
-             jinja.len ? "has a chat template that is none of those known here" : "has no chat template",
-             choices);
+    snprintf(why, sizeof why, "%.150s: start the server with --chat-template " CHAT_TEMPLATE_CHOICES,
+             err.text);
     o->no_chat = why;
 }
 

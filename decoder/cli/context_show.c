@@ -69,8 +69,8 @@ static json_t *options_json(const struct skv_context_opts *o)
                      select_json(&o->decode), "prefill", select_json(&o->prefill), "window",
                      (json_int_t)o->window, "seal_lag", (json_int_t)o->seal_lag, "sinks",
                      (json_int_t)o->sinks, "protected", ranges, "cache_bytes", (json_int_t)o->cache_bytes,
-                     "kv_type", o->dtype == SKV_F32 ? "f32" : "f16", "ack", o->durable ? "durable" : "ram",
-                     "recipe", o->recipe ? o->recipe : "", "schedule", skv_schedule_name(o->schedule),
+                     "kv_type", skv_dtype_name(o->dtype), "ack", o->durable ? "durable" : "ram", "recipe",
+                     o->recipe ? o->recipe : "", "schedule", skv_schedule_name(o->schedule),
                      "representatives", o->representatives == SKV_REPS_LEAN ? "lean" : "full", "calibrated",
                      o->calibration != NULL);
 }
@@ -170,7 +170,7 @@ static void print_all(const struct skv_saved *m, uint64_t now)
     char a[48], b[48];
     printf("name         %s\ntokens       %s, %s of keys and values as %s\n", m->name,
            count_format(a, sizeof a, m->tokens), size_format(b, sizeof b, m->bytes),
-           o->dtype == SKV_F32 ? "f32" : "f16");
+           skv_dtype_name(o->dtype));
     printf("model        %s, fingerprint ", m->model[0] ? m->model : "-");
     for (size_t i = 0; i < 8; i++)
         printf("%02x", m->fingerprint[i]);

@@ -1,4 +1,5 @@
 #include "decoder/cli/engine.h"
+#include "common/identity.h"
 #include "common/progress.h"
 #include "decoder/cli/interrupt.h"
 #include "decoder/cli/reload.h"
@@ -100,9 +101,16 @@ int engine_prefill(const struct engine *e, struct session *s, const char *label,
     return rc;
 }
 
-uint64_t kv_bytes_per_token(const struct model_params *p, const struct kv_options *kv)
+uint64_t kv_bytes_per_token(const struct model_params *p, enum skv_dtype type)
 {
-    return (uint64_t)p->n_layers * p->n_kv_heads * (p->d_k + p->d_v) * (strcmp(kv->kv_type, "f32") ? 2 : 4);
+    const struct block_layout l = {.dtype = (uint8_t)type, .d_k = (uint16_t)p->d_k, .d_v = (uint16_t)p->d_v};
+    return layout_page_bytes(&l) * p->n_layers * p->n_kv_heads / PAGE_TOKENS;
+}
+
+uint64_t kv_local_bytes_per_token(const struct model_params *p, enum skv_dtype type)
+{
+    bool packed = type == SKV_Q8_0 || type == SKV_Q4; /* and then as it was put besides */
+    return kv_bytes_per_token(p, type) + (packed ? kv_bytes_per_token(p, SKV_F16) : 0);
 }
 
 uint64_t peak_rss(void)

@@ -36,7 +36,9 @@ int engine_session(struct engine *, skv_context *, struct session **, struct skv
 int engine_prefill(const struct engine *, struct session *, const char *label, const uint32_t *ids, size_t n,
                    float *logits, double *seconds, struct skv_error *);
 
-uint64_t kv_bytes_per_token(const struct model_params *, const struct kv_options *); /* all layers */
+/* All layers: at rest, and in the unsealed tail. */
+uint64_t kv_bytes_per_token(const struct model_params *, enum skv_dtype);
+uint64_t kv_local_bytes_per_token(const struct model_params *, enum skv_dtype);
 uint64_t peak_rss(void); /* of this process, bytes */
 
 #endif

@@ -138,7 +138,7 @@ static uint64_t cache_for(const struct eval *e)
     skv_context_stats(e->base, &s);
     /* Slack: the tail grows by the tokens of a question, what then seals stays until it is acknowledged, and
      * its representatives come on top. */
-    uint64_t token = s.context_bytes / (skv_length(e->base) ? skv_length(e->base) : 1);
+    uint64_t token = kv_local_bytes_per_token(&e->engine.model->params, kv_dtype(&e->args->kv));
     uint64_t rest = s.window_bytes + s.representative_bytes + s.cache_bytes + 3 * SKV_BLOCK * token;
     uint64_t limit = (uint64_t)((double)s.context_bytes * e->args->limit / 100);
     uint64_t left = limit > rest ? limit - rest : 0;
@@ -149,7 +149,7 @@ static int store_context(struct eval *e, struct skv_error *err)
 {
     const struct kv_options *kv = &e->args->kv;
     struct eval_result *r = &e->result;
-    uint64_t kv_bytes = e->task.n * kv_bytes_per_token(&e->engine.model->params, kv);
+    uint64_t kv_bytes = e->task.n * kv_bytes_per_token(&e->engine.model->params, kv_dtype(kv));
     e->opts.decode.budget = (uint32_t)r->budget_tokens;
     for (size_t i = 0; i < r->n_rows; i++) {
         kv_say_salience(&r->row[i].select, e->engine.calibration);
@@ -241,7 +241,7 @@ static int run_policy(struct eval *e, struct eval_row *row, struct skv_error *er
                            progress_seconds(&bar) >= e->args->dense_seconds && i + 1 < e->task.n_questions;
     }
     if (!rc)
-        fprintf(stderr, "%s%-10s %" PRIu64 " of %" PRIu64 " right in %.1f s\n", bar.on ? "\r\033[K" : "",
+        fprintf(stderr, "%s%-13s %" PRIu64 " of %" PRIu64 " right in %.1f s\n", bar.on ? "\r\033[K" : "",
                 name, row->right, row->asked, progress_seconds(&bar));
     progress_end(&bar);
     return rc;

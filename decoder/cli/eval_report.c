@@ -12,12 +12,22 @@ static double percent(double part, uint64_t whole)
     return whole ? 100 * part / (double)whole : 0;
 }
 
-static void print_row(const struct eval_result *r, const struct eval_row *row)
+static int name_width(const struct eval_result *r)
+{
+    size_t width = 10;
+    for (size_t i = 0; i < r->n_rows; i++) {
+        size_t n = strlen(r->row[i].policy);
+        width = n > width ? n : width;
+    }
+    return (int)width;
+}
+
+static void print_row(const struct eval_result *r, const struct eval_row *row, int width)
 {
     char answers[32], fetched[32], held[32];
     const struct meter *m = &row->meter;
     snprintf(answers, sizeof answers, "%" PRIu64 "/%" PRIu64, row->right, row->asked);
-    printf("%-10s %9s %9.2f %8.2f %8.2f %8.2f %8.2f %12s %8.3f %12s\n", row->policy, answers,
+    printf("%-*s %9s %9.2f %8.2f %8.2f %8.2f %8.2f %12s %8.3f %12s\n", width, row->policy, answers,
            meter_mean_ms(m, METER_STEP), meter_mean_ms(m, METER_SCOUT), meter_mean_ms(m, METER_WAIT),
            meter_mean_ms(m, METER_ATTEND), meter_mean_ms(m, METER_REST),
            size_format(fetched, sizeof fetched, (uint64_t)meter_bytes_per_step(m)),
@@ -60,10 +70,11 @@ void eval_print(const struct eval_result *r)
     printf("prefill  %s, %.0f tokens/s (and %.1f s until all was acknowledged)\n\n",
            duration_format(time, sizeof time, r->prefill_s),
            r->prefill_s > 0 ? (double)r->tokens / r->prefill_s : 0, r->flush_s);
-    printf("%-10s %9s %9s %8s %8s %8s %8s %12s %8s %12s\n", "policy", "right", "ms/step", "scout", "wait",
-           "attend", "rest", "fetched/step", "% dense", "decoder KV");
+    int width = name_width(r);
+    printf("%-*s %9s %9s %8s %8s %8s %8s %12s %8s %12s\n", width, "policy", "right", "ms/step", "scout",
+           "wait", "attend", "rest", "fetched/step", "% dense", "decoder KV");
     for (size_t i = 0; i < r->n_rows; i++)
-        print_row(r, &r->row[i]);
+        print_row(r, &r->row[i], width);
     for (size_t i = 0; i < r->n_rows; i++)
         if (r->row[i].out_of_time)
             printf("(%s: as many questions as fit the time)\n", r->row[i].policy);

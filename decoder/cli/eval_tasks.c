@@ -144,7 +144,7 @@ static void set_budget(struct tasks_eval *e)
 
 static void size_caches(struct tasks_eval *e)
 {
-    uint64_t token = kv_bytes_per_token(&e->engine.model->params, &e->args->kv);
+    uint64_t token = kv_bytes_per_token(&e->engine.model->params, kv_dtype(&e->args->kv));
     e->result.context_kv_bytes = e->args->tokens * token;
     e->result.kv_heads = (uint64_t)e->engine.model->params.n_layers * e->engine.model->params.n_kv_heads;
     for (size_t i = 0; i < e->result.n_policies; i++) {

@@ -22,7 +22,7 @@
 #include <string.h>
 
 struct text_args {
-    const char *model, *file, *policies, *budgets, *json, *svg;
+    const char *model, *file, *policies, *budgets, *kv_types, *json, *svg;
     uint32_t tokens, score, texts;
     uint64_t seed;
     double from;
@@ -46,6 +46,9 @@ static const struct opt table[] = {
      "window and sinks are always there"},
     {"budgets", 0, OPT_STRING, AT(budgets), "LIST",
      "far tokens read per KV head and layer and step, or percentages of --tokens"},
+    {"kv-types", 0, OPT_STRING, AT(kv_types), "LIST",
+     "dense and the policies once for each of these types of keys and values (see --kv-type, which is one); "
+     "everything is compared with dense in the first"},
     {"json", 0, OPT_STRING, AT(json), "FILE", "write the result there too"},
     {"svg", 0, OPT_STRING, AT(svg), "FILE", "draw perplexity over budgets there"},
     {0},
@@ -68,15 +71,19 @@ struct text_eval {
 
 /* ---- before the first pass ---- */
 
-static int add_row(struct text_eval *e, struct eval_choice choice, uint32_t budget, struct skv_error *err)
+static int add_row(struct text_eval *e, enum skv_dtype type, struct eval_choice choice, uint32_t budget,
+                   struct skv_error *err)
 {
     struct text_result *r = &e->result;
     size_t texts = e->args->texts, score = e->args->score;
-    struct text_row row = {.choice = choice, .cache = e->args->kv.cache};
+    struct text_row row = {.choice = choice, .type = type, .cache = e->args->kv.cache};
+    bool other = r->n_rows && type != r->row[0].type;
+    snprintf(row.label, sizeof row.label, "%s%s%s", choice.name, other ? " " : "",
+             other ? skv_dtype_name(type) : "");
     row.budgeted = eval_takes_budget(&choice.select);
     row.choice.select.budget = row.budgeted ? budget : 0;
     for (size_t i = 0; i < r->n_rows; i++)
-        if (!strcmp(r->row[i].choice.name, choice.name) &&
+        if (r->row[i].type == type && !strcmp(r->row[i].choice.name, choice.name) &&
             r->row[i].choice.select.budget == row.choice.select.budget)
             return 0;
     struct text_row *grown = realloc(r->row, (r->n_rows + 1) * sizeof *grown);
@@ -91,21 +98,40 @@ static int add_row(struct text_eval *e, struct eval_choice choice, uint32_t budg
     return at->nats && at->text_kl && at->kl ? 0 : skv_fail(err, -ENOMEM, "out of memory");
 }
 
-/* dense, window, sinks at every budget, then what was asked for. */
-static int make_rows(struct text_eval *e, struct skv_error *err)
+static int make_types(struct text_eval *e, struct skv_error *err)
+{
+    struct text_result *r = &e->result;
+    const char *list = e->args->kv_types ? e->args->kv_types : e->args->kv.kv_type;
+    for (size_t len; *list; list += len + (list[len] == ',')) {
+        enum skv_dtype type;
+        len = strcspn(list, ",");
+        if (!kv_dtype_named(list, len, &type))
+            return skv_fail(err, -EINVAL, "kv-types: '%.*s' is none: f16, f32, q8_0 and q4 are",
+                            len > 40 ? 40 : (int)len, list);
+        bool known = false;
+        for (unsigned i = 0; i < r->n_types; i++)
+            known |= r->type[i] == type;
+        if (!known)
+            r->type[r->n_types++] = type;
+    }
+    return r->n_types ? 0 : skv_fail(err, -EINVAL, "kv-types: the list is empty");
+}
+
+/* dense, in the first type also window and sinks at every budget, then what was asked for. */
+static int make_rows(struct text_eval *e, unsigned type, struct skv_error *err)
 {
     const struct text_args *a = e->args;
     struct eval_choices rows = {0};
     uint32_t *budgets = NULL;
     size_t n = 0;
-    int rc = eval_policies("dense,window,sinks", &e->opts.decode, &rows, err);
+    int rc = eval_policies(type == 0 ? "dense,window,sinks" : "dense", &e->opts.decode, &rows, err);
     if (!rc)
         rc = eval_policies(a->policies, &e->opts.decode, &rows, err);
     if (!rc)
         rc = eval_budgets(a->budgets, a->tokens, a->kv.select, &budgets, &n, err);
     for (size_t i = 0; i < rows.n && !rc; i++)
         for (size_t b = 0; b < n && !rc; b++)
-            rc = add_row(e, rows.at[i], budgets[b], err);
+            rc = add_row(e, e->result.type[type], rows.at[i], budgets[b], err);
     free(rows.at);
     free(budgets);
     return rc;
@@ -144,9 +170,12 @@ static int cut_pieces(struct text_eval *e, struct skv_error *err)
 
 static void size_caches(struct text_eval *e)
 {
-    uint64_t token = kv_bytes_per_token(&e->engine.model->params, &e->args->kv);
-    for (size_t i = 0; i < e->result.n_rows && !e->args->kv.cache; i++)
-        e->result.row[i].cache = eval_cache(&e->result.row[i].choice.select, token);
+    struct text_result *r = &e->result;
+    for (unsigned i = 0; i < r->n_types; i++)
+        r->token_bytes[i] = kv_bytes_per_token(&e->engine.model->params, r->type[i]);
+    for (size_t i = 0; i < r->n_rows && !e->args->kv.cache; i++)
+        r->row[i].cache = eval_cache(&r->row[i].choice.select,
+                                     kv_bytes_per_token(&e->engine.model->params, r->row[i].type));
 }
 
 static int take_memory(struct text_eval *e, struct skv_error *err)
@@ -171,7 +200,7 @@ static int score_step(struct text_eval *e, struct text_row *row, size_t text, si
         return skv_fail(err, -EDOM,
                         "%s: logits that are no numbers, %zu tokens into the scored ones of text %zu: is the "
                         "model damaged?",
-                        row->choice.name, step, text + 1);
+                        row->label, step, text + 1);
     if (row == e->result.row) {
         memcpy(dense, e->logits, e->vocab * sizeof *dense);
         e->dense_lse[step] = lse;
@@ -186,10 +215,11 @@ static int score_step(struct text_eval *e, struct text_row *row, size_t text, si
 }
 
 /* Tokens of a flushed context that representatives stand for. */
-static uint64_t sealed_tokens(const struct text_eval *e, const skv_context *ctx, const struct skv_stats *s)
+static uint64_t sealed_tokens(const struct text_eval *e, const skv_context *ctx, enum skv_dtype type,
+                              const struct skv_stats *s)
 {
     uint64_t blocks = (skv_length(ctx) + SKV_BLOCK - 1) / SKV_BLOCK;
-    uint64_t token = kv_bytes_per_token(&e->engine.model->params, &e->args->kv);
+    uint64_t token = kv_local_bytes_per_token(&e->engine.model->params, type);
     return blocks * SKV_BLOCK - s->window_bytes / token;
 }
 
@@ -216,8 +246,9 @@ static int decode_text(struct text_eval *e, struct text_row *row, size_t text, s
         rc = skv_flush(fork, err);
     skv_context_stats(fork, &s);
     row->held_bytes += (double)s.representative_bytes;
-    row->held_tokens += (double)sealed_tokens(e, fork, &s);
-    e->result.context_kv_bytes = s.context_bytes;
+    row->held_tokens += (double)sealed_tokens(e, fork, row->type, &s);
+    if (row->type == e->result.type[0])
+        e->result.context_kv_bytes = s.context_bytes;
     return rc;
 }
 
@@ -245,12 +276,14 @@ static void close_base(struct text_eval *e)
     e->base = NULL;
 }
 
-/* The text up to its scored tokens, stored, for the rows that need history or for the others. */
-static int open_base(struct text_eval *e, size_t text, bool history, struct skv_error *err)
+/* The text up to its scored tokens, stored as this type, for the rows that need history or for the others. */
+static int open_base(struct text_eval *e, size_t text, enum skv_dtype type, bool history,
+                     struct skv_error *err)
 {
     const struct text_args *a = e->args;
     struct skv_context_opts opts = e->opts;
     opts.history = history;
+    opts.dtype = type;
     int rc = engine_context(&e->engine, &opts, &e->base, &e->session, err);
     if (!rc)
         rc = engine_prefill(&e->engine, e->session, e->label, e->result.pieces.ids + text * a->tokens,
@@ -264,16 +297,18 @@ static int measure_text(struct text_eval *e, size_t text, struct skv_error *err)
     struct text_result *r = &e->result;
     int rc = 0;
     snprintf(e->label, sizeof e->label, "text %zu of %u", text + 1, e->args->texts);
-    for (int history = 0; history <= 1 && !rc; history++) {
+    for (unsigned base = 0; base < 2 * r->n_types && !rc; base++) {
+        enum skv_dtype type = r->type[base / 2];
+        bool history = base % 2;
         size_t n = 0;
         for (size_t i = 0; i < r->n_rows; i++)
-            n += r->row[i].history == history;
+            n += r->row[i].type == type && r->row[i].history == history;
         if (n == 0)
             continue;
-        rc = open_base(e, text, history, err);
+        rc = open_base(e, text, type, history, err);
         progress_begin(&e->bar, e->label, "steps", n * e->args->score);
         for (size_t i = 0; i < r->n_rows && !rc; i++)
-            if (r->row[i].history == history)
+            if (r->row[i].type == type && r->row[i].history == history)
                 rc = measure(e, &r->row[i], text, err);
         progress_end(&e->bar);
         close_base(e);
@@ -332,7 +367,9 @@ static int prepare(struct text_eval *e, struct skv_error *err)
     if (!rc)
         rc = check_lengths(a, err);
     if (!rc)
-        rc = make_rows(e, err);
+        rc = make_types(e, err);
+    for (unsigned i = 0; i < e->result.n_types && !rc; i++)
+        rc = make_rows(e, i, err);
     e->result.model = a->model;
     e->result.file = a->file;
     e->result.seed = a->seed;
@@ -395,12 +432,14 @@ int cmd_eval_text(int argc, char **argv)
         "near. Where\n"
         "it is as good as dense, the text does not need what is far, and says nothing about policies. The "
         "cache, if not\n"
-        "given, is twice the row's budget.",
+        "given, is twice the row's budget. With --kv-types, what keeping keys and values in fewer bits "
+        "costs.",
         "  scoutkv eval text -m model.gguf -f novel.txt --from 90\n"
         "  scoutkv eval text -m model.gguf -f novel.txt --policies cascade,cascade:beta=0.5 --budgets 10% "
         "--texts 16\n"
         "  scoutkv eval text -m model.gguf -f novel.txt --tokens 100000 --window 1024 --budgets 1%,2%,5% "
-        "--json t.json --svg t.svg",
+        "--json t.json --svg t.svg\n"
+        "  scoutkv eval text -m model.gguf -f novel.txt --policies cascade --kv-types f16,q8_0,q4",
         groups};
     int rc = options_start(&cmd, argc, argv, &mem);
     if (rc >= 0)
@@ -411,6 +450,8 @@ int cmd_eval_text(int argc, char **argv)
     e->args = &a;
     rc = options_typed(&cmd, &mem, "budget")
              ? skv_fail(&err, -EINVAL, "budget: the rows have several: give --budgets %u", a.kv.budget)
+         : a.kv_types && options_typed(&cmd, &mem, "kv-type")
+             ? skv_fail(&err, -EINVAL, "kv-type: --kv-types names all: leave one of them out")
              : prepare(e, &err);
     if (rc) {
         rc = options_mistake(&cmd, "%s", err.text);

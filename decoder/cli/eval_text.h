@@ -8,16 +8,20 @@
 #include "decoder/cli/meter.h"
 #include "decoder/cli/text_pieces.h"
 
+enum { TEXT_TYPES = 4 };
+
 struct text_row {
     struct eval_choice choice;
-    bool budgeted;                  /* choice.select.budget tells it from others of its policy */
-    bool history;                   /* its base notes what pages received */
-    uint64_t cache;                 /* bytes */
-    double *nats;                   /* [texts]: mean of -log p(token) over the scored ones */
-    double *text_kl;                /* [texts]: mean KL(dense ‖ row) */
-    float *kl;                      /* [texts * score], sorted once all are there */
-    uint64_t scored, agreed;        /* tokens; those where the likeliest token is dense's */
-    double held_bytes, held_tokens; /* representatives; sealed tokens they speak for: summed over texts */
+    enum skv_dtype type;             /* of its K and V */
+    char label[SKV_POLICY_TEXT + 8]; /* policy, and type if it is not that of the first row */
+    bool budgeted;                   /* choice.select.budget tells it from others of its policy */
+    bool history;                    /* its base notes what pages received */
+    uint64_t cache;                  /* bytes */
+    double *nats;                    /* [texts]: mean of -log p(token) over the scored ones */
+    double *text_kl;                 /* [texts]: mean KL(dense ‖ row) */
+    float *kl;                       /* [texts * score], sorted once all are there */
+    uint64_t scored, agreed;         /* tokens; those where the likeliest token is dense's */
+    double held_bytes, held_tokens;  /* representatives; sealed tokens they speak for: summed over texts */
     struct meter meter;
 };
 
@@ -27,6 +31,9 @@ struct text_result {
     double from;
     const struct kv_options *kv;
     const struct skv_context_opts *opts;
+    enum skv_dtype type[TEXT_TYPES]; /* of K and V, the first row's first */
+    uint64_t token_bytes[TEXT_TYPES];
+    unsigned n_types;
     uint32_t head_layers; /* KV heads of all layers */
     struct text_pieces pieces;
     struct text_row *row; /* dense first */

@@ -58,7 +58,7 @@ static void print_row(const struct text_result *r, const struct text_row *row, i
     if (m->missed_n > 0)
         snprintf(missed, sizeof missed, "%.3f", meter_missed_mass(m));
     printf("%-*s %6s %10.4f %7.4f %8.4f %7s %8.5f %7.4f %7.1f %% %12s %9.2f %11s %8.1f %8s %7s\n", width,
-           row->choice.name, budget, f.perplexity, f.ratio, f.nats.mean, spread, f.kl.mean, f.kl_p99,
+           row->label, budget, f.perplexity, f.ratio, f.nats.mean, spread, f.kl.mean, f.kl_p99,
            100 * f.agreement, size_format(fetched, sizeof fetched, (uint64_t)meter_bytes_per_step(m)),
            f.held_per_token, size_format(read, sizeof read, (uint64_t)meter_scout_bytes_per_step(m)),
            1000 * meter_mean_ms(m, METER_SCOUT), hits, missed);
@@ -74,12 +74,16 @@ void text_print(const struct text_result *r)
            count_format(length, sizeof length, p->len), r->score,
            count_format(scored, sizeof scored, p->n * r->score),
            duration_format(time, sizeof time, r->seconds));
-    printf("besides the budget: window %u, sinks %u; selected together: %u tokens\n\n", r->kv->window,
-           r->kv->sinks, r->kv->select);
+    printf("besides the budget: window %u, sinks %u; selected together: %u tokens; keys and values: ",
+           r->kv->window, r->kv->sinks, r->kv->select);
+    for (unsigned i = 0; i < r->n_types; i++)
+        printf("%s%s, %" PRIu64 " bytes a token", i ? "; " : "", skv_dtype_name(r->type[i]),
+               r->token_bytes[i]);
+    fputs("\n\n", stdout);
     int width = 12;
     for (size_t i = 0; i < r->n_rows; i++)
-        if ((int)strlen(r->row[i].choice.name) > width)
-            width = (int)strlen(r->row[i].choice.name);
+        if ((int)strlen(r->row[i].label) > width)
+            width = (int)strlen(r->row[i].label);
     printf("%-*s %6s %10s %7s %8s %7s %8s %7s %9s %12s %9s %11s %8s %8s %7s\n", width, "policy", "budget",
            "perplexity", "ratio", "nats", "+-", "KL", "p99", "same top", "fetched/step", "B/token",
            "scout reads", "scout us", "held", "missed");
@@ -117,14 +121,14 @@ static json_t *row_json(const struct text_result *r, const struct text_row *row)
 {
     struct text_figures f = text_figures(r, row);
     json_t *budget = row->budgeted ? json_integer(row->choice.select.budget) : json_null();
-    return json_pack("{s:s, s:o, s:I, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}",
-                     "policy", row->choice.name, "budget", budget, "cache_bytes", (json_int_t)row->cache,
-                     "perplexity", number(f.perplexity), "ratio", number(f.ratio), "ratio_min",
-                     number(exp(f.nats.min)), "ratio_max", number(exp(f.nats.max)), "nats",
-                     number(f.nats.mean), "nats_se", number(f.nats.se), "kl", number(f.kl.mean), "kl_se",
-                     number(f.kl.se), "kl_p99", number(f.kl_p99), "argmax_agreement", number(f.agreement),
-                     "representative_bytes_per_token", number(f.held_per_token), "text_nats",
-                     numbers(row->nats, r->pieces.n), "costs", meter_json(&row->meter));
+    return json_pack(
+        "{s:s, s:o, s:s, s:I, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "policy",
+        row->choice.name, "budget", budget, "kv_type", skv_dtype_name(row->type), "cache_bytes",
+        (json_int_t)row->cache, "perplexity", number(f.perplexity), "ratio", number(f.ratio), "ratio_min",
+        number(exp(f.nats.min)), "ratio_max", number(exp(f.nats.max)), "nats", number(f.nats.mean), "nats_se",
+        number(f.nats.se), "kl", number(f.kl.mean), "kl_se", number(f.kl.se), "kl_p99", number(f.kl_p99),
+        "argmax_agreement", number(f.agreement), "representative_bytes_per_token", number(f.held_per_token),
+        "text_nats", numbers(row->nats, r->pieces.n), "costs", meter_json(&row->meter));
 }
 
 static json_t *rows_json(const struct text_result *r)
@@ -165,6 +169,10 @@ int text_write_json(const struct text_result *r, const char *path, struct skv_er
                   r->seconds, "cannot_tell_at", untold_json(r), "rows", rows_json(r));
     if (!o)
         return skv_fail(err, -ENOMEM, "out of memory for the JSON output");
+    json_t *types = json_object();
+    for (unsigned i = 0; types && i < r->n_types; i++)
+        json_object_set_new(types, skv_dtype_name(r->type[i]), json_integer((json_int_t)r->token_bytes[i]));
+    json_object_set_new(o, "kv_bytes_per_token", types);
     json_object_set_new(o, "tier", node_report_json(r->tier));
     json_object_set_new(o, "loss", on_loss_json(r->on_loss, &r->lost));
     int bad = json_dump_file(o, path, JSON_INDENT(2));
@@ -216,13 +224,13 @@ static void add_curves(struct curves *c, const struct text_result *r)
         c->spread[KL][i] = f.kl.se;
         if (!row->budgeted)
             continue;
-        bool first = i == 0 || strcmp(row->choice.name, r->row[i - 1].choice.name);
+        bool first = i == 0 || strcmp(row->label, r->row[i - 1].label);
         c->n_series += first;
         for (int p = 0; p < PLOTS; p++) {
             struct svg_series *s = &c->series[p][c->n_series - 1];
             if (first)
                 *s = (struct svg_series){
-                    .name = row->choice.name, .x = c->x + i, .y = c->y[p] + i, .spread = c->spread[p] + i};
+                    .name = row->label, .x = c->x + i, .y = c->y[p] + i, .spread = c->spread[p] + i};
             s->n++;
         }
     }

@@ -7,8 +7,7 @@ static volatile sig_atomic_t caught;
 
 static void on_signal(int number)
 {
-    (void)number;
-    caught = 1;
+    caught = number;
 }
 
 void interrupt_catch(void)
@@ -23,4 +22,13 @@ void interrupt_catch(void)
 bool interrupted(void)
 {
     return caught;
+}
+
+bool interrupt_forgive(void)
+{
+    if (caught == SIGTERM)
+        return false;
+    caught = 0;
+    interrupt_catch();
+    return true;
 }

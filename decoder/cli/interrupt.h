@@ -7,6 +7,8 @@
 
 void interrupt_catch(void);
 bool interrupted(void);
+/* Goes on as if Ctrl-C had not been pressed, and catches the next one. False: it was SIGTERM. */
+bool interrupt_forgive(void);
 enum { EXIT_INTERRUPTED = 130 }; /* as shells report a program ended by Ctrl-C */
 
 #endif

@@ -6,10 +6,12 @@
 #include "common/identity.h"
 #include "decoder/kernels/families.h"
 #include "decoder/kernels/kernels.h"
+#include "decoder/kernels/kv_types.h"
 #include "decoder/model/gguf.h"
 #include "decoder/model/matmul.h"
 #include "decoder/model/quant.h"
 #include "decoder/scout/scan_probe.h"
+#include "decoder/scoutkv.h"
 
 #include <errno.h>
 #include <math.h>
@@ -17,9 +19,9 @@
 #include <string.h>
 
 enum {
-    DIMS = 128,                              /* of a head, K and V */
-    PAGE_BYTES = PAGE_TOKENS * 2 * DIMS * 2, /* f16 */
-    PART_PAGES = (1 << 20) / PAGE_BYTES,     /* a part of the work is 1 MiB */
+    DIMS = 128,                       /* of a head, K and V */
+    PAGE_FLOATS = PAGE_TOKENS * DIMS, /* of K, and of V */
+    PART_PAGES = 128,                 /* a part of the work: 1 MiB of f16 */
     COLS = 4096,
     MADE_ROWS = 64,
     TOKENS = 256, /* of a prefill tile */
@@ -43,6 +45,8 @@ static void repeat(uint8_t *to, size_t made, size_t len)
 
 struct pages {
     uint8_t *bytes;
+    size_t page_bytes;
+    enum skv_dtype type;
     unsigned n_parts;
     unsigned g;
     float q[MAX_ROWS * DIMS];
@@ -61,31 +65,59 @@ static void pages_free(struct kernel_job *j)
     free(p);
 }
 
+static void page_make(enum skv_dtype type, uint64_t *seed, uint8_t *page)
+{
+    float kv[2 * PAGE_FLOATS];
+    uint16_t half[2 * PAGE_FLOATS];
+    for (unsigned i = 0; i < 2 * PAGE_FLOATS; i++)
+        kv[i] = uniform(seed);
+    kernels_get()->f32_to_f16(2 * PAGE_FLOATS, kv, half);
+    kernels_get()->f16_to_f32(2 * PAGE_FLOATS, half, kv);
+    if (type == SKV_F16)
+        memcpy(page, half, sizeof half);
+    else
+        (type == SKV_Q4 ? kv_pack_q4 : kv_pack_q8_0)(DIMS, DIMS, kv, kv + PAGE_FLOATS, page);
+}
+
 static int pages_make(struct kernel_job *j, size_t bytes)
 {
     struct pages *p = j->self = calloc(1, sizeof *p);
     uint64_t seed = 1;
     if (!p)
         return -ENOMEM;
-    size_t part = (size_t)PART_PAGES * PAGE_BYTES;
     p->g = j->g;
+    p->type = j->type ? (enum skv_dtype)j->type : SKV_F16;
+    p->page_bytes = layout_page_bytes(
+        &(struct block_layout){.dtype = (uint8_t)p->type, .d_k = DIMS, .d_v = DIMS, .n_heads = 1});
+    size_t part = PART_PAGES * p->page_bytes;
     p->n_parts = (unsigned)(bytes / part ? bytes / part : 1);
     p->bytes = malloc(p->n_parts * part);
     p->out = calloc(p->n_parts, sizeof *p->out);
     p->sums = calloc(p->n_parts, sizeof *p->sums);
     if (!p->bytes || !p->out || !p->sums)
         return -ENOMEM;
-    for (size_t at = 0; at < part; at += 2) {
-        float x = uniform(&seed);
-        kernels_get()->f32_to_f16(1, &x, (uint16_t *)(p->bytes + at));
-    }
+    for (unsigned i = 0; i < PART_PAGES; i++)
+        page_make(p->type, &seed, p->bytes + i * p->page_bytes);
     repeat(p->bytes, part, p->n_parts * part);
     for (unsigned i = 0; i < MAX_ROWS * DIMS; i++)
         p->q[i] = uniform(&seed) * 0.2f;
     double n_pages = (double)p->n_parts * PART_PAGES;
-    j->bytes = n_pages * PAGE_BYTES;
+    j->bytes = n_pages * (double)p->page_bytes;
     j->flops = n_pages * PAGE_TOKENS * 4.0 * DIMS * j->g; /* q·k, and weights by v */
     return 0;
+}
+
+static void attend_page(const struct pages *p, const struct kernels *k, const uint8_t *page, float *m,
+                        float *l, float *o)
+{
+    float key[PAGE_FLOATS], value[PAGE_FLOATS];
+    if (p->type == SKV_F16) {
+        k->page_f16(p->g, PAGE_TOKENS, DIMS, DIMS, p->q, (const uint16_t *)page,
+                    (const uint16_t *)page + PAGE_FLOATS, m, l, o);
+        return;
+    }
+    (p->type == SKV_Q4 ? k->unpack_q4 : k->unpack_q8_0)(DIMS, DIMS, page, key, value);
+    k->page_f32(p->g, PAGE_TOKENS, DIMS, DIMS, p->q, key, value, m, l, o);
 }
 
 /* As a step does: each page's partial, folded into the one before. */
@@ -93,14 +125,13 @@ static void attend_part(void *arg, unsigned part)
 {
     struct pages *p = arg;
     const struct kernels *k = kernels_get();
-    const uint8_t *page = p->bytes + (size_t)part * PART_PAGES * PAGE_BYTES;
+    const uint8_t *page = p->bytes + (size_t)part * PART_PAGES * p->page_bytes;
     float M[MAX_ROWS], L[MAX_ROWS] = {0}, m[MAX_ROWS], l[MAX_ROWS], o[MAX_ROWS * DIMS], *O = p->out[part];
     for (unsigned r = 0; r < p->g; r++)
         M[r] = -INFINITY;
     memset(O, 0, sizeof *p->out);
-    for (unsigned i = 0; i < PART_PAGES; i++, page += PAGE_BYTES) {
-        const uint16_t *key = (const uint16_t *)page, *value = key + PAGE_TOKENS * DIMS;
-        k->page_f16(p->g, PAGE_TOKENS, DIMS, DIMS, p->q, key, value, m, l, o);
+    for (unsigned i = 0; i < PART_PAGES; i++, page += p->page_bytes) {
+        attend_page(p, k, page, m, l, o);
         k->merge(p->g, DIMS, M, L, O, m, l, o);
     }
 }
@@ -115,9 +146,9 @@ static void sum_part(void *arg, unsigned part)
 {
     struct pages *p = arg;
     const struct block_key key = {.layer = part};
-    const uint8_t *page = p->bytes + (size_t)part * PART_PAGES * PAGE_BYTES;
+    const uint8_t *page = p->bytes + (size_t)part * PART_PAGES * p->page_bytes;
     for (unsigned i = 0; i < PART_PAGES; i++)
-        p->sums[part] += page_checksum(&key, i, 0, page + (size_t)i * PAGE_BYTES, PAGE_BYTES);
+        p->sums[part] += page_checksum(&key, i, 0, page + i * p->page_bytes, p->page_bytes);
 }
 
 static void sum(struct kernel_job *j, struct pool *pool)
@@ -207,7 +238,18 @@ static void gemv(struct kernel_job *j, struct pool *pool)
 {
     struct weights *s = j->self;
     struct matmul m = {&s->w, s->y};
-    matmul_rows(pool, &m, 1, s->tokens, s->x, false);
+    (void)matmul_rows(pool, &s->room, &m, 1, s->tokens, s->x, false);
+}
+
+/* Vectors of a batch, each with the bits of gemv. */
+static int gemv16_make(struct kernel_job *j, size_t bytes)
+{
+    return weights_make(j, bytes / 4, 16);
+}
+
+static void gemv16(struct kernel_job *j, struct pool *pool)
+{
+    gemv(j, pool);
 }
 
 /* So many weights that a pass takes as long as the others. */
@@ -231,6 +273,12 @@ static void gemm(struct kernel_job *j, struct pool *pool)
         .name = "attention_g" #n, .about = "attention of pages of f16, " #n " query rows a KV head", \
         .make = pages_make, .pass = attend, .free = pages_free, .g = n                               \
     }
+#define PACKED(type_name, number)                                                                   \
+    {                                                                                               \
+        .name = "attention_" type_name,                                                             \
+        .about = "attention of pages of " type_name ", 4 query rows a KV head", .make = pages_make, \
+        .pass = attend, .free = pages_free, .g = 4, .type = number                                  \
+    }
 #define SCAN(n, kind_name, kind)                                                              \
     {                                                                                         \
         .name = "scan_" kind_name "_g" #n,                                                    \
@@ -243,6 +291,7 @@ static void gemm(struct kernel_job *j, struct pool *pool)
         .type = number                                                                                       \
     }
 #define GEMV(type_name, number) WEIGHTS(gemv, type_name, number, "one vector by weights")
+#define GEMV16(type_name, number) WEIGHTS(gemv16, type_name, number, "16 vectors by weights, as one by one")
 #define GEMM(type_name, number) WEIGHTS(gemm, type_name, number, "256 vectors by weights")
 
 static int sums_make(struct kernel_job *j, size_t bytes)
@@ -256,6 +305,8 @@ static const struct kernel_job jobs[] = {
     ATTENTION(1),
     ATTENTION(4),
     ATTENTION(8),
+    PACKED("q8_0", SKV_Q8_0),
+    PACKED("q4", SKV_Q4),
     SCAN(1, "block", REPS_BLOCK),
     SCAN(4, "block", REPS_BLOCK),
     SCAN(8, "block", REPS_BLOCK),
@@ -269,6 +320,8 @@ static const struct kernel_job jobs[] = {
     GEMV("q6_k", GGML_Q6_K),
     GEMV("q4_k", GGML_Q4_K),
     GEMV("q4_0", GGML_Q4_0),
+    GEMV16("f16", GGML_F16),
+    GEMV16("q8_0", GGML_Q8_0),
     GEMM("f32", GGML_F32),
     GEMM("f16", GGML_F16),
     GEMM("q8_0", GGML_Q8_0),

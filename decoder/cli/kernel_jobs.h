@@ -15,7 +15,8 @@ struct kernel_job {
     void (*pass)(struct kernel_job *, struct pool *);
     void (*free)(struct kernel_job *);
     uint32_t g;    /* query rows of a group */
-    uint32_t type; /* of weights, enum ggml_type; of representatives, enum reps_kind */
+    uint32_t type; /* of weights, enum ggml_type; of representatives, enum reps_kind; of pages, enum
+                    * skv_dtype, f16 if not given */
     /* Set by make: */
     double bytes; /* that a pass reads */
     double flops; /* f32 multiplications and additions of a pass; 0: integers, which have another peak */
@@ -23,7 +24,7 @@ struct kernel_job {
 };
 
 /* A copy of the table, ended by a job without a name. */
-enum { KERNEL_JOBS = 24 };
+enum { KERNEL_JOBS = 32 };
 void kernel_jobs(struct kernel_job out[KERNEL_JOBS]);
 
 #endif

@@ -50,6 +50,9 @@ int kv_layers(const struct kv_options *, struct skv_context_opts *out, struct sk
 void kv_say_salience(const struct skv_select *, const struct skv_calibration *);
 
 enum skv_representatives kv_representatives(const struct kv_options *);
+/* false: no type has this name. */
+bool kv_dtype_named(const char *name, size_t len, enum skv_dtype *type);
+enum skv_dtype kv_dtype(const struct kv_options *); /* --kv-type */
 
 /* --schedule, or what --calib means without it. Part of it too. */
 int kv_schedule(const struct kv_options *, enum skv_schedule *out, struct skv_error *);

@@ -85,7 +85,7 @@ static int take_fixed(const struct skv_saved *m, const struct resume_typed *t, s
     skv_policy_format(&o->prefill, prefill);
     int rc = differs_text(m, t, "prefill", prefill, &kv->prefill, err);
     if (rc == 0)
-        rc = differs_text(m, t, "kv-type", o->dtype == SKV_F32 ? "f32" : "f16", &kv->kv_type, err);
+        rc = differs_text(m, t, "kv-type", skv_dtype_name(o->dtype), &kv->kv_type, err);
     if (rc == 0)
         rc = differs_text(m, t, "representatives", o->representatives == SKV_REPS_LEAN ? "lean" : "full",
                           &kv->representatives, err);

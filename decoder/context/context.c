@@ -147,11 +147,8 @@ int skv_context_open(skv_tier *t, const struct skv_model *m, const struct skv_co
 
 static void local_clear(struct skv_context *c, size_t from)
 {
-    for (size_t i = from; i < c->n_local; i++) {
-        for (unsigned l = 0; l < c->shape->n_layers; l++)
-            buf_unref(c->local[i].kv[l]);
-        free(c->local[i].kv);
-    }
+    for (size_t i = from; i < c->n_local; i++)
+        local_block_free(c->shape, &c->local[i]);
     c->n_local = from;
 }
 
@@ -215,21 +212,9 @@ int context_grow_local(struct skv_context *c)
         c->local = local;
         c->local_cap = cap;
     }
-    struct buf **kv = calloc(c->shape->n_layers, sizeof(struct buf *));
-    if (!kv)
-        return -ENOMEM;
-    for (unsigned l = 0; l < c->shape->n_layers; l++) {
-        kv[l] = buf_new(layout_block_bytes(&c->shape->layouts[l]));
-        if (!kv[l]) {
-            while (l--)
-                buf_unref(kv[l]);
-            free(kv);
-            return -ENOMEM;
-        }
-        memset(kv[l]->data, 0, kv[l]->len);
-    }
-    c->local[c->n_local++].kv = kv;
-    return 0;
+    int rc = local_block_new(c->shape, &c->local[c->n_local]);
+    c->n_local += rc == 0;
+    return rc;
 }
 
 int context_make_spans(struct skv_context *c, uint64_t n_blocks)
@@ -303,14 +288,10 @@ int skv_context_fork(skv_context *c, skv_context **out, struct skv_error *err)
     f->spans_cap = c->n_spans + 1;
     for (; f->n_spans < c->n_spans; f->n_spans++)
         f->spans[f->n_spans] = span_ref(c->spans[f->n_spans]);
-    for (; f->n_local < c->n_local; f->n_local++) {
-        struct buf **kv = calloc(c->shape->n_layers, sizeof(struct buf *));
-        if (!kv)
+    for (; f->n_local < c->n_local; f->n_local++)
+        if (local_block_share(c->shape, &c->local[f->n_local], &f->local[f->n_local]))
             goto no_memory;
-        for (unsigned l = 0; l < c->shape->n_layers; l++)
-            kv[l] = buf_ref(c->local[f->n_local].kv[l]);
-        f->local[f->n_local].kv = kv;
-    }
+    f->rounded_to = c->rounded_to;
     f->len = c->len;
     f->sealed = c->sealed;
     f->pass_from = c->len;
@@ -376,12 +357,18 @@ void context_set_eligible(struct skv_context *c)
             c->eligible[p / 64] &= ~(1ull << (p % 64));
 }
 
+static const uint8_t *page_in(const struct block_layout *lay, const struct buf *kv, unsigned head,
+                              uint64_t page)
+{
+    return kv->data + (head * BLOCK_PAGES + page % BLOCK_PAGES) * layout_page_bytes(lay);
+}
+
 const uint8_t *context_held_page(const struct skv_context *c, unsigned layer, unsigned head, uint64_t page)
 {
     uint64_t block = page / BLOCK_PAGES;
     const struct buf *kv = NULL;
     if (block >= c->sealed) {
-        kv = c->local[block - c->sealed].kv[layer];
+        kv = c->local[block - c->sealed].rest[layer];
     } else {
         for (struct pending_block *p = c->pending; p && !kv; p = p->next)
             if (p->block == block)
@@ -389,8 +376,16 @@ const uint8_t *context_held_page(const struct skv_context *c, unsigned layer, un
         if (!kv)
             return NULL;
     }
-    const struct block_layout *lay = &c->shape->layouts[layer];
-    return kv->data + (head * BLOCK_PAGES + page % BLOCK_PAGES) * layout_page_bytes(lay);
+    return page_in(&c->shape->layouts[layer], kv, head, page);
+}
+
+struct kv_page context_local_page(const struct skv_context *c, unsigned layer, unsigned head, uint64_t page,
+                                  uint64_t n)
+{
+    const struct local_block *b = &c->local[page / BLOCK_PAGES - c->sealed];
+    const struct block_layout *put = &c->shape->put[layer], *rest = &c->shape->layouts[layer];
+    return n < PAGE_TOKENS ? (struct kv_page){page_in(put, b->put[layer], head, page), put}
+                           : (struct kv_page){page_in(rest, b->rest[layer], head, page), rest};
 }
 
 void context_block_key(const struct skv_context *c, unsigned layer, uint64_t block, struct block_key *out)
@@ -462,12 +457,40 @@ int skv_append(skv_context *c, enum skv_mode mode, uint32_t n, const uint32_t *i
 }
 
 /* Writes one token's K and V of one head into its page. */
-static void store_row(const struct kernels *k, enum skv_dtype dtype, uint8_t *at, unsigned d, const float *x)
+static void store_row(const struct kernels *k, unsigned dtype, uint8_t *at, unsigned d, const float *x)
 {
     if (dtype == SKV_F16)
         k->f32_to_f16(d, x, (uint16_t *)at);
     else
         memcpy(at, x, d * sizeof *x);
+}
+
+/* Makes it ours alone: it may be shared with a fork or the queue of PUTs. -ENOMEM. */
+static int own_buf(struct buf **b)
+{
+    if (atomic_load(&(*b)->refs) == 1)
+        return 0;
+    struct buf *own = buf_copy((*b)->data, (*b)->len);
+    if (!own)
+        return -ENOMEM;
+    buf_unref(*b);
+    *b = own;
+    return 0;
+}
+
+/* Pages that this pass has filled: as they will be at rest, and are attended to from now on. */
+static int pack_filled(struct skv_context *c, uint32_t layer)
+{
+    const struct block_layout *lay = &c->shape->layouts[layer];
+    for (uint64_t page = c->pass_from / PAGE_TOKENS; page < c->len / PAGE_TOKENS; page++) {
+        struct buf **rest = &c->local[page / BLOCK_PAGES - c->sealed].rest[layer];
+        if (own_buf(rest))
+            return -ENOMEM;
+        for (unsigned h = 0; h < lay->n_heads; h++)
+            page_pack(c->tier->k, context_local_page(c, layer, h, page, 0), lay,
+                      (*rest)->data + (h * BLOCK_PAGES + page % BLOCK_PAGES) * layout_page_bytes(lay));
+    }
+    return 0;
 }
 
 int skv_put(skv_context *c, uint32_t layer, const float *k, const float *v, struct skv_error *err)
@@ -476,27 +499,24 @@ int skv_put(skv_context *c, uint32_t layer, const float *k, const float *v, stru
         return skv_fail(err, -EINVAL, "put: layer %u of %u, pass of %u tokens", layer, c->shape->n_layers,
                         c->pass_n);
     const struct skv_layer *y = &c->shape->layers[layer];
-    const struct block_layout *lay = &c->shape->layouts[layer];
-    size_t page_bytes = layout_page_bytes(lay), es = c->opts.dtype == SKV_F32 ? 4 : 2;
+    const struct block_layout *lay = &c->shape->put[layer];
+    size_t page_bytes = layout_page_bytes(lay), es = lay->dtype == SKV_F32 ? 4 : 2;
     for (uint32_t i = 0; i < c->pass_n; i++) {
         uint64_t t = c->pass_from + i;
-        struct buf **kv = &c->local[t / BLOCK_TOKENS - c->sealed].kv[layer];
-        if (atomic_load(&(*kv)->refs) > 1) { /* shared with a fork or the queue of PUTs */
-            struct buf *own = buf_copy((*kv)->data, (*kv)->len);
-            if (!own)
-                return skv_fail(err, -ENOMEM, "out of memory");
-            buf_unref(*kv);
-            *kv = own;
-        }
+        struct buf **put = &c->local[t / BLOCK_TOKENS - c->sealed].put[layer];
+        if (own_buf(put))
+            return skv_fail(err, -ENOMEM, "out of memory");
         unsigned in_block = t % BLOCK_TOKENS, row = in_block % PAGE_TOKENS;
         for (unsigned h = 0; h < y->n_kv_heads; h++) {
-            uint8_t *page = (*kv)->data + (h * BLOCK_PAGES + in_block / PAGE_TOKENS) * page_bytes;
-            store_row(c->tier->k, c->opts.dtype, page + row * y->d_k * es, y->d_k,
+            uint8_t *page = (*put)->data + (h * BLOCK_PAGES + in_block / PAGE_TOKENS) * page_bytes;
+            store_row(c->tier->k, lay->dtype, page + row * y->d_k * es, y->d_k,
                       k + ((size_t)i * y->n_kv_heads + h) * y->d_k);
-            store_row(c->tier->k, c->opts.dtype, page + (PAGE_TOKENS * y->d_k + row * y->d_v) * es, y->d_v,
+            store_row(c->tier->k, lay->dtype, page + (PAGE_TOKENS * y->d_k + row * y->d_v) * es, y->d_v,
                       v + ((size_t)i * y->n_kv_heads + h) * y->d_v);
         }
     }
+    if (c->shape->packed && pack_filled(c, layer))
+        return skv_fail(err, -ENOMEM, "out of memory");
     c->layer_put[layer] = 1;
     return 0;
 }
@@ -520,8 +540,13 @@ static void on_unseal_page(void *arg, size_t want, int rc, const uint8_t *bytes)
         return;
     }
     size_t len = layout_page_bytes(&u->c->shape->layouts[u->layer]);
-    memcpy(u->blocks[u->want_block[want]].kv[u->layer]->data + (w->head * BLOCK_PAGES + w->page) * len, bytes,
-           len);
+    struct local_block *b = &u->blocks[u->want_block[want]];
+    uint64_t at = w->head * BLOCK_PAGES + w->page;
+    memcpy(b->rest[u->layer]->data + at * len, bytes, len);
+    const struct block_layout *put = &u->c->shape->put[u->layer], *rest = &u->c->shape->layouts[u->layer];
+    if (u->c->shape->packed)
+        page_unpack(u->c->tier->k, (struct kv_page){bytes, rest}, put,
+                    b->put[u->layer]->data + at * layout_page_bytes(put));
 }
 
 static int unseal_layer(struct unseal *u, uint64_t n_blocks, struct skv_error *err)
@@ -618,6 +643,8 @@ static int unseal(struct skv_context *c, uint64_t target, uint64_t n, struct skv
     c->local = fresh.local;
     c->n_local = fresh.n_local;
     c->local_cap = fresh.local_cap;
+    if (c->shape->packed && c->rounded_to < to * BLOCK_TOKENS)
+        c->rounded_to = to * BLOCK_TOKENS;
     c->sealed = target;
     cache_drop_from(c->cache, context_sealed_pages(c));
     if (c->hints)
@@ -638,6 +665,8 @@ int skv_truncate(skv_context *c, uint64_t n, struct skv_error *err)
     /* The straight run sealed at its last append, which was of one token at least: at length n it may not
      * have sealed yet what n allows, and will at its next append, as this context will. */
     uint64_t target = seal_target(c, n);
+    if (passes_reserve(c, c->n_passes + 1))
+        return skv_fail(err, -ENOMEM, "out of memory");
     if (target < c->sealed) {
         int rc = unseal(c, target, n, err);
         if (rc)
@@ -647,6 +676,10 @@ int skv_truncate(skv_context *c, uint64_t n, struct skv_error *err)
     if (n_local < c->n_local)
         local_clear(c, n_local);
     passes_truncate(c, n);
+    if (n % PAGE_TOKENS && n < c->rounded_to)
+        passes_round(c, n - n % PAGE_TOKENS);
+    if (c->rounded_to > n)
+        c->rounded_to = n;
     if (c->received)
         received_truncate(c->received, n);
     if (c->turn)
@@ -682,7 +715,8 @@ void skv_context_stats(const skv_context *c, struct skv_stats *out)
     uint64_t n_pending = 0;
     for (const struct pending_block *p = c->pending; p; p = p->next)
         n_pending++;
-    out->window_bytes = (c->n_local + n_pending) * BLOCK_TOKENS * c->shape->token_bytes;
+    out->window_bytes =
+        (c->n_local * c->shape->local_bytes + n_pending * c->shape->token_bytes) * BLOCK_TOKENS;
     out->representative_bytes = pages * c->shape->page_index_bytes + c->sealed * CHAIN_BYTES;
     if (c->received)
         out->representative_bytes += received_bytes(c->received);
@@ -691,6 +725,11 @@ void skv_context_stats(const skv_context *c, struct skv_stats *out)
             out->representative_bytes += c->n_spans * c->shape->part_bytes[i];
     out->cache_bytes = cache_bytes(c->cache);
     out->context_bytes = c->len * c->shape->token_bytes;
+}
+
+void skv_context_in_series(skv_context *c, bool in_series)
+{
+    c->in_series = in_series;
 }
 
 void skv_context_stats_reset(skv_context *c)

@@ -37,7 +37,7 @@ struct section {
 
 /* A page whose bytes are at hand. */
 struct piece {
-    const uint8_t *bytes;
+    struct kv_page page;
     const float *q;
     float *m, *l, *o;
     unsigned n; /* tokens visible */
@@ -65,7 +65,7 @@ struct decode {
     struct item item;
     const struct skv_layer *y;
     unsigned g; /* query heads a KV head */
-    size_t page_bytes, k_bytes;
+    size_t page_bytes;
     unsigned n_rows;
     struct row *rows;
     bool in_turn;        /* a query chooses when the one before is done */
@@ -74,27 +74,27 @@ struct decode {
 
 static void compute(const struct decode *d, const struct piece *p)
 {
-    const struct skv_layer *y = d->y;
-    const struct kernels *k = d->item.c->tier->k;
-    if (d->item.c->opts.dtype == SKV_F16)
-        k->page_f16(d->g, p->n, y->d_k, y->d_v, p->q, (const uint16_t *)p->bytes,
-                    (const uint16_t *)(p->bytes + d->k_bytes), p->m, p->l, p->o);
-    else
-        k->page_f32(d->g, p->n, y->d_k, y->d_v, p->q, (const float *)p->bytes,
-                    (const float *)(p->bytes + d->k_bytes), p->m, p->l, p->o);
+    page_attend(d->item.c->tier->k, p->page, d->g, p->n, p->q, p->m, p->l, p->o);
 }
 
 static struct piece piece_of(const struct row *r, const struct section *s, unsigned head, size_t index,
-                             const uint8_t *bytes, unsigned n)
+                             struct kv_page page, unsigned n)
 {
     const struct decode *d = r->d;
     const struct partials *p = &s->heads[head];
-    return (struct piece){.bytes = bytes,
+    return (struct piece){.page = page,
                           .q = r->q + (size_t)head * d->g * d->y->d_k,
                           .m = p->m + index * d->g,
                           .l = p->l + index * d->g,
                           .o = p->o + index * d->g * d->y->d_v,
                           .n = n};
+}
+
+static struct piece far_piece_of(const struct row *r, const struct section *s, unsigned head, size_t index,
+                                 const uint8_t *bytes)
+{
+    struct kv_page page = {bytes, &r->d->item.c->shape->layouts[r->d->item.layer]};
+    return piece_of(r, s, head, index - s->from, page, PAGE_TOKENS);
 }
 
 static int section_alloc(struct row *r, struct section *s, size_t n_pages)
@@ -147,7 +147,7 @@ static void on_held(void *arg, unsigned head, size_t index, const uint8_t *bytes
 {
     struct section *s = arg;
     struct row *r = s->row;
-    struct piece p = piece_of(r, s, head, index - s->from, bytes, PAGE_TOKENS);
+    struct piece p = far_piece_of(r, s, head, index, bytes);
     if (add_piece(r, p))
         compute(r->d, &p); /* no memory for the list: at once then */
 }
@@ -165,7 +165,7 @@ static void on_page(void *arg, size_t want, int rc, const uint8_t *bytes)
         s->heads[head].l[(index - s->from) * r->d->g] = 0;
         return;
     }
-    struct piece p = piece_of(r, s, head, index - s->from, bytes, PAGE_TOKENS);
+    struct piece p = far_piece_of(r, s, head, index, bytes);
     compute(r->d, &p);
     keep_page(c, r->d->item.layer, head, r->choices[head].pages[index], bytes, r->far_pages);
     c->stats.pages_fetched++;
@@ -173,6 +173,22 @@ static void on_page(void *arg, size_t want, int rc, const uint8_t *bytes)
     if (c->opts.fetched)
         c->opts.fetched(c->opts.fetched_arg, r->d->item.layer, head, r->choices[head].pages[index]);
     r->d->arrived_ns += clock_ns() - t0;
+}
+
+static int end_section(struct row *r, struct section *s, struct skv_error *err)
+{
+    int rc = 0;
+    if (s->fetch) {
+        struct decode *d = r->d;
+        uint64_t t0 = clock_ns(), computing = d->arrived_ns;
+        rc = gone_end_fetch(d->item.c, s->fetch, &r->gone, err);
+        s->fetch = NULL;
+        computing = d->arrived_ns - computing;
+        d->item.c->stats.wait_ns += clock_ns() - t0 - computing;
+        d->item.c->stats.attend_ns += computing;
+    }
+    want_list_free(&s->wants);
+    return rc;
 }
 
 /* Asks for the next section of far pages; what is held of it goes to pieces. */
@@ -192,24 +208,9 @@ static int start_section(struct row *r, struct skv_error *err)
         return skv_fail(err, -ENOMEM, "out of memory");
     if (s->wants.n == 0)
         return 0;
-    return tier_fetch_begin(c->tier->tier, &c->shape->layouts[d->item.layer], s->wants.wants, s->wants.n,
-                            on_page, s, &s->fetch, err);
-}
-
-static int end_section(struct row *r, struct section *s, struct skv_error *err)
-{
-    int rc = 0;
-    if (s->fetch) {
-        struct decode *d = r->d;
-        uint64_t t0 = clock_ns(), computing = d->arrived_ns;
-        rc = gone_end_fetch(d->item.c, s->fetch, &r->gone, err);
-        s->fetch = NULL;
-        computing = d->arrived_ns - computing;
-        d->item.c->stats.wait_ns += clock_ns() - t0 - computing;
-        d->item.c->stats.attend_ns += computing;
-    }
-    want_list_free(&s->wants);
-    return rc;
+    int rc = tier_fetch_begin(c->tier->tier, &c->shape->layouts[d->item.layer], s->wants.wants, s->wants.n,
+                              on_page, s, &s->fetch, err);
+    return rc == 0 && c->in_series ? end_section(r, s, err) : rc;
 }
 
 /* ---- one query ---- */
@@ -253,8 +254,8 @@ static int row_local(struct row *r, struct skv_error *err)
         for (uint64_t p = 0; p < r->n_local; p++) {
             uint64_t page = r->first_local + p, visible = r->t + 1 - page * PAGE_TOKENS;
             unsigned n = visible < PAGE_TOKENS ? (unsigned)visible : PAGE_TOKENS;
-            const uint8_t *bytes = context_held_page(c, d->item.layer, h, page);
-            if (add_piece(r, piece_of(r, &r->local, h, p, bytes, n)))
+            struct kv_page at = context_local_page(c, d->item.layer, h, page, n);
+            if (add_piece(r, piece_of(r, &r->local, h, p, at, n)))
                 return skv_fail(err, -ENOMEM, "out of memory");
         }
     compute_pieces(r);
@@ -403,12 +404,15 @@ static int finish_row(struct row *r, struct skv_error *err)
             if (r->far_mass)
                 keep_masses(d, &s->heads[h], n, r->far_mass[h] + s->from * g);
         }
-        st->attend_ns += clock_ns() - t0;
+        uint64_t merging = clock_ns() - t0;
+        st->attend_ns += merging;
+        st->merge_ns += merging;
     }
     if (rc == 0) {
         uint64_t t0 = clock_ns();
         for (unsigned h = 0; h < n_kv; h++)
             fold(d, &r->local.heads[h], r->n_local, M + h * g, L + h * g, O + (size_t)h * g * d_v);
+        st->merge_ns += clock_ns() - t0;
         rc = count_missed(r, M, L, err);
         for (unsigned h = 0; h < n_kv; h++)
             fold_tail(d, &r->choices[h], M + h * g, L + h * g, O + (size_t)h * g * d_v);
@@ -526,7 +530,6 @@ struct item *decode_item(struct skv_context *c, unsigned layer, const float *q, 
     d->y = y;
     d->g = y->n_heads / y->n_kv_heads;
     d->page_bytes = layout_page_bytes(&c->shape->layouts[layer]);
-    d->k_bytes = (size_t)PAGE_TOKENS * y->d_k * (c->opts.dtype == SKV_F32 ? 4 : 2);
     d->in_turn = skv_policy_history(context_select(c, layer), c->calibration);
     d->rows = calloc(c->pass_n, sizeof *d->rows);
     if (!d->rows)

@@ -14,6 +14,7 @@
 #include "common/clock.h"
 #include "common/identity.h"
 #include "common/pool.h"
+#include "decoder/context/page.h"
 #include "decoder/kernels/kernels.h"
 #include "decoder/scout/calibration.h"
 #include "decoder/scout/parts.h"
@@ -57,12 +58,15 @@ struct shape {
     unsigned refs;
     unsigned n_layers;
     struct skv_layer *layers;
-    struct block_layout *layouts;   /* per layer */
+    struct block_layout *layouts;   /* per layer: of blocks at rest */
+    struct block_layout *put;       /* per layer: of blocks as they are put; the same but for few bits */
+    bool packed;                    /* they differ */
     size_t *span_at;                /* per layer: where its heads' index begins in a span's data */
     size_t *head_bytes;             /* per layer: index bytes of one KV head in a span */
     size_t span_bytes;              /* of a span's data */
     size_t part_bytes[INDEX_PARTS]; /* of a span's part, all layers and heads */
-    size_t token_bytes;             /* K and V of one token, all layers */
+    size_t token_bytes;             /* K and V of one token at rest, all layers */
+    size_t local_bytes;             /* of one token of a local block: as put, and at rest if that differs */
     size_t page_index_bytes; /* index bytes a page, all layers and heads: representative, norm, checksum */
     size_t max_page_bytes;
     enum reps_kind pages; /* representatives of pages */
@@ -134,8 +138,16 @@ uint64_t cache_room(const struct cache *); /* capacity in pages */
 /* One block's K/V, per layer; a buf is shared with forks and with the tier's queue, and copied before a write
  * then. */
 struct local_block {
-    struct buf **kv;
+    struct buf **put;  /* as they were put */
+    struct buf **rest; /* full pages as they are at rest, and are attended to; the same bufs unless packed */
 };
+/* -ENOMEM: *b is empty. New ones hold zeros. */
+int local_block_new(const struct shape *, struct local_block *b);
+int local_block_share(const struct shape *, const struct local_block *from, struct local_block *b);
+void local_block_free(const struct shape *, struct local_block *);
+/* Gives up all but what leaves for the tier, and returns that. */
+struct buf **local_block_seal(const struct shape *, struct local_block *);
+
 /* A sealed block whose PUTs are not all acknowledged: its bytes are still here, and read from here. */
 struct pending_block {
     struct skv_context *ctx;
@@ -190,8 +202,9 @@ struct skv_context {
     char *saved_as; /* name whose leases it renews, or NULL */
     uint64_t renew_at, renew_every_ns;
 
-    uint64_t len, sealed;      /* tokens; blocks */
-    uint32_t needs;            /* of the policies: bits of parts, and NEEDS_… */
+    uint64_t len, sealed; /* tokens; blocks */
+    uint64_t rounded_to;  /* packed: local tokens before this came back from the tier, and `put` is rounded */
+    uint32_t needs;       /* of the policies: bits of parts, and NEEDS_… */
     struct received *received; /* or NULL */
     struct turn *turn;         /* or NULL: nothing goes by it */
     struct hints *hints;       /* or NULL: none are told */
@@ -219,6 +232,7 @@ struct skv_context {
     enum skv_mode mode;
     uint8_t *layer_put; /* per layer: put in this pass */
 
+    bool in_series;   /* decode computes nothing while pages travel */
     struct lost lost; /* of the last failure */
     struct skv_stats stats;
 };
@@ -250,8 +264,11 @@ static inline const uint8_t *context_chain(const struct skv_context *c, uint64_t
     return context_span(c, block)->chain[block % SPAN_BLOCKS];
 }
 bool context_page_protected(const struct skv_context *, uint64_t page);
-/* Bytes of a page that is local or pending, else NULL. */
+/* Bytes at rest of a full page that is local or pending, else NULL. */
 const uint8_t *context_held_page(const struct skv_context *, unsigned layer, unsigned head, uint64_t page);
+/* A local page with n tokens: a full one as it will be at rest, the newest as it was put. */
+struct kv_page context_local_page(const struct skv_context *, unsigned layer, unsigned head, uint64_t page,
+                                  uint64_t n);
 void context_block_key(const struct skv_context *, unsigned layer, uint64_t block, struct block_key *out);
 int context_grow_tokens(struct skv_context *, uint64_t n);
 /* Appends one empty local block. */
@@ -296,6 +313,9 @@ int passes_reserve(struct skv_context *, size_t n); /* room for n runs in all */
 /* A pass at the end: when its tokens are there, but before len grows, with room for it. */
 void passes_add(struct skv_context *, enum skv_mode, uint32_t n);
 void passes_degrade(struct skv_context *); /* the last pass went on without lost pages */
+/* Tokens from `from` on, the last ones, are rounded ones that a run to here would not have. With room for
+ * one. */
+void passes_round(struct skv_context *, uint64_t from);
 void passes_truncate(struct skv_context *, uint64_t n);
 /* Adds what tokens [from, to) came in; true if some were decoded. */
 bool passes_hash(const struct skv_context *, struct identity *, uint64_t from, uint64_t to);

@@ -27,6 +27,7 @@ enum section {
     SECTION_REFRESH,
     SECTION_REPRESENTATIVES,
     SECTION_TURN,
+    SECTION_PACKED,
     SECTIONS,
 };
 
@@ -51,6 +52,10 @@ struct stored_turn {
     uint32_t reserved;
 };
 static_assert(sizeof(struct stored_turn) == 48, "stored as it is");
+/* There only where K and V are kept in few bits. */
+struct stored_packed {
+    uint64_t local_bytes, rounded_to;
+};
 struct stored_options {
     struct stored_select decode, prefill;
     uint64_t cache_bytes;
@@ -191,9 +196,10 @@ int manifest_pack(const struct manifest *m, const char *name, uint8_t **out, siz
     bool turns = store_turn(m, &turn);
     size_t recipe = m->recipe ? strlen(m->recipe) : 0;
     size_t size = sizeof m->head + SECTIONS * 8 + sizeof stored + sizeof layers + sizeof refresh +
-                  sizeof turn + 2 * sizeof(uint32_t) + recipe + calibration_bytes(o->calibration) +
-                  o->n_protect * sizeof *m->protect + strlen(m->model) + strlen(m->isa) + m->engine_bytes +
-                  m->n_parts * sizeof *m->parts + m->n_layers * sizeof *m->layers;
+                  sizeof turn + sizeof(struct stored_packed) + 2 * sizeof(uint32_t) + recipe +
+                  calibration_bytes(o->calibration) + o->n_protect * sizeof *m->protect + strlen(m->model) +
+                  strlen(m->isa) + m->engine_bytes + m->n_parts * sizeof *m->parts +
+                  m->n_layers * sizeof *m->layers;
     if (size > TIER_OBJECT_MAX)
         return skv_fail(err, -EFBIG,
                         "context \"%s\" cannot be saved: its unsealed tail of %zu MiB and %zu protected "
@@ -224,6 +230,9 @@ int manifest_pack(const struct manifest *m, const char *name, uint8_t **out, siz
         at = pack_section(at, SECTION_REFRESH, refresh, refresh_bytes);
     if (turns)
         at = pack_section(at, SECTION_TURN, &turn, sizeof turn);
+    struct stored_packed packed = {m->local_bytes, m->rounded_to};
+    if (m->local_bytes != head.token_bytes)
+        at = pack_section(at, SECTION_PACKED, &packed, sizeof packed);
     at = pack_section(at, SECTION_MODEL, m->model, strlen(m->model));
     at = pack_section(at, SECTION_ISA, m->isa, strlen(m->isa));
     at = pack_section(at, SECTION_ENGINE, m->engine, m->engine_bytes);
@@ -249,7 +258,7 @@ static bool load_options(struct skv_context_opts *o, const uint8_t *at, size_t n
     o->dtype = (enum skv_dtype)s.dtype;
     o->durable = s.durable == 1;
     o->history = s.history == 1;
-    return s.durable <= 1 && s.history <= 1 && (s.dtype == SKV_F16 || s.dtype == SKV_F32) &&
+    return s.durable <= 1 && s.history <= 1 && skv_dtype_name(o->dtype) &&
            policy_check(&o->decode, NULL) == 0 && policy_check(&o->prefill, NULL) == 0;
 }
 
@@ -340,6 +349,17 @@ static bool load_turn(struct manifest *m, const uint8_t *at, size_t n)
     return s.bytes <= m->head.received_bytes; /* context_new checks the cosines */
 }
 
+static bool load_packed(struct manifest *m, const uint8_t *at, size_t n)
+{
+    struct stored_packed s;
+    if (n != sizeof s)
+        return false;
+    memcpy(&s, at, sizeof s);
+    m->local_bytes = s.local_bytes;
+    m->rounded_to = s.rounded_to;
+    return s.local_bytes <= 1 << 30 && s.rounded_to <= m->head.len;
+}
+
 /* A copy of n bytes with a zero behind them in place of old. */
 static void *copy_bytes(void *old, const uint8_t *at, size_t n)
 {
@@ -389,6 +409,8 @@ static bool load_section(struct manifest *m, uint32_t number, const uint8_t *at,
         return load_refresh(&m->opts, at, n);
     case SECTION_TURN:
         return load_turn(m, at, n);
+    case SECTION_PACKED:
+        return load_packed(m, at, n);
     case SECTION_MODEL:
         return copy_text(m->model, sizeof m->model, at, n);
     case SECTION_ISA:
@@ -412,7 +434,7 @@ static bool sizes_agree(const struct manifest *m)
     return h->len <= MANIFEST_TOKENS && h->sealed <= h->indexed && h->indexed <= blocks &&
            h->n_passes <= h->len && h->token_bytes <= 1 << 30 &&
            (h->len + BLOCK_TOKENS - 1) / BLOCK_TOKENS - h->sealed <= 1 << 20 &&
-           h->received_bytes < UINT64_C(1) << 40 && h->state_bytes == manifest_state_bytes(h) &&
+           h->received_bytes < UINT64_C(1) << 40 && h->state_bytes == manifest_state_bytes(m) &&
            m->n_parts == (h->state_bytes + PART_BYTES - 1) / PART_BYTES && h->flags <= MANIFEST_FLAGS &&
            m->n_layers > 0 && m->n_layers <= MAX_LAYERS;
 }
@@ -425,6 +447,7 @@ int manifest_unpack(struct manifest *m, const char *name, const uint8_t *bytes, 
     if (n < sizeof m->head)
         return skv_fail(err, -EBADMSG, "saved context \"%s\" is cut: %zu bytes", name, n);
     memcpy(&m->head, bytes, sizeof m->head);
+    m->local_bytes = m->head.token_bytes;
     if (memcmp(m->head.magic, MANIFEST_MAGIC, sizeof m->head.magic) != 0)
         return skv_fail(err, -EBADMSG, "\"%s\" is not a saved context", name);
     if (m->head.version != MANIFEST_VERSION)
@@ -540,11 +563,12 @@ static void hash_part(const uint8_t *bytes, size_t len, uint8_t out[CHAIN_BYTES]
     identity_end(&id, out);
 }
 
-size_t manifest_state_bytes(const struct manifest_head *h)
+size_t manifest_state_bytes(const struct manifest *m)
 {
+    const struct manifest_head *h = &m->head;
     uint64_t n_local = (h->len + BLOCK_TOKENS - 1) / BLOCK_TOKENS - h->sealed;
     return h->indexed * CHAIN_BYTES + h->n_passes * sizeof(struct pass_run) +
-           h->len * (4 + (h->flags & MANIFEST_TAGS ? SKV_TAG : 0)) + n_local * BLOCK_TOKENS * h->token_bytes +
+           h->len * (4 + (h->flags & MANIFEST_TAGS ? SKV_TAG : 0)) + n_local * BLOCK_TOKENS * m->local_bytes +
            h->received_bytes;
 }
 

@@ -45,6 +45,7 @@ struct manifest {
     size_t n_layers;
     struct skv_range *protect; /* whole pages, in tokens */
     uint64_t turn_bytes;       /* the state's last: where queries looked (turn.c); 0: nothing refers to it */
+    uint64_t local_bytes, rounded_to; /* of a token of the tail; and as in the context */
     void *engine;
     size_t engine_bytes;
     size_t n_parts;
@@ -81,7 +82,7 @@ void manifest_owner(const struct manifest *, const char *name, char out[OWNER_TE
 /* ---- state: chain, passes, ids, tags, unsealed K/V, history; cut into parts, each an object ---- */
 
 void manifest_part_name(const struct manifest *, size_t part, char name[TIER_NAME_MAX + 1]);
-size_t manifest_state_bytes(const struct manifest_head *);
+size_t manifest_state_bytes(const struct manifest *);
 int manifest_read_state(struct skv_tier *, const struct manifest *, size_t n, uint8_t *state,
                         struct skv_error *); /* its first n bytes */
 /* Stores the state's parts under m's part_id and notes their hashes. */

@@ -80,15 +80,8 @@ static void spread(const struct reading *r, unsigned block, unsigned head, float
     const struct kernels *kn = r->c->tier->k;
     size_t nk = (size_t)PAGE_TOKENS * lay->d_k, nv = (size_t)PAGE_TOKENS * lay->d_v;
     const uint8_t *page = r->bytes + ((size_t)block * lay->n_heads + head) * BLOCK_PAGES * r->page_bytes;
-    for (unsigned p = 0; p < BLOCK_PAGES; p++, page += r->page_bytes, k += nk, v += nv) {
-        if (lay->dtype == SKV_F16) {
-            kn->f16_to_f32(nk, (const uint16_t *)page, k);
-            kn->f16_to_f32(nv, (const uint16_t *)page + nk, v);
-        } else {
-            memcpy(k, page, nk * sizeof *k);
-            memcpy(v, (const float *)page + nk, nv * sizeof *v);
-        }
-    }
+    for (unsigned p = 0; p < BLOCK_PAGES; p++, page += r->page_bytes, k += nk, v += nv)
+        page_spread(kn, (struct kv_page){page, lay}, k, v);
 }
 
 static int make_layer(struct reading *r, const bool *missing, struct block_key *keys, float *k,

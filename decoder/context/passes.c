@@ -6,7 +6,8 @@
  * end. Decode steps don't depend on each other's number; a run of them is one entry without a name.
  *
  * A pass that went on without lost pages is an entry of its own and has another name: its blocks, and all
- * behind them, are not what these tokens should give, and no other context may find them. */
+ * behind them, are not what these tokens should give, and no other context may find them. So has one whose
+ * last page was cut after it was rounded to few bits: a run to there would have had its tokens as put. */
 #include "decoder/context/internal.h"
 
 #include <errno.h>
@@ -66,18 +67,30 @@ void passes_add(struct skv_context *c, enum skv_mode mode, uint32_t n)
     identity_end(&id, p->name);
 }
 
-void passes_degrade(struct skv_context *c)
+/* Gives the last run, or the part of it from `from` on if it is of decode steps, another name. */
+static void rename_last(struct skv_context *c, uint64_t from, const char *why)
 {
     struct pass_run *p = &c->passes[c->n_passes - 1];
-    if (p->from < c->pass_from) { /* steps before it had all they wanted */
-        assert(c->n_passes < c->passes_cap && p->n == 0);
-        *++p = (struct pass_run){.from = c->pass_from};
+    if (p->from < from && p->n == 0) {
+        assert(c->n_passes < c->passes_cap);
+        *++p = (struct pass_run){.from = from};
         c->n_passes++;
     }
     struct identity id;
-    identity_begin(&id, "scoutkv degraded pass");
+    identity_begin(&id, why);
     identity_add(&id, p->name, sizeof p->name);
     identity_end(&id, p->name);
+}
+
+void passes_degrade(struct skv_context *c)
+{
+    assert(c->passes[c->n_passes - 1].from >= c->pass_from || c->passes[c->n_passes - 1].n == 0);
+    rename_last(c, c->pass_from, "scoutkv degraded pass"); /* steps before it had all they wanted */
+}
+
+void passes_round(struct skv_context *c, uint64_t from)
+{
+    rename_last(c, from, "scoutkv rounded page");
 }
 
 void passes_truncate(struct skv_context *c, uint64_t n)
@@ -132,4 +145,12 @@ int skv_pass_of(const skv_context *c, uint64_t t, struct skv_pass *out, struct s
     uint64_t next = i + 1 < c->n_passes ? p[1].from : c->len;
     *out = p->n ? (struct skv_pass){p->from, next, SKV_PREFILL} : (struct skv_pass){t, t + 1, SKV_DECODE};
     return 0;
+}
+
+int skv_repeat_from(const skv_context *c, uint64_t t, struct skv_pass *out, struct skv_error *err)
+{
+    int rc = skv_pass_of(c, t, out, err);
+    while (rc == 0 && c->shape->packed && out->from % PAGE_TOKENS) /* the first pass begins at 0 */
+        rc = skv_pass_of(c, out->from - out->from % PAGE_TOKENS, out, err);
+    return rc;
 }

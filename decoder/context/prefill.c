@@ -40,7 +40,7 @@ struct prefill {
     const struct skv_layer *y;
     unsigned g, n; /* query heads a KV head; queries */
     size_t rows;   /* n · g: rows of one KV head */
-    size_t page_bytes, k_bytes;
+    size_t page_bytes;
     float *q;           /* (n_kv_heads, n, g, d_k) scaled */
     float *far, *local; /* per KV head: M (rows), L (rows), O (rows, d_v) */
     struct choice *choices;
@@ -70,7 +70,7 @@ static size_t scratch_floats(const struct prefill *p)
 /* One tile: n_pages pages that begin at token `first`, of which row i of the part sees those up to its own
  * position. */
 static void fold_tile(const struct prefill *p, unsigned head, unsigned part, float *acc,
-                      const uint8_t *const *pages, unsigned n_pages, uint64_t first, bool causal)
+                      const struct kv_page *pages, unsigned n_pages, uint64_t first, bool causal)
 {
     const struct skv_layer *y = p->y;
     const struct kernels *k = p->item.c->tier->k;
@@ -88,16 +88,9 @@ static void fold_tile(const struct prefill *p, unsigned head, unsigned part, flo
     }
     if (cols[rows - 1] == 0)
         return;
-    for (unsigned i = 0; i < n_pages; i++) {
-        float *kt = kf + (size_t)i * PAGE_TOKENS * y->d_k, *vt = vf + (size_t)i * PAGE_TOKENS * y->d_v;
-        if (p->item.c->opts.dtype == SKV_F16) {
-            k->f16_to_f32((size_t)PAGE_TOKENS * y->d_k, (const uint16_t *)pages[i], kt);
-            k->f16_to_f32((size_t)PAGE_TOKENS * y->d_v, (const uint16_t *)(pages[i] + p->k_bytes), vt);
-        } else {
-            memcpy(kt, pages[i], p->k_bytes);
-            memcpy(vt, pages[i] + p->k_bytes, p->page_bytes - p->k_bytes);
-        }
-    }
+    for (unsigned i = 0; i < n_pages; i++)
+        page_spread(k, pages[i], kf + (size_t)i * PAGE_TOKENS * y->d_k,
+                    vf + (size_t)i * PAGE_TOKENS * y->d_v);
     const float *q = p->q + (head * p->rows + (size_t)token0 * p->g) * y->d_k;
     cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)rows, (int)width, (int)y->d_k, 1.0f, q,
                 (int)y->d_k, kf, (int)y->d_k, 0.0f, s, TILE_TOKENS);
@@ -109,6 +102,12 @@ static void fold_tile(const struct prefill *p, unsigned head, unsigned part, flo
     k->merge(rows, y->d_v, M, L, O, m, l, o);
 }
 
+/* As it is when the pass is over: full pages as they will be at rest, whatever part of them a query sees. */
+static struct kv_page local_page(const struct prefill *p, unsigned head, uint64_t page)
+{
+    return context_local_page(p->item.c, p->item.layer, head, page, p->item.c->len - page * PAGE_TOKENS);
+}
+
 static void local_part(void *arg, unsigned index)
 {
     struct prefill *p = arg;
@@ -116,10 +115,10 @@ static void local_part(void *arg, unsigned index)
     unsigned head = index / p->parts_a_head, part = index % p->parts_a_head;
     uint64_t first = context_sealed_pages(c), end = (c->len + PAGE_TOKENS - 1) / PAGE_TOKENS;
     for (uint64_t page = first; page < end; page += TILE_PAGES) {
-        const uint8_t *pages[TILE_PAGES];
+        struct kv_page pages[TILE_PAGES];
         unsigned n = end - page < TILE_PAGES ? (unsigned)(end - page) : TILE_PAGES;
         for (unsigned i = 0; i < n; i++)
-            pages[i] = context_held_page(c, p->item.layer, head, page + i);
+            pages[i] = local_page(p, head, page + i);
         fold_tile(p, head, part, p->local, pages, n, page * PAGE_TOKENS, true);
     }
 }
@@ -128,6 +127,11 @@ static size_t stretch_pages(const struct prefill *p, const struct stretch *s, un
 {
     size_t n = p->choices[head].n > s->from ? p->choices[head].n - s->from : 0;
     return n < SECTION ? n : SECTION;
+}
+
+static struct kv_page far_page(const struct stretch *s, const uint8_t *bytes)
+{
+    return (struct kv_page){bytes, &s->p->item.c->shape->layouts[s->p->item.layer]};
 }
 
 static uint8_t *stretch_at(const struct stretch *s, unsigned head, size_t i)
@@ -142,12 +146,12 @@ static void far_part(void *arg, unsigned index)
     unsigned head = index / p->parts_a_head, part = index % p->parts_a_head;
     size_t n = stretch_pages(p, s, head);
     for (size_t at = 0; at < n; at += TILE_PAGES) {
-        const uint8_t *pages[TILE_PAGES];
+        struct kv_page pages[TILE_PAGES];
         unsigned n_tile = n - at < TILE_PAGES ? (unsigned)(n - at) : TILE_PAGES;
         unsigned n_here = 0;
         for (unsigned i = 0; i < n_tile; i++)
             if (!s->gone[head * p->section_pages + at + i])
-                pages[n_here++] = stretch_at(s, head, at + i);
+                pages[n_here++] = far_page(s, stretch_at(s, head, at + i));
         if (n_here)
             fold_tile(p, head, part, p->far, pages, n_here, 0, false);
     }
@@ -234,19 +238,13 @@ static int observe_begin(struct prefill *p)
 }
 
 /* Log masses of one page for the rows of one observed token; n keys are visible. */
-static void observe(const struct prefill *p, unsigned head, unsigned token, const uint8_t *page, unsigned n,
+static void observe(const struct prefill *p, unsigned head, unsigned token, struct kv_page page, unsigned n,
                     float *out)
 {
     const struct skv_layer *y = p->y;
-    const struct kernels *k = p->item.c->tier->k;
     const float *q = p->q + (head * p->rows + (size_t)(p->n - p->n_observed + token) * p->g) * y->d_k;
     float m[64], l[64], o[64 * 1024];
-    if (p->item.c->opts.dtype == SKV_F16)
-        k->page_f16(p->g, n, y->d_k, y->d_v, q, (const uint16_t *)page, (const uint16_t *)(page + p->k_bytes),
-                    m, l, o);
-    else
-        k->page_f32(p->g, n, y->d_k, y->d_v, q, (const float *)page, (const float *)(page + p->k_bytes), m, l,
-                    o);
+    page_attend(p->item.c->tier->k, page, p->g, n, q, m, l, o);
     for (unsigned j = 0; j < p->g; j++)
         out[token * p->g + j] = m[j] + logf(l[j]);
 }
@@ -259,7 +257,7 @@ static void observe_far(void *arg, unsigned head)
         float *out = p->seen[head] + (s->from + i) * p->n_observed * p->g;
         for (unsigned t = 0; t < p->n_observed; t++)
             if (!s->gone[head * p->section_pages + i])
-                observe(p, head, t, stretch_at(s, head, i), PAGE_TOKENS, out);
+                observe(p, head, t, far_page(s, stretch_at(s, head, i)), PAGE_TOKENS, out);
         for (unsigned j = 0; s->gone[head * p->section_pages + i] && j < p->n_observed * p->g; j++)
             out[j] = -INFINITY;
     }
@@ -278,7 +276,7 @@ static void observe_local(void *arg, unsigned head)
                          : at - first + 1 < PAGE_TOKENS ? (unsigned)(at - first + 1)
                                                         : PAGE_TOKENS;
             if (n)
-                observe(p, head, t, context_held_page(c, p->item.layer, head, page), n, out);
+                observe(p, head, t, local_page(p, head, page), n, out);
             for (unsigned j = 0; n == 0 && j < p->g; j++)
                 out[t * p->g + j] = -INFINITY;
         }
@@ -496,7 +494,6 @@ struct item *prefill_item(struct skv_context *c, unsigned layer, const float *q,
     p->n = c->pass_n;
     p->rows = (size_t)p->n * p->g;
     p->page_bytes = layout_page_bytes(&c->shape->layouts[layer]);
-    p->k_bytes = (size_t)PAGE_TOKENS * y->d_k * (c->opts.dtype == SKV_F32 ? 4 : 2);
     p->part_tokens = PART_ROWS / p->g ? PART_ROWS / p->g : 1;
     p->parts_a_head = (p->n + p->part_tokens - 1) / p->part_tokens;
     p->q = malloc((size_t)p->n * y->n_heads * y->d_k * sizeof *p->q);

@@ -94,7 +94,7 @@ struct restore_put {
 
 static struct buf *const *made_bytes(const struct restore *r, uint64_t block)
 {
-    return r->made->local[block - r->made->sealed].kv;
+    return r->made->local[block - r->made->sealed].rest;
 }
 
 /* The index takes these checksums, if they are others. */

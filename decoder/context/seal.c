@@ -1,9 +1,9 @@
 /* seal.c: full blocks leave for the tier, and their index stays.
  *
  * Chain, checksums and representatives are computed from the bytes at rest (after rounding to the KV dtype),
- * so that a block that comes back and is sealed again gets the same ones. A block's bytes stay here until
- * every PUT of it is acknowledged: a step may select its pages before the node has them, and a PUT that
- * failed can be repeated. */
+ * which attention sees too: so that a block that comes back and is sealed again gets the same ones. A block's
+ * bytes stay here until every PUT of it is acknowledged: a step may select its pages before the node has
+ * them, and a PUT that failed can be repeated. */
 #include "decoder/context/internal.h"
 #include "decoder/scout/salience.h"
 
@@ -163,14 +163,7 @@ static void index_layer(void *arg, unsigned layer)
             const uint8_t *page = j->kv[layer]->data + (h * BLOCK_PAGES + p) * page_bytes;
             float *page_keys = keys + p * page_floats;
             unsigned at = in_span * BLOCK_PAGES + p;
-            if (lay->dtype == SKV_F16) {
-                k->f16_to_f32(page_floats, (const uint16_t *)page, page_keys);
-                k->f16_to_f32(value_floats, (const uint16_t *)page + page_floats, values + p * value_floats);
-            } else {
-                memcpy(page_keys, page, page_floats * sizeof *page_keys);
-                memcpy(values + p * value_floats, (const float *)page + page_floats,
-                       value_floats * sizeof *values);
-            }
+            page_spread(k, (struct kv_page){page, lay}, page_keys, values + p * value_floats);
             span_checksums(c->shape, j->span, layer, h)[at] =
                 page_checksum(&key, lay->head0 + h, p, page, page_bytes);
             float norm = 0.0f;
@@ -276,11 +269,12 @@ static int seal_one(struct skv_context *c, struct skv_error *err)
     unsigned in_span = c->sealed % SPAN_BLOCKS;
     const uint8_t *prev = c->sealed ? context_chain(c, c->sealed - 1) : c->root;
     chain_block(c, c->sealed, prev, sp->chain[in_span]);
-    struct index_job job = {.c = c, .span = sp, .block = c->sealed, .kv = c->local[0].kv};
+    struct index_job job = {.c = c, .span = sp, .block = c->sealed, .kv = c->local[0].rest};
     pool_run(c->tier->pool, c->shape->n_layers, index_layer, &job);
-    pin_protected(c, c->sealed, c->local[0].kv);
+    pin_protected(c, c->sealed, c->local[0].rest);
 
-    *p = (struct pending_block){.ctx = c, .block = c->sealed, .kv = c->local[0].kv, .puts = puts};
+    *p = (struct pending_block){
+        .ctx = c, .block = c->sealed, .kv = local_block_seal(c->shape, &c->local[0]), .puts = puts};
     for (unsigned l = 0; l < c->shape->n_layers; l++)
         puts[l] = (struct pending_put){.block = p, .layer = l};
     struct pending_block **at = &c->pending;

@@ -35,8 +35,8 @@ int shape_new(const struct skv_model *m, const struct skv_context_opts *o, struc
 {
     if (m->n_layers == 0 || m->n_layers > MAX_LAYERS)
         return skv_fail(err, -EINVAL, "%u layers: 1 to %d are supported", m->n_layers, MAX_LAYERS);
-    if (o->dtype != SKV_F16 && o->dtype != SKV_F32)
-        return skv_fail(err, -EINVAL, "KV dtype %d is unknown: f16 or f32", (int)o->dtype);
+    if (!skv_dtype_name(o->dtype))
+        return skv_fail(err, -EINVAL, "KV dtype %d is unknown: f16, f32, q8_0 or q4", (int)o->dtype);
     for (unsigned i = 0; i < m->n_layers; i++) {
         int rc = check_layer(&m->layers[i], i, err);
         if (rc)
@@ -51,9 +51,11 @@ int shape_new(const struct skv_model *m, const struct skv_context_opts *o, struc
     s->n_layers = m->n_layers;
     s->layers = calloc(m->n_layers, sizeof *s->layers);
     s->layouts = calloc(m->n_layers, sizeof *s->layouts);
+    s->put = calloc(m->n_layers, sizeof *s->put);
+    s->packed = o->dtype == SKV_Q8_0 || o->dtype == SKV_Q4;
     s->span_at = calloc(m->n_layers, sizeof *s->span_at);
     s->head_bytes = calloc(m->n_layers, sizeof *s->head_bytes);
-    if (!s->layers || !s->layouts || !s->span_at || !s->head_bytes) {
+    if (!s->layers || !s->layouts || !s->put || !s->span_at || !s->head_bytes) {
         shape_unref(s);
         return skv_fail(err, -ENOMEM, "out of memory");
     }
@@ -66,7 +68,10 @@ int shape_new(const struct skv_model *m, const struct skv_context_opts *o, struc
                                               .d_v = (uint16_t)l->d_v,
                                               .head0 = (uint16_t)l->kv_head0,
                                               .n_heads = (uint16_t)l->n_kv_heads};
-        size_t page = layout_page_bytes(&s->layouts[i]);
+        s->put[i] = s->layouts[i];
+        if (s->packed)
+            s->put[i].dtype = SKV_F16;
+        size_t page = layout_page_bytes(&s->layouts[i]), put = s->packed ? layout_page_bytes(&s->put[i]) : 0;
         s->head_bytes[i] = SPAN_GROUPS * reps_group_bytes(s->pages, shape_rep_dims(s, i)) +
                            SPAN_BLOCK_GROUPS * reps_group_bytes(REPS_BLOCK, shape_rep_dims(s, i)) +
                            SPAN_PAGES * (2 * sizeof(float) + sizeof(uint64_t)) +
@@ -74,6 +79,7 @@ int shape_new(const struct skv_model *m, const struct skv_context_opts *o, struc
         s->span_at[i] = s->span_bytes;
         s->span_bytes += l->n_kv_heads * s->head_bytes[i];
         s->token_bytes += l->n_kv_heads * page / PAGE_TOKENS;
+        s->local_bytes += l->n_kv_heads * (page + put) / PAGE_TOKENS;
         s->page_index_bytes += l->n_kv_heads * s->head_bytes[i] / SPAN_PAGES;
         for (unsigned p = 0; p < INDEX_PARTS; p++)
             s->part_bytes[p] += l->n_kv_heads * shape_part_bytes(s, p, i);
@@ -96,6 +102,7 @@ void shape_unref(struct shape *s)
         return;
     free(s->layers);
     free(s->layouts);
+    free(s->put);
     free(s->span_at);
     free(s->head_bytes);
     free(s);

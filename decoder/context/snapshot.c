@@ -55,8 +55,11 @@ static bool walk_state(struct skv_context *c, struct skv_context *indexed, struc
     if (ok && c->tags)
         ok = walk_bytes(w, c->tags, c->len * SKV_TAG);
     for (size_t i = 0; ok && i < c->n_local; i++)
-        for (unsigned l = 0; ok && l < c->shape->n_layers; l++)
-            ok = walk_bytes(w, c->local[i].kv[l]->data, c->local[i].kv[l]->len);
+        for (unsigned l = 0; ok && l < c->shape->n_layers; l++) {
+            const struct buf *put = c->local[i].put[l], *rest = c->local[i].rest[l];
+            ok = walk_bytes(w, (void *)put->data, put->len) &&
+                 (!c->shape->packed || walk_bytes(w, (void *)rest->data, rest->len));
+        }
     return ok;
 }
 
@@ -96,7 +99,9 @@ static int describe(const struct skv_context *c, const struct skv_context *index
     h->token_bytes = s->token_bytes;
     m->turn_bytes = c->turn ? turn_save(c->turn, NULL) : 0;
     h->received_bytes = (c->received ? received_save(c->received, NULL) : 0) + m->turn_bytes;
-    h->state_bytes = manifest_state_bytes(h);
+    m->local_bytes = s->local_bytes;
+    m->rounded_to = c->rounded_to;
+    h->state_bytes = manifest_state_bytes(m);
     h->ttl_ms = so->ttl_ms ? so->ttl_ms : SKV_TTL_MS;
     snprintf(m->isa, sizeof m->isa, "%s", c->tier->k->name);
     snprintf(m->model, sizeof m->model, "%s", so->model ? so->model : "");
@@ -288,7 +293,7 @@ static bool load_history(struct skv_context *c, const struct manifest *m, const 
 static int restore(struct skv_context *c, const struct manifest *m, const char *name, struct skv_error *err)
 {
     const struct manifest_head *h = &m->head;
-    if (h->token_bytes != c->shape->token_bytes)
+    if (h->token_bytes != c->shape->token_bytes || m->local_bytes != c->shape->local_bytes)
         return skv_fail(err, -EBADMSG, "saved context \"%s\" is damaged: its sizes disagree", name);
     uint8_t *state = malloc(h->state_bytes + 1);
     if (!state || make_room(c, h)) {
@@ -315,6 +320,7 @@ static int restore(struct skv_context *c, const struct manifest *m, const char *
     if (rc == 0)
         rc = parts_require(c, err);
     c->pass_from = c->len;
+    c->rounded_to = m->rounded_to;
     return rc;
 }
 
@@ -343,9 +349,11 @@ static int other_options(const struct skv_context *c, const struct skv_context_o
                         "context \"%s\" was saved with kernels \"%s\", and here \"%s\" run: pin them with "
                         "SKV_ISA, or pick a machine that has them",
                         name, m->isa, c->tier->k->name);
-    if (was->dtype != o->dtype)
-        what = "KV dtype";
-    else if (was->window != o->window)
+    if (was->dtype != o->dtype) {
+        what = NULL;
+        snprintf(text, sizeof text, "KV dtype, %s and not %s", skv_dtype_name(was->dtype),
+                 skv_dtype_name(o->dtype));
+    } else if (was->window != o->window)
         snprintf(text, sizeof text, "window, %u tokens and not %u", was->window, o->window);
     else if (was->seal_lag != c->opts.seal_lag)
         snprintf(text, sizeof text, "seal lag, %u tokens and not %u", was->seal_lag, c->opts.seal_lag);

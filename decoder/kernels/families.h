@@ -12,6 +12,8 @@ enum {
 };
 
 extern const struct kernels kernels_portable;
+void unpack_q8_0_portable(unsigned d_k, unsigned d_v, const uint8_t *page, float *k, float *v);
+void unpack_q4_portable(unsigned d_k, unsigned d_v, const uint8_t *page, float *k, float *v);
 #if defined(__x86_64__)
 /* One family, two scouts: the sums are exact, so the bits are the same. */
 extern const struct kernels kernels_avx2, kernels_avx2_vnni;
@@ -21,6 +23,8 @@ void scout_groups_avx2(size_t n_groups, unsigned g, unsigned d_k, unsigned n_vec
 void scout_groups_vnni(size_t n_groups, unsigned g, unsigned d_k, unsigned n_vec, const uint8_t *groups,
                        const int8_t *q8, const float *qscale, const int32_t *qsum, const float *qsq,
                        float *out, size_t ld);
+void unpack_q8_0_avx2(unsigned d_k, unsigned d_v, const uint8_t *page, float *k, float *v);
+void unpack_q4_avx2(unsigned d_k, unsigned d_v, const uint8_t *page, float *k, float *v);
 #endif
 
 #endif

@@ -48,6 +48,10 @@ struct kernels {
     void (*f16_to_f32)(size_t n, const uint16_t *in, float *out);
     void (*f32_to_f16)(size_t n, const float *in, uint16_t *out); /* round to nearest even */
     float (*dot)(size_t n, const float *a, const float *b);
+
+    /* A page of few bits (kv_types.h) as f32: k (16, d_k), v (16, d_v). The same bits in every family. */
+    void (*unpack_q8_0)(unsigned d_k, unsigned d_v, const uint8_t *page, float *k, float *v);
+    void (*unpack_q4)(unsigned d_k, unsigned d_v, const uint8_t *page, float *k, float *v);
 };
 
 /* The family in use: the best that this CPU runs, or what SKV_ISA=portable|avx2 says. The first call

@@ -284,4 +284,6 @@ const struct kernels kernels_portable = {
     .f16_to_f32 = f16_to_f32,
     .f32_to_f16 = f32_to_f16,
     .dot = dot,
+    .unpack_q8_0 = unpack_q8_0_portable,
+    .unpack_q4 = unpack_q4_portable,
 };

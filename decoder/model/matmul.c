@@ -7,6 +7,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 
+#include "decoder/model/matmul_many.h"
 #include "decoder/model/quant.h"
 
 enum {
@@ -26,13 +27,34 @@ void matrix_row(const struct matrix *w, uint32_t row, float *out)
     quant_ops(w->type)->to_f32(w->cols, w->data + row * w->row_bytes, out);
 }
 
+static int room_grow(struct matmul_room *room, unsigned n, size_t tile_floats)
+{
+    if (room->n >= n && room->tile_floats >= tile_floats)
+        return 0;
+    n = n > room->n ? n : room->n;
+    tile_floats = tile_floats > room->tile_floats ? (tile_floats + 15) / 16 * 16 : room->tile_floats;
+    matmul_room_free(room);
+    room->tiles = aligned_alloc(64, n * tile_floats * sizeof *room->tiles);
+    if (!room->tiles)
+        return -ENOMEM;
+    room->n = n;
+    room->tile_floats = tile_floats;
+    return 0;
+}
+
+void matmul_room_free(struct matmul_room *room)
+{
+    free(room->tiles);
+    *room = (struct matmul_room){0};
+}
+
 /* ---- by rows ---- */
 
 struct rows_job {
     const struct matmul *w;
     size_t n_w;
     uint32_t n;
-    const float *x;
+    const float *x; /* from MANY_LEAST vectors on as matmul_many takes them */
     bool add;
     uint32_t part_rows[MAX_W];
     unsigned first_part[MAX_W];
@@ -67,6 +89,10 @@ static void rows_part(void *arg, unsigned part)
     const struct matrix *w = job->w[i].w;
     uint32_t from = (part - job->first_part[i]) * job->part_rows[i];
     uint32_t to = from + job->part_rows[i] < w->rows ? from + job->part_rows[i] : w->rows;
+    if (job->n >= MANY_LEAST) {
+        matmul_many(&job->w[i], from, to, job->n, job->x, job->add);
+        return;
+    }
     uint32_t quarter = (to - from) / QUANT_SIDE;
     for (uint32_t r = 0; r < quarter; r++)
         rows_times(job, &job->w[i], from + r, quarter, QUANT_SIDE);
@@ -74,7 +100,15 @@ static void rows_part(void *arg, unsigned part)
         rows_times(job, &job->w[i], r, 0, 1);
 }
 
-void matmul_rows(struct pool *pool, const struct matmul *w, size_t n_w, uint32_t n, const float *x, bool add)
+static uint32_t rows_a_part(const struct matrix *m, uint32_t n, uint64_t weights)
+{
+    uint32_t rows = (uint32_t)(weights / m->cols);
+    rows = rows ? rows : 1;
+    return n >= MANY_LEAST ? (rows + MANY_ROWS - 1) / MANY_ROWS * MANY_ROWS : rows;
+}
+
+int matmul_rows(struct pool *pool, struct matmul_room *room, const struct matmul *w, size_t n_w, uint32_t n,
+                const float *x, bool add)
 {
     assert(n_w >= 1 && n_w <= MAX_W);
     struct rows_job job = {.w = w, .n_w = n_w, .n = n, .x = x, .add = add};
@@ -86,12 +120,20 @@ void matmul_rows(struct pool *pool, const struct matmul *w, size_t n_w, uint32_t
     a_part = a_part < LEAST_WEIGHTS ? LEAST_WEIGHTS : a_part > MOST_WEIGHTS ? MOST_WEIGHTS : a_part;
     for (size_t i = 0; i < n_w; i++) {
         const struct matrix *m = w[i].w;
-        uint32_t rows = (uint32_t)(a_part / m->cols);
-        job.part_rows[i] = rows ? rows : 1;
+        job.part_rows[i] = rows_a_part(m, n, a_part);
         job.first_part[i] = parts;
         parts += (m->rows + job.part_rows[i] - 1) / job.part_rows[i];
     }
-    pool_run(weights * n < SERIAL_WEIGHTS ? NULL : pool, parts, rows_part, &job);
+    if (weights * n < SERIAL_WEIGHTS)
+        pool = NULL;
+    if (n >= MANY_LEAST) {
+        if (room_grow(room, 1, many_floats(n, w->w->cols)))
+            return -ENOMEM;
+        many_lay_out(pool, n, w->w->cols, x, room->tiles);
+        job.x = room->tiles;
+    }
+    pool_run(pool, parts, rows_part, &job);
+    return 0;
 }
 
 /* ---- by tiles ---- */
@@ -139,25 +181,6 @@ static void tiles_part(void *arg, unsigned part)
     struct tiles_job *job = arg;
     for (unsigned tile; (tile = atomic_fetch_add(&job->next, 1)) < job->n_tiles;)
         one_tile(job, tile, job->room->tiles + part * job->room->tile_floats);
-}
-
-static int room_grow(struct matmul_room *room, unsigned n, size_t tile_floats)
-{
-    if (room->n >= n && room->tile_floats >= tile_floats)
-        return 0;
-    matmul_room_free(room);
-    room->tiles = malloc(n * tile_floats * sizeof *room->tiles);
-    if (!room->tiles)
-        return -ENOMEM;
-    room->n = n;
-    room->tile_floats = tile_floats;
-    return 0;
-}
-
-void matmul_room_free(struct matmul_room *room)
-{
-    free(room->tiles);
-    *room = (struct matmul_room){0};
 }
 
 int matmul_tiles(struct pool *pool, struct matmul_room *room, const struct matmul *w, size_t n_w, uint32_t n,

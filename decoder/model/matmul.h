@@ -26,15 +26,17 @@ struct matmul {
     float *y; /* (n, w->rows) */
 };
 
-/* Room for tiles, one per thread; grows by itself. */
+/* Room for what is multiplied, laid out otherwise: tiles, one per thread, or vectors; grows by itself. */
 struct matmul_room {
     float *tiles;
     size_t tile_floats, n;
 };
 void matmul_room_free(struct matmul_room *);
 
-/* y = x·wᵀ for several matrices of one input x (n, cols); y += x·wᵀ with add. */
-void matmul_rows(struct pool *, const struct matmul *, size_t n_w, uint32_t n, const float *x, bool add);
+/* y = x·wᵀ for several matrices of one input x (n, cols); y += x·wᵀ with add. Weights are read once for all
+ * x. 0 or -ENOMEM; n = 1 needs no room (NULL) and can't fail. */
+int matmul_rows(struct pool *, struct matmul_room *, const struct matmul *, size_t n_w, uint32_t n,
+                const float *x, bool add);
 /* The same by tiles. Returns 0 or -ENOMEM. */
 int matmul_tiles(struct pool *, struct matmul_room *, const struct matmul *, size_t n_w, uint32_t n,
                  const float *x, bool add);

@@ -107,7 +107,7 @@ static int remake(struct work *w, struct skv_range range, struct skv_error *err)
 {
     struct skv_pass pass;
     skv_context *fork;
-    int rc = skv_pass_of(w->ctx, range.from, &pass, err);
+    int rc = skv_repeat_from(w->ctx, range.from, &pass, err);
     if (rc == 0)
         rc = skv_context_fork(w->ctx, &fork, err);
     if (rc)

@@ -174,7 +174,8 @@ static bool refused(struct call *c, const char *url, const char *method, enum MH
     if (!c->route) {
         *result = http_error(c, &e, 0, allow);
     } else if (!c->route->open &&
-               !api_keys_allow(c->serve->keys, header(c->connection, MHD_HTTP_HEADER_AUTHORIZATION))) {
+               !api_keys_allow(c->serve->keys, header(c->connection, MHD_HTTP_HEADER_AUTHORIZATION),
+                               &c->tenant)) {
         *result = refuse(c, 401, "invalid_api_key",
                          "the API key is missing or wrong: send it as \"Authorization: Bearer KEY\"");
     } else if (length && strtoull(length, NULL, 10) > c->serve->opts.max_body) {

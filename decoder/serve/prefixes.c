@@ -13,9 +13,9 @@ static void add(crypto_generichash_state *h, const void *bytes, size_t n)
 
 /* Servers that would make other bits must not replace each other's. */
 void prefixes_init(struct prefixes *p, skv_tier *tier, const struct skv_model *m,
-                   const struct skv_context_opts *o, const char *model, uint64_t ttl_ms)
+                   const struct skv_context_opts *o, const char *tenant, const char *model, uint64_t ttl_ms)
 {
-    *p = (struct prefixes){.tier = tier, .model = model, .ttl_ms = ttl_ms};
+    *p = (struct prefixes){.tier = tier, .tenant = tenant, .model = model, .ttl_ms = ttl_ms};
     crypto_generichash_state h;
     char prefill[SKV_POLICY_TEXT];
     skv_policy_format(&o->prefill, prefill);
@@ -47,17 +47,17 @@ static void hash_ids(const struct prefixes *p, const uint32_t *ids, size_t n, ui
     memcpy(out, whole, PREFIX_HASH);
 }
 
-static void name_hash(const uint8_t hash[PREFIX_HASH], char out[PREFIX_NAME])
+static void name_hash(const struct prefixes *p, const uint8_t hash[PREFIX_HASH], char out[PREFIX_NAME])
 {
-    memcpy(out, "serve/", 6);
-    sodium_bin2hex(out + 6, PREFIX_NAME - 6, hash, PREFIX_HASH);
+    int n = snprintf(out, PREFIX_NAME, "serve/%s%s", p->tenant, p->tenant[0] ? "/" : "");
+    sodium_bin2hex(out + n, (size_t)(PREFIX_NAME - n), hash, PREFIX_HASH);
 }
 
 void prefixes_name(const struct prefixes *p, const uint32_t *ids, size_t n, char out[PREFIX_NAME])
 {
     uint8_t hash[PREFIX_HASH];
     hash_ids(p, ids, n, hash);
-    name_hash(hash, out);
+    name_hash(p, hash, out);
 }
 
 static void note(struct prefixes *p, const uint8_t hash[PREFIX_HASH], uint64_t now_ns)
@@ -78,7 +78,7 @@ static int save(struct prefixes *p, skv_context *c, const uint8_t hash[PREFIX_HA
                 struct skv_error *err)
 {
     char name[PREFIX_NAME];
-    name_hash(hash, name);
+    name_hash(p, hash, name);
     int rc =
         skv_context_snapshot(c, name, &(struct skv_save_opts){.ttl_ms = p->ttl_ms, .model = p->model}, err);
     if (rc == 0)
@@ -102,7 +102,7 @@ int prefixes_found(struct prefixes *p, skv_context *c, const uint32_t *ids, size
     hash_ids(p, ids, n, hash);
     if (!is_due(p, hash, now_ns))
         return 0;
-    name_hash(hash, name);
+    name_hash(p, hash, name);
     int rc = skv_saved_pin(p->tier, name, p->ttl_ms, err);
     if (rc == -ENOENT)
         return save(p, c, hash, now_ns, err);

@@ -8,12 +8,14 @@
 #define SERVE_PREFIXES_H
 
 #include "decoder/scoutkv.h"
+#include "decoder/serve/api_keys.h"
 
 enum { PREFIX_HASH = 12, PREFIX_SEEN = 1024 };
 
 struct prefixes {
     skv_tier *tier;
-    const char *model; /* what lists call it */
+    const char *tenant; /* whose they are, in names; empty: those of everybody who has no salt */
+    const char *model;  /* what lists call it */
     uint64_t ttl_ms;
     uint8_t key[32]; /* of the hash: model and options */
     struct {
@@ -22,8 +24,9 @@ struct prefixes {
     } seen[PREFIX_SEEN]; /* which this process has leased lately, by their hash */
 };
 
+/* opts: with the tenant's salt. The texts are kept by the caller. */
 void prefixes_init(struct prefixes *, skv_tier *, const struct skv_model *, const struct skv_context_opts *,
-                   const char *model, uint64_t ttl_ms);
+                   const char *tenant, const char *model, uint64_t ttl_ms);
 /* Saves the context, which holds the passes of ids (n) and nothing else. */
 int prefixes_keep(struct prefixes *, skv_context *, const uint32_t *ids, size_t n, uint64_t now_ns,
                   struct skv_error *);
@@ -32,8 +35,8 @@ int prefixes_keep(struct prefixes *, skv_context *, const uint32_t *ids, size_t 
 int prefixes_found(struct prefixes *, skv_context *, const uint32_t *ids, size_t n, uint64_t now_ns,
                    struct skv_error *);
 
-/* "serve/" and a hash in hex. */
-enum { PREFIX_NAME = 6 + 2 * PREFIX_HASH + 1 };
+/* "serve/HASH" or "serve/TENANT/HASH", in hex. */
+enum { PREFIX_NAME = 6 + TENANT_NAME_MAX + 1 + 2 * PREFIX_HASH + 1 };
 void prefixes_name(const struct prefixes *, const uint32_t *ids, size_t n, char out[PREFIX_NAME]);
 
 #endif

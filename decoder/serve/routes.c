@@ -1,5 +1,6 @@
 /* routes.c: what is served under which path. */
 #include "common/clock.h"
+#include "decoder/serve/chat_prompt.h"
 #include "decoder/serve/serve_impl.h"
 
 #include <assert.h>
@@ -139,59 +140,35 @@ static enum MHD_Result detokenize(struct call *c)
 
 /* ---- completions: what a request becomes for the worker ---- */
 
-static int append(struct ticket *t, const struct serve *s, const char *text, size_t len, bool bos,
-                  bool control, struct api_error *e)
+static int text_prompt(struct ticket *t, const struct serve *s, struct api_error *e)
 {
-    uint32_t *ids, *grown;
-    size_t n;
+    const struct api_request *r = &t->request;
     struct skv_error err;
-    if (tokenizer_encode(s->opts.tok, text, len, bos, control, &ids, &n, &err)) {
+    int rc = tokenizer_encode(s->opts.tok, r->prompt, r->prompt_len, tokenizer_adds_bos(s->opts.tok), false,
+                              &t->ids, &t->n_ids, &err);
+    if (rc)
         api_error_of(e, &err);
-        return -EINVAL;
-    }
-    grown = realloc(t->ids, (t->n_ids + n + 1) * sizeof *grown);
-    if (grown) {
-        memcpy(grown + t->n_ids, ids, n * sizeof *ids);
-        t->ids = grown;
-        t->n_ids += n;
-    }
-    free(ids);
-    return grown ? 0 : api_error(e, 503, "out_of_room", NULL, "out of memory");
-}
-
-/* What ends a turn is a stop string where the vocabulary has no token for it. */
-static int add_end_of_turn(struct ticket *t, const struct serve *s, struct api_error *e)
-{
-    const char *end = chat_template_end(*s->opts.chat_template);
-    uint32_t *ids;
-    size_t n;
-    struct skv_error err;
-    if (tokenizer_encode(s->opts.tok, end, strlen(end), false, true, &ids, &n, &err)) {
-        api_error_of(e, &err);
-        return -EINVAL;
-    }
-    if (n != 1 || !tokenizer_is_eog(s->opts.tok, ids[0]))
-        t->stop[t->n_stop++] = end;
-    free(ids);
-    return 0;
+    return rc;
 }
 
 static int conversation(struct ticket *t, const struct serve *s, struct api_error *e)
 {
     const struct api_request *r = &t->request;
+    const char *end = NULL;
     struct skv_error err;
-    struct chat_text text;
     if (!s->opts.chat_template)
         return api_error(e, 400, "no_chat_template", NULL, "%s", s->opts.no_chat);
-    int rc = chat_template_write(*s->opts.chat_template, r->messages, r->n_messages, &text, &err);
+    int rc = chat_prompt(s->opts.tok, *s->opts.chat_template, r->messages, r->n_messages, &t->ids, &t->n_ids,
+                         &err);
+    if (!rc)
+        rc = chat_prompt_stop(s->opts.tok, *s->opts.chat_template, &end, &err);
+    if (rc == -EINVAL)
+        return api_error(e, 400, NULL, "messages", "%s", err.text);
     if (rc)
-        api_error(e, rc == -ENOMEM ? 503 : 400, NULL, "messages", "%s", err.text);
-    bool bos = tokenizer_adds_bos(s->opts.tok);
-    for (size_t i = 0; !rc && i < text.n_parts; i++, bos = false)
-        rc = append(t, s, text.text + text.parts[i].from, text.parts[i].to - text.parts[i].from, bos,
-                    text.parts[i].control, e);
-    chat_text_free(&text);
-    return rc ? rc : add_end_of_turn(t, s, e);
+        api_error_of(e, &err);
+    else if (end)
+        t->stop[t->n_stop++] = end;
+    return rc;
 }
 
 static int token_prompt(struct ticket *t, const struct serve *s, struct api_error *e)
@@ -242,7 +219,7 @@ static int fill_ticket(struct ticket *t, const struct serve *s, struct api_error
     if (r->chat)
         rc = conversation(t, s, e);
     else if (r->prompt)
-        rc = append(t, s, r->prompt, r->prompt_len, tokenizer_adds_bos(s->opts.tok), false, e);
+        rc = text_prompt(t, s, e);
     else
         rc = token_prompt(t, s, e);
     if (!rc)
@@ -267,8 +244,10 @@ static int make_ticket(const struct call *c, bool chat, struct ticket **out, str
         rc = check_model(c->serve, r.model, e);
     if (!rc && !(t = ticket_new(&r)))
         rc = api_error(e, 503, "out_of_room", NULL, "out of memory");
-    if (!rc)
+    if (!rc) {
+        t->tenant = c->tenant;
         rc = fill_ticket(t, c->serve, e);
+    }
     api_request_free(&r);
     if (rc)
         ticket_release(t);

@@ -27,16 +27,18 @@ int sequence_open(struct serving *w, struct ticket *t, struct sequence *s)
 int sequence_begin(struct serving *w, struct sequence *s)
 {
     struct ticket *t = s->ticket;
+    struct skv_context_opts opts = *w->context;
+    opts.salt = tenant_salt(api_keys_tenant(w->keys, t->tenant));
     /* All but the last: its logits are needed. */
-    int rc = skv_context_open_prefix(w->tier, w->shape, w->context, t->ids, t->n_ids - 1, w->chunk, &s->ctx,
-                                     &s->error);
+    int rc =
+        skv_context_open_prefix(w->tier, w->shape, &opts, t->ids, t->n_ids - 1, w->chunk, &s->ctx, &s->error);
     if (rc)
         return rc;
     s->found = s->done = skv_length(s->ctx);
     atomic_store(&t->prefilled, s->done);
     size_t whole = (t->n_ids - 1) / w->chunk * w->chunk;
     if (s->found == whole && whole &&
-        prefixes_found(&w->prefixes, s->ctx, t->ids, whole, clock_ns(), &s->error) != 0)
+        prefixes_found(&w->prefixes[t->tenant], s->ctx, t->ids, whole, clock_ns(), &s->error) != 0)
         log_write(w->log, LOG_LEVEL_WARN, "%s: a beginning that was found could not be leased anew: %s",
                   t->answer.id, s->error.text);
     s->keep_at = s->found < whole ? whole : 0;
@@ -55,7 +57,8 @@ static void keep(struct serving *w, struct sequence *s)
 {
     struct skv_error err;
     s->keep_at = 0;
-    if (prefixes_keep(&w->prefixes, s->ctx, s->ticket->ids, s->done, clock_ns(), &err) != 0)
+    if (prefixes_keep(&w->prefixes[s->ticket->tenant], s->ctx, s->ticket->ids, s->done, clock_ns(), &err) !=
+        0)
         log_write(w->log, LOG_LEVEL_WARN, "%s: the prompt could not be kept for others: %s",
                   s->ticket->answer.id, err.text);
 }

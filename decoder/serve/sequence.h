@@ -6,6 +6,7 @@
 #include "decoder/model/sample.h"
 #include "decoder/model/stop_text.h"
 #include "decoder/model/tokenizer.h"
+#include "decoder/serve/api_keys.h"
 #include "decoder/serve/prefixes.h"
 #include "decoder/serve/ticket.h"
 
@@ -17,11 +18,12 @@ struct serving {
     const struct tokenizer *tok;
     skv_tier *tier;
     const struct skv_model *shape;
-    const struct skv_context_opts *context;
+    const struct skv_context_opts *context; /* but for the tenant's salt */
     uint32_t chunk;
     uint64_t limit; /* tokens that a context may hold */
     struct session *session;
-    struct prefixes prefixes;
+    const struct api_keys *keys; /* which know the tenants */
+    struct prefixes *prefixes;   /* [api_keys_tenants] */
     const struct log *log;
 };
 

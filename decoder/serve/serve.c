@@ -92,6 +92,23 @@ static int listen_on(struct serve *s, struct skv_error *err)
 
 /* ---- the server ---- */
 
+/* What is kept for each tenant. */
+static int prepare_tenants(struct serve *s, struct skv_error *err)
+{
+    const struct serve_opts *o = &s->opts;
+    size_t n = api_keys_tenants(s->keys);
+    s->prefixes = malloc(n * sizeof *s->prefixes);
+    if (!s->prefixes)
+        return skv_fail(err, -ENOMEM, "out of memory");
+    for (size_t i = 0; i < n; i++) {
+        const struct tenant *t = api_keys_tenant(s->keys, i);
+        struct skv_context_opts opts = *o->context;
+        opts.salt = tenant_salt(t);
+        prefixes_init(&s->prefixes[i], o->tier, o->shape, &opts, t->name, o->saved_model, o->ttl_ms);
+    }
+    return 0;
+}
+
 static void prepare_worker(struct serve *s)
 {
     const struct serve_opts *o = &s->opts;
@@ -103,8 +120,9 @@ static void prepare_worker(struct serve *s)
                                   .context = o->context,
                                   .chunk = o->chunk,
                                   .limit = o->limit,
+                                  .keys = s->keys,
+                                  .prefixes = s->prefixes,
                                   .log = o->log};
-    prefixes_init(&w->serving.prefixes, o->tier, o->shape, o->context, o->saved_model, o->ttl_ms);
     w->exchange = &s->exchange;
     w->parallel = o->parallel;
     w->threads = o->threads;
@@ -132,6 +150,8 @@ int serve_open(const struct serve_opts *opts, struct serve **out, struct skv_err
         rc = skv_fail(err, -EIO, "libsodium found no source of random numbers");
     if (!rc && opts->api_keys)
         rc = api_keys_read(opts->api_keys, &s->keys, err);
+    if (!rc)
+        rc = prepare_tenants(s, err);
     if (!rc) {
         prepare_worker(s);
         rc = worker_start(&s->worker, err);
@@ -175,5 +195,6 @@ void serve_close(struct serve *s)
     exchange_destroy(&s->exchange);
     pthread_mutex_destroy(&s->lock);
     api_keys_free(s->keys);
+    free(s->prefixes);
     free(s);
 }

@@ -11,8 +11,9 @@
 struct serve {
     struct serve_opts opts;
     char url[300];
-    int64_t started;       /* seconds since 1970 */
-    struct api_keys *keys; /* or NULL */
+    int64_t started;           /* seconds since 1970 */
+    struct api_keys *keys;     /* or NULL */
+    struct prefixes *prefixes; /* the worker's, one a tenant */
     struct MHD_Daemon *daemon;
     bool listening;
     struct exchange exchange;
@@ -28,6 +29,7 @@ struct call {
     struct MHD_Connection *connection;
     const struct route *route;
     const char *path_rest; /* of a route that ends with a slash */
+    size_t tenant;         /* whose key it came with */
     char *body;
     size_t len, room, dropped;
     struct ticket *ticket;     /* or NULL; from when it was queued */

@@ -11,6 +11,8 @@ static size_t common(const struct sequence *s, const struct sequence *leader, ui
 {
     const struct ticket *a = s->ticket, *b = leader->ticket;
     size_t most = a->n_ids - 1 < leader->keep_at ? a->n_ids - 1 : leader->keep_at, n = 0;
+    if (a->tenant != b->tenant)
+        return 0; /* what one of them keeps, the other doesn't find */
     while (n < most && a->ids[n] == b->ids[n])
         n++;
     return n / chunk * chunk;

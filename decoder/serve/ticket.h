@@ -17,6 +17,7 @@ struct ticket {
     /* Set before it is queued, and never changed. */
     struct api_request request;
     struct api_answer answer;
+    size_t tenant;
     uint32_t *ids; /* the prompt's tokens */
     size_t n_ids;
     const char *stop[API_STOPS + 1]; /* the request's, and the chat template's */

@@ -22,13 +22,13 @@ check() {
 # shellcheck disable=SC2086 # lists of words
 {
     ends 0 bench kernels $small --json
-    check 20
+    check 22
     ends 0 bench kernels $small --only gemv_q --threads 1,2 --json
     check 8
     SKV_ISA=portable ends 0 bench kernels $small --only attention --threads 2
     prints 'isa portable'
     prints '^attention_g8 *2 '
-    [ "$(wc -l <"$dir/out")" -eq 7 ] || fail "three kernels are not seven lines"
+    [ "$(wc -l <"$dir/out")" -eq 9 ] || fail "five kernels are not nine lines"
 }
 for bad in "--only nothing" "--threads 0" "--threads 1," "--threads x" "--size 1" "--rounds 0"; do
     # shellcheck disable=SC2086

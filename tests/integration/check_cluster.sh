@@ -3,10 +3,11 @@
 # every request ends and nothing leaks; and a real one, whose node is killed. A sanitizer sees fewer seeds, since it is
 # slow. CHECK_CLUSTER_N says how many.
 set -u
-case $BUILD in
-*address* | *thread* | *undefined*) count=${CHECK_CLUSTER_N:-60} ;;
-*) count=${CHECK_CLUSTER_N:-500} ;;
-esac
+# shellcheck source=tests/integration/builds
+. "$(dirname "$0")/builds"
+count=500
+! sanitized || count=60
+count=${CHECK_CLUSTER_N:-$count}
 out=$(mktemp)
 trap 'rm -f "$out"' EXIT
 tests/sim/check "$BUILD" "${CHECK_CLUSTER_SEED:-1}" "$count" >"$out"

@@ -2,10 +2,11 @@
 # The block store on simulated disks, from fixed seeds: nothing acknowledged is lost, and no other bytes come back.
 # A sanitizer sees fewer histories, since it is slow. CHECK_STORE_N says how many.
 set -u
-case $BUILD in
-*address* | *thread* | *undefined*) count=${CHECK_STORE_N:-60} ;;
-*) count=${CHECK_STORE_N:-500} ;;
-esac
+# shellcheck source=tests/integration/builds
+. "$(dirname "$0")/builds"
+count=500
+! sanitized || count=60
+count=${CHECK_STORE_N:-$count}
 out=$(mktemp)
 trap 'rm -f "$out"' EXIT
 "$BUILD/tests/store/check_store" --seed "${CHECK_STORE_SEED:-1}" --count "$count" >"$out"

@@ -56,6 +56,25 @@ ends 0 run "$@" -f "$dir/prompt" -n 24 --fresh
 same "$dir/want" "$dir/out" "--fresh gave other text"
 ! grep -q '^prefix' "$dir/err" || fail "--fresh took what was stored"
 
+# Kept in few bits: as if it had not stopped, found by those who keep them so only.
+ends 0 run "$@" -f "$dir/prompt" -n 24 --kv-type q4 --fresh
+cp "$dir/out" "$dir/want-q4"
+ends 0 run "$@" -f "$dir/prompt" -n 11 --kv-type q4 --save few
+says '^saved  *few, '
+ends 0 context show few --nodes "$nodes"
+prints 'of keys and values as q4$'
+ends 0 run "$@" -f "$dir/prompt" -n 24 --kv-type q4
+says '^prefix  *[1-9][0-9]* of [0-9]* tokens found on the tier'
+same "$dir/want-q4" "$dir/out" "a prompt in few bits that was found gave other text"
+ends 0 run "$@" -f "$dir/prompt" -n 24 --kv-type q8_0
+! grep -q '^prefix' "$dir/err" || fail "q8_0 found what was stored as q4"
+ends 0 run --resume few -m "$dir/random.gguf" -c 40000 --ignore-eos --nodes "$nodes" -n 13
+tail -c "$(wc -c <"$dir/out")" "$dir/want-q4" >"$dir/rest"
+same "$dir/rest" "$dir/out" "a context in few bits went on otherwise"
+ends 1 run --resume few -m "$dir/random.gguf" -c 40000 --ignore-eos --nodes "$nodes" --kv-type f16
+says 'was saved with --kv-type q4, not f16'
+ends 0 context rm few --nodes "$nodes"
+
 # A fork goes its own way, and stays when the first is removed.
 ends 0 context fork book tale --nodes "$nodes" --ttl 2d
 ends 1 context fork book tale --nodes "$nodes"

@@ -214,8 +214,10 @@ done
 
 # ---- who may ask, and for what; conversations; the README ----
 
-printf '# keys\nsk-one\nsk-two\n' >"$dir/keys"
-serves -m "$dir/recall.gguf" --api-keys "$dir/keys" --chat-template chatml
+printf '# keys\nsk-one\nsk-two\nsk-a1 alpha\nsk-a2 alpha\nsk-b beta 0123456789abcdef\nsk-all -\n' >"$dir/keys"
+nodes=
+start_nodes 2
+serves -m "$dir/recall.gguf" --api-keys "$dir/keys" --chat-template chatml --nodes "$nodes"
 post /v1/completions '{"prompt": "x"}'
 answers 401 '"invalid_api_key"'
 KEY=sk-three
@@ -260,11 +262,37 @@ answers 200 "{\"tokens\":\[$(cat "$dir/ids")\]}"
 post /detokenize "$(cat "$dir/out")"
 answers 200 "{\"content\":\" $fact\"}"
 
+# Tenants: a document is found again by whoever shares the salt of who asked it first, here or at another server.
+document=$(seq 1 700 | tr '\n' ' ')
+asked() { # KEY CACHED: asks the document with that key
+    KEY=$1
+    post /v1/completions "{\"prompt\": \"$document\", \"max_tokens\": 1}"
+    answers 200 "\"cached_tokens\":$2"
+}
+asked sk-a1 0
+asked sk-a2 '[1-9]'
+asked sk-b 0
+asked sk-one 0
+asked sk-all 0
+asked sk-b '[1-9]'
+KEY=sk-two
+
 awk '/^```sh$/ { on = 1; next } /^```$/ { on = 0 } on' decoder/serve/README.md >"$dir/snippets"
 export URL KEY
 sh -eu "$dir/snippets" >"$dir/out" 2>"$dir/err" || fail "the README's snippets ended with status $?: $(cat "$dir/out")"
 ! grep -q '"error"' "$dir/out" || fail "a snippet of the README gave an error: $(cat "$dir/out")"
 [ "$(grep -c '"text":" 503118\.".*"cached_tokens":[1-9]' "$dir/out")" -eq 1 ] || fail "the README's second question began anew: $(cat "$dir/out")"
+ends 0 context list --nodes "$nodes"
+prints '^serve/alpha/[0-9a-f]* '
+prints '^serve/key-[0-9a-f]*/[0-9a-f]* '
+prints '^serve/[0-9a-f]* '
+printf 'sk-b2 beta 0123456789abcdef\nsk-c alpha\n' >"$dir/keys2"
+first=$server
+serves -m "$dir/recall.gguf" --api-keys "$dir/keys2" --nodes "$nodes"
+asked sk-b2 '[1-9]'
+asked sk-c 0
+stops 0
+server=$first
 KEY=
 stops 0
 

@@ -2,12 +2,9 @@
 # Bugs planted into a copy of the store (tests/store/bugs/*.patch) are each caught by its histories, with a seed that
 # shows it; and without the bug that seed shows nothing.
 set -u
-case $BUILD in
-*address* | *thread* | *undefined*)
-    echo "SKIPPED: store_bugs: whether histories catch a bug does not depend on a sanitizer"
-    exit 77
-    ;;
-esac
+# shellcheck source=tests/integration/builds
+. "$(dirname "$0")/builds"
+plain_only "whether histories catch a bug does not depend on a sanitizer"
 if command -v git >/dev/null; then
     apply() { GIT_CEILING_DIRECTORIES=$dir git apply "$1"; }
 elif command -v patch >/dev/null; then

@@ -23,6 +23,7 @@ enum {
 
 static uint32_t ids[TOTAL + MORE + 64];
 static const char *path;
+static enum skv_dtype kv_type = SKV_F16; /* of the contexts that a test opens */
 
 static void check(int rc, const struct skv_error *err)
 {
@@ -35,7 +36,7 @@ static void check(int rc, const struct skv_error *err)
 static struct skv_context_opts options(enum skv_policy policy, enum skv_on_loss on_loss, uint8_t salt)
 {
     static uint8_t salts[32]; /* tests must not find each other's blocks */
-    struct skv_context_opts o = run_options(SKV_F16);
+    struct skv_context_opts o = run_options(kv_type);
     o.decode = o.prefill = (struct skv_select){.policy = policy, .budget = 128, .unit = 16};
     o.cache_bytes = 0; /* everything far is asked for at every step */
     o.on_loss = on_loss;
@@ -434,11 +435,12 @@ static void lose_and_remake(enum skv_policy policy, uint64_t from, uint64_t to, 
 
 static void test_recompute_same_bits(void **state)
 {
-    (void)state;
+    kv_type = *(const enum skv_dtype *)*state;
     lose_and_remake(SKV_DENSE, 5, 6, 1, 20);   /* one block, one layer, of the prompt */
     lose_and_remake(SKV_DENSE, 2, 11, -1, 21); /* more than a window in a row */
     lose_and_remake(SKV_DENSE, 0, 14, -1, 22); /* everything that is sealed */
     lose_and_remake(SKV_CASCADE, 0, 14, -1, 23);
+    kv_type = SKV_F16;
 }
 
 /* Only passes that made lost blocks are repeated, each once. */
@@ -465,7 +467,7 @@ static void test_recompute_repeats_what_it_must(void **state)
 /* Blocks of decoded tokens, by dense decode: the last sealed ones. */
 static void test_recompute_decoded(void **state)
 {
-    (void)state;
+    kv_type = *(const enum skv_dtype *)*state;
     struct run r;
     struct skv_error err = {0};
     struct recompute re = {0};
@@ -492,7 +494,17 @@ static void test_recompute_decoded(void **state)
     assert_int_equal(re.restored.blocks, sealed - 4);
     assert_int_equal(re.restored.changed, 0);
     assert_true(index_digest(r.ctx) == digest);
+
+    /* One whose pass begins within a page, which may have been rounded since. */
+    check(skv_truncate(r.ctx, TOTAL - 100, &err), &err);
+    destroy(r.ctx, 7, 8, -1);
+    check(next(&r, SKV_DECODE, TOTAL - 100, 1, got, &err), &err);
+    assert_memory_equal(got, want, sizeof got);
+    assert_int_equal(re.restored.blocks, sealed - 4 + 1);
+    assert_int_equal(re.restored.changed, 0);
+    assert_true(index_digest(r.ctx) == digest);
     run_end(&r);
+    kv_type = SKV_F16;
 }
 
 /* Cascade decode under another budget than when the blocks were made: other bits, which the context takes. */
@@ -673,9 +685,12 @@ int main(void)
         cmocka_unit_test(test_degraded_blocks_have_other_names),
         cmocka_unit_test_prestate(test_estimate_is_near_the_truth, &(bool){false}),
         cmocka_unit_test_prestate(test_estimate_is_near_the_truth, &(bool){true}),
-        cmocka_unit_test(test_recompute_same_bits),
+        cmocka_unit_test_prestate(test_recompute_same_bits, &(enum skv_dtype){SKV_F16}),
+        cmocka_unit_test_prestate(test_recompute_same_bits, &(enum skv_dtype){SKV_Q4}),
         cmocka_unit_test(test_recompute_repeats_what_it_must),
-        cmocka_unit_test(test_recompute_decoded),
+        cmocka_unit_test_prestate(test_recompute_decoded, &(enum skv_dtype){SKV_F16}),
+        cmocka_unit_test_prestate(test_recompute_decoded, &(enum skv_dtype){SKV_Q8_0}),
+        cmocka_unit_test_prestate(test_recompute_decoded, &(enum skv_dtype){SKV_Q4}),
         cmocka_unit_test(test_recompute_other_bits),
         cmocka_unit_test(test_recompute_meets_another_version),
         cmocka_unit_test(test_recompute_refusals),

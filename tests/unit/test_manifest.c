@@ -56,7 +56,10 @@ static struct manifest example(void)
     m.opts.schedule = SKV_CALIBRATED;
     m.opts.calibration = &calibration;
     m.opts.representatives = SKV_REPS_LEAN;
-    m.head.state_bytes = manifest_state_bytes(&m.head);
+    m.opts.dtype = SKV_Q4;
+    m.local_bytes = 290;
+    m.rounded_to = 9000;
+    m.head.state_bytes = manifest_state_bytes(&m);
     assert_int_equal((m.head.state_bytes + PART_BYTES - 1) / PART_BYTES, 2);
     return m;
 }
@@ -111,6 +114,7 @@ static void test_there_and_back(void **s)
     assert_memory_equal(m.parts, parts, sizeof parts);
     assert_true(m.opts.decode.refresh_turn == 0.5f && m.opts.decode.refresh_budget == 4);
     assert_int_equal(m.turn_bytes, 40);
+    assert_true(m.opts.dtype == SKV_Q4 && m.local_bytes == 290 && m.rounded_to == 9000);
     assert_true(m.opts.decode.mass == 0.75f && m.opts.window == want.opts.window);
     manifest_free(&m);
     free(bytes);
@@ -148,9 +152,9 @@ static void test_any_byte_changed(void **s)
             refused += rc != 0;
             if (rc == 0) {
                 assert_true(m.head.sealed <= m.head.indexed && m.head.indexed * BLOCK_TOKENS <= m.head.len);
-                assert_int_equal(m.head.state_bytes, manifest_state_bytes(&m.head));
+                assert_int_equal(m.head.state_bytes, manifest_state_bytes(&m));
                 assert_int_equal(m.n_parts, 2);
-                assert_true(m.turn_bytes <= m.head.received_bytes);
+                assert_true(m.turn_bytes <= m.head.received_bytes && m.rounded_to <= m.head.len);
                 assert_true(m.n_layers == 3 && m.opts.n_protect <= 2);
             }
             manifest_free(&m);

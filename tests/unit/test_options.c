@@ -90,6 +90,16 @@ static void values_of_every_type(void **state)
     options_free(&f.mem);
 }
 
+static void a_flag_may_have_one_dash(void **state)
+{
+    (void)state;
+    struct fixture f = {0};
+    assert_int_equal(parse(&f, "-m", "x", "-json", NULL), 0);
+    assert_true(f.v.json);
+    refused(&f, parse(&f, "-m", "x", "-budget", "64", NULL), "unknown option -budget");
+    options_free(&f.mem);
+}
+
 static void defaults_stay(void **state)
 {
     (void)state;
@@ -123,6 +133,7 @@ static void mistakes_are_named(void **state)
     refused(&f, parse(&f, "-m", "x", "--ack", "dur", NULL), "not one of ram|durable");
     refused(&f, parse(&f, "-m", "x", "--ack", "", NULL), "not one of");
     refused(&f, parse(&f, "-m", "x", "-jx", NULL), "takes no value");
+    refused(&f, parse(&f, "-m", "x", "-jso", NULL), "takes no value");
     refused(&f, parse(&f, "-m", "x", "--json=maybe", NULL), "true or false");
     options_free(&f.mem);
 }
@@ -262,6 +273,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(values_of_every_type),
+        cmocka_unit_test(a_flag_may_have_one_dash),
         cmocka_unit_test(defaults_stay),
         cmocka_unit_test(mistakes_are_named),
         cmocka_unit_test(the_file_takes_the_same_names),

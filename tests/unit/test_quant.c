@@ -11,7 +11,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "decoder/model/dots.h"
+#include "decoder/model/gguf.h"
 #include "decoder/model/matmul.h"
+#include "decoder/model/matmul_many.h"
 #include "decoder/model/quant.h"
 
 static const uint32_t all_types[] = {GGML_F32,  GGML_F16,  GGML_BF16, GGML_Q8_0,
@@ -283,6 +286,7 @@ static void test_products(void **state)
     float *spread = malloc(ROWS * COLS * sizeof *spread), *x = malloc(TOKENS * COLS * sizeof *x);
     float *y[3];
     struct pool *pools[] = {NULL, pool_new(2), pool_new(3)};
+    struct matmul_room vectors = {0};
     for (unsigned i = 0; i < 3; i++)
         y[i] = malloc(TOKENS * ROWS * sizeof *y[i]);
     for (unsigned i = 0; i < TOKENS * COLS; i++)
@@ -290,11 +294,13 @@ static void test_products(void **state)
     for (unsigned t = 0; t < N_TYPES; t++) {
         struct matrix w = make_matrix(all_types[t], data);
         for (unsigned p = 0; p < 3; p++)
-            matmul_rows(pools[p], &(struct matmul){&w, y[p]}, 1, TOKENS, x, false);
+            assert_int_equal(matmul_rows(pools[p], &vectors, &(struct matmul){&w, y[p]}, 1, TOKENS, x, false),
+                             0);
         check_product(&w, x, y[0], 0, "rows");
         assert_memory_equal(y[0], y[1], TOKENS * ROWS * sizeof *y[0]); /* bits don't depend on threads */
         assert_memory_equal(y[0], y[2], TOKENS * ROWS * sizeof *y[0]);
-        matmul_rows(pools[1], &(struct matmul){&w, y[1]}, 1, 1, x + 3 * COLS, false); /* nor on neighbours */
+        /* nor on neighbours */
+        matmul_rows(pools[1], NULL, &(struct matmul){&w, y[1]}, 1, 1, x + 3 * COLS, false);
         assert_memory_equal(y[0] + 3 * ROWS, y[1], ROWS * sizeof *y[0]);
 
         for (unsigned at_hand = 0; at_hand < 2; at_hand++) {
@@ -315,7 +321,7 @@ static void test_products(void **state)
             for (unsigned i = 0; i < TOKENS * ROWS; i++)
                 y[p][i] = 5;
             if (p == 0)
-                matmul_rows(pools[1], &(struct matmul){&w, y[p]}, 1, TOKENS, x, true);
+                matmul_rows(pools[1], &vectors, &(struct matmul){&w, y[p]}, 1, TOKENS, x, true);
             else
                 assert_int_equal(
                     matmul_tiles(pools[1], &room, &(struct matmul){&w, y[p]}, 1, TOKENS, x, true), 0);
@@ -327,9 +333,95 @@ static void test_products(void **state)
         free(y[i]);
         pool_free(pools[i]);
     }
+    matmul_room_free(&vectors);
     free(data);
     free(spread);
     free(x);
+}
+
+/* Each of several vectors gets the bits that it gets alone, whatever its number and its neighbours; also
+ * where rows end inside a tile or a group of lanes. */
+static void check_many(uint32_t type, uint32_t rows, uint32_t cols, uint32_t n, bool at_hand)
+{
+    size_t row_bytes = ggml_row_bytes(type, cols);
+    uint8_t *data = malloc(rows * row_bytes);
+    float *spread = malloc(rows * cols * sizeof *spread), *x = malloc(n * cols * sizeof *x);
+    float *many = malloc(n * rows * sizeof *many), *one = malloc(n * rows * sizeof *one);
+    struct matmul_room room = {0};
+    struct matrix w = {.data = data, .row_bytes = row_bytes, .type = type, .rows = rows, .cols = cols};
+    for (uint32_t r = 0; r < rows; r++) {
+        random_row(type, cols, data + r * row_bytes);
+        matrix_row(&w, r, spread + (size_t)r * cols);
+    }
+    w.f32 = at_hand ? spread : NULL;
+    for (size_t i = 0; i < (size_t)n * cols; i++)
+        x[i] = random_float();
+    for (size_t i = 0; i < (size_t)n * rows; i++)
+        many[i] = one[i] = (float)i;
+    assert_int_equal(matmul_rows(NULL, &room, &(struct matmul){&w, many}, 1, n, x, n % 2), 0);
+    for (uint32_t t = 0; t < n; t++)
+        matmul_rows(NULL, NULL, &(struct matmul){&w, one + (size_t)t * rows}, 1, 1, x + (size_t)t * cols,
+                    n % 2);
+    if (memcmp(many, one, n * rows * sizeof *one))
+        fail_msg("%s %u×%u: %u vectors at once have other bits than one by one", ggml_type_name(type), rows,
+                 cols, n);
+    matmul_room_free(&room);
+    free(data);
+    free(spread);
+    free(x);
+    free(many);
+    free(one);
+}
+
+static void test_many_have_the_bits_of_one(void **state)
+{
+    (void)state;
+    for (unsigned t = 0; t < N_TYPES; t++) {
+        for (uint32_t n = 1; n <= 9; n++)
+            check_many(all_types[t], 12 + n, 256, n, n % 3 == 0);
+        check_many(all_types[t], 100, 1024, 16, false);
+        check_many(all_types[t], 25, 2304, 70, false);
+        check_many(all_types[t], 25, 2304, 64, true);
+    }
+    for (uint32_t cols = 8; cols < 1200; cols += 131)
+        check_many(GGML_F16, 30, cols, 5, cols % 2);
+}
+
+/* The same of both families, whichever is in use. */
+static void test_dots_of_families(void **state)
+{
+    (void)state;
+    enum { STRIDE = 64, LEN = 56, R = 13 };
+    static float w[R][STRIDE * DOTS_OCTETS], x[DOTS_VECTORS][STRIDE * DOTS_OCTETS];
+    static float laid_w[DOTS_OCTETS][R][STRIDE], laid_x[DOTS_OCTETS][DOTS_VECTORS][STRIDE];
+    const char *const families[] = {"portable", "avx2"};
+    const uint32_t cols = LEN / 8 * 32 - 3;
+    for (unsigned f = 0; f < 2; f++) {
+        const struct dots_ops *dots = dots_ops_named(families[f]);
+        for (unsigned n = 1; dots && n <= DOTS_VECTORS; n++) {
+            float sums[DOTS_OCTETS][R][DOTS_VECTORS * 8] = {0}, packed[DOTS_OCTETS * R * DOTS_VECTORS * 8],
+                                                      *at, y[R * DOTS_VECTORS];
+            for (unsigned r = 0; r < R; r++) {
+                random_row(GGML_F32, cols, (uint8_t *)w[r]);
+                dots->lay_out(cols, w[r], laid_w[0][r], R * STRIDE);
+            }
+            for (unsigned i = 0; i < n; i++) {
+                random_row(GGML_F32, cols, (uint8_t *)x[i]);
+                dots->lay_out(cols, x[i], laid_x[0][i], DOTS_VECTORS * STRIDE);
+            }
+            at = packed;
+            for (unsigned o = 0; o < DOTS_OCTETS; o++) {
+                dots->add(R, n, LEN, laid_w[o][0], laid_x[o][0], STRIDE, sums[o][0], DOTS_VECTORS * 8);
+                for (unsigned r = 0; r < R; r++, at += 8 * n)
+                    memcpy(at, sums[o][r], 8 * n * sizeof *at);
+            }
+            dots->sum((size_t)R * n, packed, y);
+            for (unsigned r = 0; r < R; r++)
+                for (unsigned i = 0; i < n; i++)
+                    assert_true(y[r * n + i] ==
+                                quant_ops_named(families[f], GGML_F32)->dot(cols, w[r], x[i]));
+        }
+    }
 }
 
 int main(void)
@@ -339,7 +431,8 @@ int main(void)
         cmocka_unit_test(test_blocks_of_32),      cmocka_unit_test(test_q4_k_block),
         cmocka_unit_test(test_q6_k_block),        cmocka_unit_test(test_families_agree),
         cmocka_unit_test(test_rows_side_by_side), cmocka_unit_test(test_quantisers_are_near),
-        cmocka_unit_test(test_products),
+        cmocka_unit_test(test_products),          cmocka_unit_test(test_many_have_the_bits_of_one),
+        cmocka_unit_test(test_dots_of_families),
     };
     return cmocka_run_group_tests_name("quant", tests, NULL, NULL);
 }

@@ -22,7 +22,7 @@ static struct run start(void)
     struct run r = run_start(write_random("prefixes.gguf", &o), SKV_F16, 2);
     struct skv_context_opts opts = run_options(SKV_F16);
     model_shape(r.model, &shape);
-    prefixes_init(&prefixes, tier, &shape, &opts, "test", TTL_MS);
+    prefixes_init(&prefixes, tier, &shape, &opts, "", "test", TTL_MS);
     make_ids(ids, N + 1, o.vocab);
     return r;
 }
@@ -75,12 +75,12 @@ static void what_was_kept_is_found_and_leased_anew(void **state)
 
     /* A server that is new does not know what is leased; one that finds no such name saves it. */
     struct skv_context_opts opts = run_options(SKV_F16);
-    prefixes_init(&prefixes, tier, &shape, &opts, "test", TTL_MS);
+    prefixes_init(&prefixes, tier, &shape, &opts, "", "test", TTL_MS);
     first = renewed_ms(name);
     usleep(5000);
     assert_int_equal(prefixes_found(&prefixes, c, ids, N, now, &err), 0);
     assert_true(renewed_ms(name) > first);
-    prefixes_init(&prefixes, tier, &shape, &opts, "test", TTL_MS);
+    prefixes_init(&prefixes, tier, &shape, &opts, "", "test", TTL_MS);
     assert_int_equal(skv_saved_remove(tier, name, &err), 0);
     assert_int_equal(prefixes_found(&prefixes, c, ids, N, now, &err), 0);
     renewed_ms(name);
@@ -95,19 +95,28 @@ static void names_tell_bits_apart(void **state)
     struct skv_context_opts opts = run_options(SKV_F16);
     char name[PREFIX_NAME], other[PREFIX_NAME];
     prefixes_name(&prefixes, ids, N, name);
-    assert_int_equal(strlen(name), PREFIX_NAME - 1);
+    assert_int_equal(strlen(name), strlen("serve/") + 2 * PREFIX_HASH);
     prefixes_name(&prefixes, ids, N - CHUNK, other);
     assert_string_not_equal(name, other);
-    prefixes_init(&prefixes, tier, &shape, &opts, "another name", 2 * TTL_MS);
+    prefixes_init(&prefixes, tier, &shape, &opts, "", "another name", 2 * TTL_MS);
     prefixes_name(&prefixes, ids, N, other);
     assert_string_equal(name, other);
     opts.window = opts.seal_lag = 256;
-    prefixes_init(&prefixes, tier, &shape, &opts, "test", TTL_MS);
+    prefixes_init(&prefixes, tier, &shape, &opts, "", "test", TTL_MS);
     prefixes_name(&prefixes, ids, N, other);
     assert_string_not_equal(name, other);
+    static const uint8_t salt[TENANT_SALT] = {1};
+    static const char longest[] = "a-tenant-whose-name-has-forty-characters";
+    opts = run_options(SKV_F16);
+    opts.salt = salt;
+    prefixes_init(&prefixes, tier, &shape, &opts, longest, "test", TTL_MS);
+    prefixes_name(&prefixes, ids, N, other);
+    assert_int_equal(strncmp(other, "serve/a-tenant-whose-name-has-forty-characters/", 47), 0);
+    assert_int_equal(strlen(other), PREFIX_NAME - 1);
+    assert_string_not_equal(other + 47, name + 6);
     opts = run_options(SKV_F16);
     opts.recipe = "chunk=128";
-    prefixes_init(&prefixes, tier, &shape, &opts, "test", TTL_MS);
+    prefixes_init(&prefixes, tier, &shape, &opts, "", "test", TTL_MS);
     prefixes_name(&prefixes, ids, N, other);
     assert_string_not_equal(name, other);
     run_end(&r);

@@ -48,6 +48,8 @@ static void the_same_prompt_waits(void **state)
     assert_false(finds(1));
     set_up();
     assert_false(finds(0)); /* nobody waits for itself */
+    tickets[1].tenant = 1;  /* nor for another tenant's, which it would not find */
+    assert_false(finds(1));
 }
 
 static void whoever_comes_next_is_another_leader(void **state)
