@@ -443,6 +443,13 @@ struct skv_stats {
     uint64_t blocks_hinted; /* times that nodes were told what a block (of one layer) is worth keeping */
 };
 SKV_API void skv_context_stats(const skv_context *, struct skv_stats *);
+/* What a context of so many tokens, which came in passes of up to `pass` (1: decoded), holds in this process
+ * at most, by the names that skv_stats has; computed from the shape alone, by any thread. */
+struct skv_room {
+    uint64_t window_bytes, representative_bytes, cache_bytes;
+};
+SKV_API int skv_context_room(const struct skv_model *, const struct skv_context_opts *, uint64_t tokens,
+                             uint32_t pass, struct skv_room *out, struct skv_error *err);
 /* Zeroes the running sums (not what is held). */
 SKV_API void skv_context_stats_reset(skv_context *);
 
