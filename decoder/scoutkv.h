@@ -428,6 +428,7 @@ SKV_API int skv_restore(skv_context *, const skv_context *made, struct skv_resto
 struct skv_stats {
     uint64_t passes, tokens;               /* of attention (one layer each pass) summed over layers / n */
     uint64_t scout_ns, wait_ns, attend_ns; /* time in scout, waiting for pages, attention */
+    uint64_t merge_ns;                     /* of attend_ns: folding what pages gave together, in decode */
     uint64_t scout_bytes;                  /* representatives read by the scout */
     uint64_t pages_wanted, pages_held;     /* selected pages; of these in the cache or pinned */
     uint64_t pages_fetched, bytes_fetched;
@@ -445,8 +446,20 @@ struct skv_stats {
     uint64_t blocks_hinted; /* times that nodes were told what a block (of one layer) is worth keeping */
 };
 SKV_API void skv_context_stats(const skv_context *, struct skv_stats *);
+/* What a context of so many tokens, which came in passes of up to `pass` (1: decoded), holds in this process
+ * at most, by the names that skv_stats has; computed from the shape alone, by any thread. */
+struct skv_room {
+    uint64_t window_bytes, representative_bytes, cache_bytes;
+};
+SKV_API int skv_context_room(const struct skv_model *, const struct skv_context_opts *, uint64_t tokens,
+                             uint32_t pass, struct skv_room *out, struct skv_error *err);
 /* Zeroes the running sums (not what is held). */
 SKV_API void skv_context_stats_reset(skv_context *);
+
+/* For measuring what overlap is worth: decode steps wait for the pages that they asked for before they
+ * compute anything, instead of meanwhile. wait_ns is then how long a fetch takes. A fork does not inherit it.
+ */
+SKV_API void skv_context_in_series(skv_context *, bool);
 
 /* What the memory nodes did, since the tier was opened. */
 struct skv_tier_stats {

@@ -150,7 +150,7 @@ static int make_random(int argc, char **argv)
                                     "  scoutkv make-model random -o 8b.gguf --type Q4_0 --layers 32 --dim "
                                     "4096 --heads 32 --kv-heads 8 --ff 14336 \\\n"
                                     "      --vocab 128256 --context 1048576 --rope-base 500000\n"
-                                    "  scoutkv bench step -m small.gguf --tokens 16384,65536",
+                                    "  scoutkv run -m small.gguf -p x -n 100",
                                     groups};
     random_model_defaults(&a.opts);
     a.rope_base = a.opts.rope_base;

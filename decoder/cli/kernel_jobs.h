@@ -24,7 +24,7 @@ struct kernel_job {
 };
 
 /* A copy of the table, ended by a job without a name. */
-enum { KERNEL_JOBS = 24 };
+enum { KERNEL_JOBS = 32 };
 void kernel_jobs(struct kernel_job out[KERNEL_JOBS]);
 
 #endif

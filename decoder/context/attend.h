@@ -102,7 +102,9 @@ struct item; /* one context's part of an attend */
 struct item_ops {
     int (*choose)(struct item *, struct skv_error *); /* select pages of all heads */
     int (*start)(struct item *, struct skv_error *);  /* ask for what is missing */
-    int (*local)(struct item *, struct skv_error *);  /* compute what is held */
+    int (*local)(struct item *, struct skv_error *);  /* compute what is held, or leave it in parts: */
+    unsigned (*parts)(const struct item *);           /* so many (NULL: none), */
+    void (*part)(struct item *, unsigned);            /* which threads compute */
     int (*finish)(struct item *, struct skv_error *); /* wait, merge, write out */
     void (*free)(struct item *);                      /* also after a failure; ends fetches under way */
 };

@@ -728,6 +728,11 @@ void skv_context_stats(const skv_context *c, struct skv_stats *out)
     out->context_bytes = c->len * c->shape->token_bytes;
 }
 
+void skv_context_in_series(skv_context *c, bool in_series)
+{
+    c->in_series = in_series;
+}
+
 void skv_context_stats_reset(skv_context *c)
 {
     uint64_t sealed = c->stats.blocks_sealed, adopted = c->stats.blocks_adopted;

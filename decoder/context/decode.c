@@ -128,6 +128,11 @@ static int add_piece(struct row *r, struct piece p)
     return 0;
 }
 
+static unsigned row_parts(const struct row *r)
+{
+    return (unsigned)((r->n_pieces + PIECES_A_PART - 1) / PIECES_A_PART);
+}
+
 static void compute_part(void *arg, unsigned part)
 {
     const struct row *r = arg;
@@ -138,8 +143,7 @@ static void compute_part(void *arg, unsigned part)
 
 static void compute_pieces(struct row *r)
 {
-    pool_run(r->d->item.c->tier->pool, (unsigned)((r->n_pieces + PIECES_A_PART - 1) / PIECES_A_PART),
-             compute_part, r);
+    pool_run(r->d->item.c->tier->pool, row_parts(r), compute_part, r);
     r->n_pieces = 0;
 }
 
@@ -175,6 +179,22 @@ static void on_page(void *arg, size_t want, int rc, const uint8_t *bytes)
     r->d->arrived_ns += clock_ns() - t0;
 }
 
+static int end_section(struct row *r, struct section *s, struct skv_error *err)
+{
+    int rc = 0;
+    if (s->fetch) {
+        struct decode *d = r->d;
+        uint64_t t0 = clock_ns(), computing = d->arrived_ns;
+        rc = gone_end_fetch(d->item.c, s->fetch, &r->gone, err);
+        s->fetch = NULL;
+        computing = d->arrived_ns - computing;
+        d->item.c->stats.wait_ns += clock_ns() - t0 - computing;
+        d->item.c->stats.attend_ns += computing;
+    }
+    want_list_free(&s->wants);
+    return rc;
+}
+
 /* Asks for the next section of far pages; what is held of it goes to pieces. */
 static int start_section(struct row *r, struct skv_error *err)
 {
@@ -192,24 +212,9 @@ static int start_section(struct row *r, struct skv_error *err)
         return skv_fail(err, -ENOMEM, "out of memory");
     if (s->wants.n == 0)
         return 0;
-    return tier_fetch_begin(c->tier->tier, &c->shape->layouts[d->item.layer], s->wants.wants, s->wants.n,
-                            on_page, s, &s->fetch, err);
-}
-
-static int end_section(struct row *r, struct section *s, struct skv_error *err)
-{
-    int rc = 0;
-    if (s->fetch) {
-        struct decode *d = r->d;
-        uint64_t t0 = clock_ns(), computing = d->arrived_ns;
-        rc = gone_end_fetch(d->item.c, s->fetch, &r->gone, err);
-        s->fetch = NULL;
-        computing = d->arrived_ns - computing;
-        d->item.c->stats.wait_ns += clock_ns() - t0 - computing;
-        d->item.c->stats.attend_ns += computing;
-    }
-    want_list_free(&s->wants);
-    return rc;
+    int rc = tier_fetch_begin(c->tier->tier, &c->shape->layouts[d->item.layer], s->wants.wants, s->wants.n,
+                              on_page, s, &s->fetch, err);
+    return rc == 0 && c->in_series ? end_section(r, s, err) : rc;
 }
 
 /* ---- one query ---- */
@@ -257,7 +262,6 @@ static int row_local(struct row *r, struct skv_error *err)
             if (add_piece(r, piece_of(r, &r->local, h, p, at, n)))
                 return skv_fail(err, -ENOMEM, "out of memory");
         }
-    compute_pieces(r);
     return 0;
 }
 
@@ -403,12 +407,15 @@ static int finish_row(struct row *r, struct skv_error *err)
             if (r->far_mass)
                 keep_masses(d, &s->heads[h], n, r->far_mass[h] + s->from * g);
         }
-        st->attend_ns += clock_ns() - t0;
+        uint64_t merging = clock_ns() - t0;
+        st->attend_ns += merging;
+        st->merge_ns += merging;
     }
     if (rc == 0) {
         uint64_t t0 = clock_ns();
         for (unsigned h = 0; h < n_kv; h++)
             fold(d, &r->local.heads[h], r->n_local, M + h * g, L + h * g, O + (size_t)h * g * d_v);
+        st->merge_ns += clock_ns() - t0;
         rc = count_missed(r, M, L, err);
         for (unsigned h = 0; h < n_kv; h++)
             fold_tail(d, &r->choices[h], M + h * g, L + h * g, O + (size_t)h * g * d_v);
@@ -452,6 +459,24 @@ static int decode_local(struct item *it, struct skv_error *err)
     return rc;
 }
 
+static unsigned decode_parts(const struct item *it)
+{
+    const struct decode *d = (const struct decode *)it;
+    unsigned n = 0;
+    for (unsigned i = 0; i < d->n_rows; i++)
+        n += row_parts(&d->rows[i]);
+    return n;
+}
+
+static void decode_part(struct item *it, unsigned part)
+{
+    struct decode *d = (struct decode *)it;
+    unsigned i = 0;
+    for (; part >= row_parts(&d->rows[i]); i++)
+        part -= row_parts(&d->rows[i]);
+    compute_part(&d->rows[i], part);
+}
+
 static int row_whole(struct row *r, struct skv_error *err)
 {
     uint64_t t0 = clock_ns();
@@ -462,6 +487,8 @@ static int row_whole(struct row *r, struct skv_error *err)
     t0 = clock_ns();
     if (rc == 0)
         rc = row_local(r, err);
+    if (rc == 0)
+        compute_pieces(r);
     r->d->item.c->stats.attend_ns += clock_ns() - t0;
     return rc;
 }
@@ -471,6 +498,8 @@ static int decode_finish(struct item *it, struct skv_error *err)
     struct decode *d = (struct decode *)it;
     int rc = 0;
     bool gone = false;
+    for (unsigned i = 0; i < d->n_rows; i++)
+        d->rows[i].n_pieces = 0; /* they have been computed */
     for (unsigned i = 0; i < d->n_rows && rc == 0; i++) {
         if (d->in_turn && i)
             rc = row_whole(&d->rows[i], err);
@@ -513,8 +542,8 @@ static void decode_free(struct item *it)
     free(d);
 }
 
-static const struct item_ops decode_ops = {decode_choose, decode_start, decode_local, decode_finish,
-                                           decode_free};
+static const struct item_ops decode_ops = {decode_choose, decode_start,  decode_local, decode_parts,
+                                           decode_part,   decode_finish, decode_free};
 
 struct item *decode_item(struct skv_context *c, unsigned layer, const float *q, float *out)
 {

@@ -233,6 +233,7 @@ struct skv_context {
     enum skv_mode mode;
     uint8_t *layer_put; /* per layer: put in this pass */
 
+    bool in_series;   /* decode computes nothing while pages travel */
     struct lost lost; /* of the last failure */
     struct skv_stats stats;
 };

@@ -469,8 +469,8 @@ static void prefill_free(struct item *it)
     free(p);
 }
 
-static const struct item_ops prefill_ops = {prefill_choose, prefill_start, prefill_local, prefill_finish,
-                                            prefill_free};
+static const struct item_ops prefill_ops = {prefill_choose, prefill_start,  prefill_local, NULL,
+                                            NULL,           prefill_finish, prefill_free};
 
 static float *acc_new(const struct prefill *p)
 {

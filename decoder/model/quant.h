@@ -2,12 +2,15 @@
  *
  * A row of a matrix is a sequence of blocks; a block is a few scales and small integers (or just numbers, for
  * F32, F16, BF16). Two things are done with a row: spread it to f32, or multiply it with f32 activations
- * without spreading it first. Both see exactly the same f32 weights, so `dot` has the bits of `to_f32`
- * followed by the F32 `dot`.
+ * without spreading it first.
  *
- * DESIGN. dot sums in 32 lanes: element i goes to lane i mod 32, the lanes are added in a fixed tree. A row's
- * bits depend on the row and the vector only, within one kernel family (portable, avx2: chosen like
- * decoder/kernels does). */
+ * DESIGN. A row's bits depend on the row and the vector only, within one kernel family (portable, avx2:
+ * chosen like decoder/kernels does). dot sums in 32 lanes: element i goes to lane i mod 32, the lanes are
+ * added in a fixed tree; so it has the bits of `to_f32` followed by the F32 `dot`. Q8_0 and Q4_0 take less
+ * arithmetic another way: a block's codes times activations are summed in 8 lanes (element i in lane i mod
+ * 8), and the block's scale times those is added to the row's 8 lanes.
+ *
+ * dot_side takes four rows side by side, since one stream of reads does not keep memory busy. */
 #ifndef DECODER_MODEL_QUANT_H
 #define DECODER_MODEL_QUANT_H
 
@@ -28,9 +31,13 @@ enum {
     Q6_K_BYTES = 210, /* u8 low[128], high[64]; i8 scale[16]; f16 d:  w = d·scale·(q - 32) */
 };
 
+enum { QUANT_SIDE = 4 };
 struct quant_ops {
     void (*to_f32)(size_t n, const void *row, float *out);
     float (*dot)(size_t n, const void *row, const float *x);
+    /* y[i] = dot of row i of four, whose beginnings lie `apart` bytes from each other: best if far, so that
+     * each of four streams is long. */
+    void (*dot_side)(size_t n, const void *row, size_t apart, const float *x, float y[QUANT_SIDE]);
 };
 
 /* Operations for a type of gguf.h's enum ggml_type, in the family that kernels_get() names. */

@@ -1,5 +1,5 @@
 #!/bin/sh
-# scoutkv eval recall and bench step, small: the main job over three nodes.
+# scoutkv eval recall, small: the main job over three nodes.
 . "$(dirname "$0")/cli_common"
 
 # number KEY [OBJECT]: a number of the JSON file, in the object of that name if given (one key a line).
@@ -40,11 +40,3 @@ says 'No such file'
 # A limit that cannot be kept is a failure, and says so.
 ends 1 eval recall -m "$dir/recall.gguf" --tokens 8192 --questions 4 --policies window --limit 1
 says 'more than 1 %'
-
-ends 0 bench step -m "$dir/recall.gguf" --tokens 4096,16384 --steps 24 --budget 256 --json --nodes "$nodes"
-for key in ratio_without_scout ratio scan_bandwidth_share scan_gbps memory_gbps scout_gbps dense_bytes_per_step without_scout; do
-    grep -q "\"$key\": [0-9{]" "$dir/out" || fail "bench step --json has no $key"
-done
-[ "$(grep -c '"dense_bytes_per_step": [0-9]*$' "$dir/out")" -eq 2 ] || fail "bench step --json has not both lengths"
-ends 0 bench step -m "$dir/recall.gguf" --tokens 4096,8192 --steps 16
-prints 'step without scout, long / short'

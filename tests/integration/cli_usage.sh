@@ -46,7 +46,6 @@ ends 0 policies
 prints '^  heavy-hitter '
 ends 2 run -m x -p x --top-p 1.5
 ends 2 run -m x -p x --window 512 --seal-lag 100
-ends 2 bench step -m x --tokens 9,8
 ends 2 eval recall -m x --policies cascade,magic
 ends 2 make-model random -o x --type Q9_9
 ends 1 run -m "$dir/absent.gguf" -p x

@@ -107,6 +107,15 @@ stops 0
 
 # ---- limits ----
 
+serves -m "$dir/random.gguf" -c 100000 --memory 4MiB --cache 64KiB
+post /v1/completions '{"prompt": "x", "max_tokens": 99000}'
+answers 400 'a context of 990[0-9]* tokens needs [0-9.]* MiB of memory, and this server has 4.0 MiB for all requests (--memory)'
+post /v1/completions '{"prompt": "x", "max_tokens": 200, "temperature": 0, "ignore_eos": true}'
+answers 200 '"completion_tokens":200'
+curl -sS "$URL/health" >"$dir/out"
+prints '"memory":4194304,"memory_taken":0'
+stops 0
+
 serves -m "$dir/random.gguf" -c 4000 --parallel 1 --queue 1 --time-limit 1.2s --max-body 64KiB --max-tokens 3900
 post /v1/completions '{"prompt": "x", "max_tokens": 3950}'
 answers 400 "'max_tokens' is 3950; at most 3900"
