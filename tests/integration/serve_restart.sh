@@ -9,7 +9,7 @@ start_nodes 3
 first_node=${pids# }
 first_node=${first_node%% *}
 kv="-c 20000 --window 64 --budget 64 --cache 64KiB --chunk 256 --nodes $nodes --replicas 2"
-n=1500
+n=600
 ask="{\"prompt\": \"$(cat "$dir/prompt")\", \"max_tokens\": $n, \"ignore_eos\": true"
 greedy="$ask, \"temperature\": 0"
 drawn="$ask, \"temperature\": 0.8, \"seed\": 7"
@@ -21,7 +21,7 @@ streams() {
         rm -f "$dir/$what"
         eval "body=\$$what"
         # shellcheck disable=SC2154 # set by eval
-        curl -sS -N --max-time 100 -o "$dir/$what" "$URL/v1/completions" -d "$body, \"stream\": true}" 2>/dev/null &
+        curl -sS -N --max-time 200 -o "$dir/$what" "$URL/v1/completions" -d "$body, \"stream\": true}" 2>/dev/null &
         asking="$asking $!"
     done
     for _ in $(seq 1000); do
