@@ -230,6 +230,7 @@ struct skv_context {
     size_t eligible_words;
 
     uint64_t pass_from; /* first token of the last append */
+    uint64_t pass_ns;   /* when that was */
     uint32_t pass_n;
     enum skv_mode mode;
     uint8_t *layer_put; /* per layer: put in this pass */
