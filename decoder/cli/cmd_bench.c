@@ -13,6 +13,7 @@ int cmd_bench(int argc, char **argv)
         {"peers", cmd_bench_peers, "fetches beside redis, memcached, bare libzmq and others"},
         {"kernels", cmd_bench_kernels, "the kernels of a step, beside what memory and processor can do"},
         {"trace", cmd_bench_trace, "recorded requests against the nodes as a prefix cache: hit rate, times"},
+        {"compare", cmd_bench_compare, "which ratios of two runs differ by more than their noise"},
         {0},
     };
     return cli_dispatch(benches, "scoutkv bench", "Usage: scoutkv bench WHAT [options]", "", argc, argv);
