@@ -107,12 +107,13 @@ static int print_json(const struct plan *p, const struct plan_constants *k, cons
                                               changes[i].cost.step_ms, "of_now",
                                               changes[i].cost.step_ms / c->step_ms));
     json_t *o =
-        json_pack("{s:s, s:f, s:f, s:o, s:s, s:f, s:f, s:f, s:f, s:b, s:f, s:f, s:f, s:o, s:o}", "model",
+        json_pack("{s:s, s:f, s:f, s:o, s:s, s:I, s:I, s:I, s:f, s:b, s:I, s:I, s:I, s:o, s:o}", "model",
                   p->shape->name, "step_ms", c->step_ms, "layer_ms", c->layer_ms, "layer_parts_ms", parts,
-                  "bottleneck", plan_part_name[c->bottleneck], "fetch_bytes", c->fetch_bytes, "dense_bytes",
-                  c->dense_bytes, "node_bytes", c->node_bytes, "from_disk", c->from_disk, "fits", c->fits,
-                  "representative_bytes", c->rep_bytes, "window_bytes", c->window_bytes, "cache_bytes",
-                  c->cache_bytes, "changes", list, "constants", plan_constants_json(k));
+                  "bottleneck", plan_part_name[c->bottleneck], "fetch_bytes", (json_int_t)c->fetch_bytes,
+                  "dense_bytes", (json_int_t)c->dense_bytes, "node_bytes", (json_int_t)c->node_bytes,
+                  "from_disk", c->from_disk, "fits", c->fits, "representative_bytes",
+                  (json_int_t)c->rep_bytes, "window_bytes", (json_int_t)c->window_bytes, "cache_bytes",
+                  (json_int_t)c->cache_bytes, "changes", list, "constants", plan_constants_json(k));
     int bad = !o || json_dumpf(o, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(8)) || putchar('\n') == EOF ||
               fflush(stdout);
     json_decref(o);
