@@ -15,6 +15,7 @@ int cmd_bench(int argc, char **argv)
          "many streams at once of one server, beside one, and beside what the machine allows"},
         {"kernels", cmd_bench_kernels, "the kernels of a step, beside what memory and processor can do"},
         {"trace", cmd_bench_trace, "recorded requests against the nodes as a prefix cache: hit rate, times"},
+        {"compare", cmd_bench_compare, "which ratios of two runs differ by more than their noise"},
         {0},
     };
     return cli_dispatch(benches, "scoutkv bench", "Usage: scoutkv bench WHAT [options]", "", argc, argv);
