@@ -20,6 +20,7 @@ int cmd_eval_text(int argc, char **argv);
 int cmd_eval_tasks(int argc, char **argv);
 int cmd_bench(int argc, char **argv);
 int cmd_bench_step(int argc, char **argv);
+int cmd_bench_decode(int argc, char **argv);
 int cmd_bench_store(int argc, char **argv);
 int cmd_bench_trace(int argc, char **argv);
 int cmd_bench_hints(int argc, char **argv);
