@@ -22,6 +22,7 @@ int cmd_bench(int argc, char **argv);
 int cmd_bench_step(int argc, char **argv);
 int cmd_bench_compare(int argc, char **argv);
 int cmd_plan(int argc, char **argv);
+int cmd_bench_decode(int argc, char **argv);
 int cmd_bench_store(int argc, char **argv);
 int cmd_bench_trace(int argc, char **argv);
 int cmd_bench_hints(int argc, char **argv);

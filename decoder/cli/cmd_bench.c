@@ -6,6 +6,7 @@ int cmd_bench(int argc, char **argv)
     static const struct cli_command benches[] = {
         {"step", cmd_bench_step,
          "a decode step of known models' shapes over memory nodes, beside dense attention"},
+        {"decode", cmd_bench_decode, "dense decoding at a short context, beside what memory can do"},
         {"fetch", cmd_bench_fetch, "how fast blocks and pages come from memory nodes, beside plain TCP"},
         {"store", cmd_bench_store, "the disk engine of a memory node, beside fio"},
         {"hints", cmd_bench_hints,
