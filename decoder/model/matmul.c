@@ -93,6 +93,10 @@ static void rows_part(void *arg, unsigned part)
         matmul_many(&job->w[i], from, to, job->n, job->laid_out, job->add);
         return;
     }
+    if (scaled_take(w, job->n)) {
+        matmul_scaled(&job->w[i], from, to, job->n, job->x, job->add);
+        return;
+    }
     uint32_t quarter = (to - from) / QUANT_SIDE;
     for (uint32_t r = 0; r < quarter; r++)
         rows_times(job, &job->w[i], from + r, quarter, QUANT_SIDE);

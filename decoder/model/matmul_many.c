@@ -18,7 +18,7 @@ enum {
 
 bool many_take(const struct matrix *m, uint32_t n)
 {
-    return n >= LEAST_X && m->type != GGML_Q8_0 && m->type != GGML_Q4_0;
+    return n >= LEAST_X && !quant_ops(m->type)->lanes_add;
 }
 
 /* What all parts have in common. */

@@ -163,6 +163,33 @@ static inline void q4_0_sum(const uint8_t *b, const float *x, float s[8])
         return add_eight(acc);                                         \
     }
 
+#define SCALED_LANES(NAME, BYTES)                                                             \
+    static void NAME##_lanes_add(size_t n, const void *row, unsigned vectors, const float *x, \
+                                 size_t x_stride, float *sums)                                \
+    {                                                                                         \
+        for (unsigned t = 0; t < vectors; t++, x += x_stride, sums += 8) {                    \
+            const uint8_t *b = row;                                                           \
+            float s[8];                                                                       \
+            for (size_t i = 0; i < n / 32; i++, b += BYTES) {                                 \
+                float d = quant_f16(b);                                                       \
+                NAME##_sum(b, x + 32 * i, s);                                                 \
+                for (unsigned l = 0; l < 8; l++)                                              \
+                    sums[l] += d * s[l];                                                      \
+            }                                                                                 \
+        }                                                                                     \
+    }
+SCALED_LANES(q8_0, Q8_0_BYTES)
+SCALED_LANES(q4_0, Q4_0_BYTES)
+
+static void lanes_sum(unsigned vectors, const float *sums, float *out)
+{
+    for (unsigned t = 0; t < vectors; t++) {
+        float v[8];
+        memcpy(v, sums + 8 * t, sizeof v);
+        out[t] = add_eight(v);
+    }
+}
+
 #define FAMILY(NAME, ELEMENT, DOT)                                                           \
     SPREAD(NAME, ELEMENT)                                                                    \
     DOT static void NAME##_dot_side(size_t n, const void *row, size_t apart, const float *x, \
@@ -179,13 +206,18 @@ FAMILY(q4_0, 0, SCALED_DOT(q4_0, Q4_0_BYTES))
 FAMILY(q4_k, 0, LANES_DOT(q4_k, 0))
 FAMILY(q6_k, 0, LANES_DOT(q6_k, 0))
 
-#define OPS(NAME)                                  \
-    {                                              \
-        NAME##_to_f32, NAME##_dot, NAME##_dot_side \
+#define OPS(NAME)                                              \
+    {                                                          \
+        NAME##_to_f32, NAME##_dot, NAME##_dot_side, NULL, NULL \
+    }
+#define SCALED_OPS(NAME)                                                        \
+    {                                                                           \
+        NAME##_to_f32, NAME##_dot, NAME##_dot_side, NAME##_lanes_add, lanes_sum \
     }
 const struct quant_ops quant_portable[QUANT_TYPES] = {
-    [GGML_F32] = OPS(f32),   [GGML_F16] = OPS(f16),   [GGML_BF16] = OPS(bf16), [GGML_Q8_0] = OPS(q8_0),
-    [GGML_Q4_0] = OPS(q4_0), [GGML_Q4_K] = OPS(q4_k), [GGML_Q6_K] = OPS(q6_k),
+    [GGML_F32] = OPS(f32),          [GGML_F16] = OPS(f16),          [GGML_BF16] = OPS(bf16),
+    [GGML_Q8_0] = SCALED_OPS(q8_0), [GGML_Q4_0] = SCALED_OPS(q4_0), [GGML_Q4_K] = OPS(q4_k),
+    [GGML_Q6_K] = OPS(q6_k),
 };
 
 static const struct quant_ops *of_family(const struct kernels *kernels, uint32_t type)

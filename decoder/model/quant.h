@@ -38,7 +38,14 @@ struct quant_ops {
     /* y[i] = dot of row i of four, whose beginnings lie `apart` bytes from each other: best if far, so that
      * each of four streams is long. */
     void (*dot_side)(size_t n, const void *row, size_t apart, const float *x, float y[QUANT_SIDE]);
+    /* Q8_0 and Q4_0, else NULL: the 8 lanes of a row's dots with up to QUANT_VECTORS vectors (x_stride floats
+     * from each other), whose codes are spread once for all: sums (vectors, 8) += n columns, and out
+     * (vectors) of sums. */
+    void (*lanes_add)(size_t n, const void *row, unsigned vectors, const float *x, size_t x_stride,
+                      float *sums);
+    void (*lanes_sum)(unsigned vectors, const float *sums, float *out);
 };
+enum { QUANT_VECTORS = 4 };
 
 /* Operations for a type of gguf.h's enum ggml_type, in the family that kernels_get() names. */
 const struct quant_ops *quant_ops(uint32_t type);

@@ -286,6 +286,53 @@ INLINE __m256 q4_0_sum(const uint8_t *b, const __m256 x[4])
             y[r] = add_eight(acc[r]);                                                                        \
     }
 
+INLINE struct group q8_0_codes(const uint8_t *b)
+{
+    struct group w;
+    for (unsigned j = 0; j < 4; j++)
+        w.v[j] = _mm256_cvtepi32_ps(signed_bytes(b + 2 + 8 * j));
+    return w;
+}
+
+/* The same arithmetic with a block's codes spread once for T vectors. */
+#define SCALED_LANES(NAME, BYTES)                                                              \
+    INLINE void NAME##_vectors(const unsigned T, size_t n, const uint8_t *row, const float *x, \
+                               size_t stride, float *sums)                                     \
+    {                                                                                          \
+        __m256 acc[QUANT_VECTORS];                                                             \
+        for (unsigned t = 0; t < T; t++)                                                       \
+            acc[t] = _mm256_loadu_ps(sums + 8 * t);                                            \
+        for (size_t i = 0; i < n / 32; i++, x += 32, row += BYTES) {                           \
+            struct group q = NAME##_codes(row);                                                \
+            __m256 d = half_lanes(row);                                                        \
+            for (unsigned t = 0; t < T; t++) {                                                 \
+                __m256 s = _mm256_mul_ps(q.v[0], _mm256_loadu_ps(x + t * stride));             \
+                for (unsigned j = 1; j < 4; j++)                                               \
+                    s = _mm256_fmadd_ps(q.v[j], _mm256_loadu_ps(x + t * stride + 8 * j), s);   \
+                acc[t] = _mm256_fmadd_ps(d, s, acc[t]);                                        \
+            }                                                                                  \
+        }                                                                                      \
+        for (unsigned t = 0; t < T; t++)                                                       \
+            _mm256_storeu_ps(sums + 8 * t, acc[t]);                                            \
+    }                                                                                          \
+    static void NAME##_lanes_add(size_t n, const void *row, unsigned vectors, const float *x,  \
+                                 size_t x_stride, float *sums)                                 \
+    {                                                                                          \
+        if (vectors == QUANT_VECTORS)                                                          \
+            NAME##_vectors(QUANT_VECTORS, n, row, x, x_stride, sums);                          \
+        else                                                                                   \
+            for (unsigned t = 0; t < vectors; t++)                                             \
+                NAME##_vectors(1, n, row, x + t * x_stride, x_stride, sums + 8 * t);           \
+    }
+SCALED_LANES(q8_0, Q8_0_BYTES)
+SCALED_LANES(q4_0, Q4_0_BYTES)
+
+static void lanes_sum(unsigned vectors, const float *sums, float *out)
+{
+    for (unsigned t = 0; t < vectors; t++)
+        out[t] = add_eight(_mm256_loadu_ps(sums + 8 * t));
+}
+
 #define FAMILY(NAME, BLOCK, ELEMENT, SCALES, SIDE)                                            \
     SPREAD(NAME, BLOCK, ELEMENT, SCALES)                                                      \
     SIDE static void NAME##_dot_side(size_t n, const void *row, size_t apart, const float *x, \
@@ -307,13 +354,18 @@ FAMILY(q4_0, 8 * Q4_0_BYTES, 0, no_scales, SCALED_SIDE(q4_0, Q4_0_BYTES))
 FAMILY(q4_k, Q4_K_BYTES, 0, q4_k_scales, LANES_SIDE(q4_k, 8, Q4_K_BYTES, 0, q4_k_scales))
 FAMILY(q6_k, Q6_K_BYTES, 0, q6_k_scales, LANES_SIDE(q6_k, 8, Q6_K_BYTES, 0, q6_k_scales))
 
-#define OPS(NAME)                                  \
-    {                                              \
-        NAME##_to_f32, NAME##_dot, NAME##_dot_side \
+#define OPS(NAME)                                              \
+    {                                                          \
+        NAME##_to_f32, NAME##_dot, NAME##_dot_side, NULL, NULL \
+    }
+#define SCALED_OPS(NAME)                                                        \
+    {                                                                           \
+        NAME##_to_f32, NAME##_dot, NAME##_dot_side, NAME##_lanes_add, lanes_sum \
     }
 const struct quant_ops quant_avx2[QUANT_TYPES] = {
-    [GGML_F32] = OPS(f32),   [GGML_F16] = OPS(f16),   [GGML_BF16] = OPS(bf16), [GGML_Q8_0] = OPS(q8_0),
-    [GGML_Q4_0] = OPS(q4_0), [GGML_Q4_K] = OPS(q4_k), [GGML_Q6_K] = OPS(q6_k),
+    [GGML_F32] = OPS(f32),          [GGML_F16] = OPS(f16),          [GGML_BF16] = OPS(bf16),
+    [GGML_Q8_0] = SCALED_OPS(q8_0), [GGML_Q4_0] = SCALED_OPS(q4_0), [GGML_Q4_K] = OPS(q4_k),
+    [GGML_Q6_K] = OPS(q6_k),
 };
 #else
 const struct quant_ops quant_avx2[QUANT_TYPES];
