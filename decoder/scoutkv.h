@@ -226,7 +226,10 @@ struct skv_context_opts {
     uint64_t cache_bytes; /* of fetched pages */
     enum skv_dtype dtype; /* of K and V at rest; names blocks: contexts of different ones share none */
     enum skv_on_loss on_loss;
-    bool durable; /* sealed blocks are acknowledged from disk */
+    uint32_t step_deadline_ms; /* a decode step waits for pages until so long after its append, and then an
+                                * eighth of it in each layer; what has not come is a loss (-EHOSTUNREACH).
+                                * 0: for as long as requests to nodes take */
+    bool durable;              /* sealed blocks are acknowledged from disk */
     bool history; /* note the attention mass that pages receive, in prefill too, for policies that go by it; a
                    * decode policy that does turns it on. Of tokens found by skv_context_open_prefix it is not
                    * known */

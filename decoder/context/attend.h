@@ -85,7 +85,8 @@ struct gone {
 };
 void gone_add(struct skv_context *, unsigned layer, struct gone *, unsigned head, uint32_t page);
 void gone_free(struct gone *);
-/* tier_fetch_end, which succeeds in spite of lost pages if the context degrades. */
+/* Ends the fetch, in a decode step by its deadline; succeeds in spite of lost pages if the context degrades.
+ */
 int gone_end_fetch(struct skv_context *, struct tier_fetch *, const struct gone *, struct skv_error *);
 /* Estimated log mass of this head's gone pages for each scaled query row: q (rows, d_k), lse (rows),
  * -INFINITY where there are none. 0 or -ENOMEM. */

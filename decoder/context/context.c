@@ -448,6 +448,7 @@ int skv_append(skv_context *c, enum skv_mode mode, uint32_t n, const uint32_t *i
     if (c->received)
         received_begin(c->received, c->len, mode == SKV_PREFILL);
     c->pass_from = c->len;
+    c->pass_ns = c->opts.step_deadline_ms ? clock_ns() : 0;
     c->pass_n = n;
     c->mode = mode;
     memset(c->layer_put, 0, c->shape->n_layers);

@@ -1,15 +1,13 @@
-/* matmul_many.h: matmul_rows for several vectors, which share each row of weights: a part of matmul.c. Rows
- * are spread to f32 and taken in the lanes of dots.h; those of Q8_0 and Q4_0, whose dots are summed
- * otherwise, are used as they are (matmul_scaled.c). */
+/* matmul_many.h: matmul_rows for several vectors, which share each row of weights: a part of matmul.c. */
 #ifndef DECODER_MODEL_MATMUL_MANY_H
 #define DECODER_MODEL_MATMUL_MANY_H
 
 #include "decoder/model/matmul.h"
 
-enum { MANY_ROWS = 12 }; /* are taken together: a part is best a multiple of them */
-
-/* Whether these rows are for matmul_many: for few vectors laying rows out costs more than it saves. */
-bool many_take(const struct matrix *, uint32_t n);
+enum {
+    MANY_LEAST = 4, /* for fewer vectors, laying rows out costs more than it saves */
+    MANY_ROWS = 12, /* are taken together: a part is best a multiple of them */
+};
 
 /* Vectors x (n, cols) as matmul_many takes them: apart by octets of lanes, zeros behind the last. */
 size_t many_floats(uint32_t n, uint32_t cols);
@@ -19,9 +17,5 @@ void many_lay_out(struct pool *, uint32_t n, uint32_t cols, const float *x, floa
  */
 void matmul_many(const struct matmul *, uint32_t from, uint32_t to, uint32_t n, const float *laid_out,
                  bool add);
-
-/* Whether these rows are for matmul_scaled, which takes x (n, cols) as it is. */
-bool scaled_take(const struct matrix *, uint32_t n);
-void matmul_scaled(const struct matmul *, uint32_t from, uint32_t to, uint32_t n, const float *x, bool add);
 
 #endif

@@ -2,15 +2,13 @@
  *
  * A row of a matrix is a sequence of blocks; a block is a few scales and small integers (or just numbers, for
  * F32, F16, BF16). Two things are done with a row: spread it to f32, or multiply it with f32 activations
- * without spreading it first.
+ * without spreading it first. Both see exactly the same f32 weights, so `dot` has the bits of `to_f32`
+ * followed by the F32 `dot`.
  *
- * DESIGN. A row's bits depend on the row and the vector only, within one kernel family (portable, avx2:
- * chosen like decoder/kernels does). dot sums in 32 lanes: element i goes to lane i mod 32, the lanes are
- * added in a fixed tree; so it has the bits of `to_f32` followed by the F32 `dot`. Q8_0 and Q4_0 take less
- * arithmetic another way: a block's codes times activations are summed in 8 lanes (element i in lane i mod
- * 8), and the block's scale times those is added to the row's 8 lanes.
- *
- * dot_side takes four rows side by side, since one stream of reads does not keep memory busy. */
+ * DESIGN. dot sums in 32 lanes: element i goes to lane i mod 32, the lanes are added in a fixed tree. A row's
+ * bits depend on the row and the vector only, within one kernel family (portable, avx2: chosen like
+ * decoder/kernels does). dot_side takes four rows side by side, since one stream of reads does not keep
+ * memory busy. */
 #ifndef DECODER_MODEL_QUANT_H
 #define DECODER_MODEL_QUANT_H
 
@@ -38,14 +36,7 @@ struct quant_ops {
     /* y[i] = dot of row i of four, whose beginnings lie `apart` bytes from each other: best if far, so that
      * each of four streams is long. */
     void (*dot_side)(size_t n, const void *row, size_t apart, const float *x, float y[QUANT_SIDE]);
-    /* Q8_0 and Q4_0, else NULL: the 8 lanes of a row's dots with up to QUANT_VECTORS vectors (x_stride floats
-     * from each other), whose codes are spread once for all: sums (vectors, 8) += n columns, and out
-     * (vectors) of sums. */
-    void (*lanes_add)(size_t n, const void *row, unsigned vectors, const float *x, size_t x_stride,
-                      float *sums);
-    void (*lanes_sum)(unsigned vectors, const float *sums, float *out);
 };
-enum { QUANT_VECTORS = 4 };
 
 /* Operations for a type of gguf.h's enum ggml_type, in the family that kernels_get() names. */
 const struct quant_ops *quant_ops(uint32_t type);

@@ -251,6 +251,7 @@ static int fill_ticket(struct ticket *t, const struct serve *s, struct api_error
     t->answer = (struct api_answer){.chat = r->chat,
                                     .include_usage = r->include_usage,
                                     .logprobs = r->logprobs,
+                                    .degrades = s->opts.context->on_loss == SKV_LOSS_DEGRADE,
                                     .model = s->opts.model_id,
                                     .created = (int64_t)(clock_wall_ns() / NS_PER_S)};
     api_answer_name(&t->answer);

@@ -61,6 +61,15 @@ static void keep(struct serving *w, struct sequence *s)
                   s->ticket->answer.id, err.text);
 }
 
+/* After each pass: whether it went on without pages that no node gave. */
+static void note_loss(struct sequence *s)
+{
+    struct skv_stats stats;
+    skv_context_stats(s->ctx, &stats);
+    s->degraded += stats.passes_lost > s->lost_before; /* it counts layers */
+    s->lost_before = stats.passes_lost;
+}
+
 /* Chunks end at multiples of the chunk's length: these are the passes of session_prefill. */
 int sequence_prefill(struct serving *w, struct sequence *s)
 {
@@ -75,6 +84,9 @@ int sequence_prefill(struct serving *w, struct sequence *s)
     s->error.code = 0; /* a loss that was made good leaves its reason there */
     s->done += n;
     atomic_store(&s->ticket->prefilled, s->done);
+    note_loss(s);
+    if (s->degraded)
+        s->keep_at = 0; /* nobody else would look for that */
     if (s->done == s->keep_at)
         keep(w, s);
     if (sequence_prefilled(s) && t->max_tokens == 0)
@@ -185,6 +197,7 @@ static int take(struct serving *w, struct sequence *s, const float *logits)
 int sequence_draw(struct serving *w, struct sequence *s, float *logits)
 {
     struct ticket *t = s->ticket;
+    note_loss(s);
     if (s->n_generated == 0) {
         s->first_ns = clock_ns();
         if (t->request.stream && t->answer.chat)
@@ -204,6 +217,10 @@ static void tell(const struct serving *w, const struct sequence *s)
 {
     const struct ticket *t = s->ticket;
     uint64_t now = clock_ns();
+    if (s->degraded)
+        log_write(w->log, LOG_LEVEL_WARN,
+                  "%s: %" PRIu64 " steps went on without pages that no node gave in time", t->answer.id,
+                  s->degraded);
     log_write(w->log, LOG_LEVEL_INFO,
               "%s: prompt %zu tokens, %" PRIu64 " of them found; generated %" PRIu64
               ", ended by: %s; waited %.3f s, first token after %.3f s, all after %.3f s",
@@ -216,7 +233,10 @@ static void tell(const struct serving *w, const struct sequence *s)
 int sequence_finish(struct serving *w, struct sequence *s)
 {
     struct ticket *t = s->ticket;
-    const struct api_usage usage = {t->n_ids, s->found, s->n_generated};
+    struct skv_stats stats;
+    skv_context_stats(s->ctx, &stats);
+    const struct api_usage usage = {t->n_ids, s->found, s->n_generated, s->degraded,
+                                    stats.lost_n > 0 ? stats.lost_mass / stats.lost_n : 0};
     int rc = stop_text_end(&s->text);
     if (rc)
         return skv_fail(&s->error, rc, "out of memory");
@@ -225,7 +245,7 @@ int sequence_finish(struct serving *w, struct sequence *s)
     s->n_logprobs = n;
     if (t->request.stream) {
         send_text(s);
-        ticket_event(t, api_chunk_finish(&t->answer, s->finish));
+        ticket_event(t, api_chunk_finish(&t->answer, s->finish, &usage));
         if (t->answer.include_usage)
             ticket_event(t, api_chunk_usage(&t->answer, &usage));
         ticket_event(t, strdup(API_CHUNK_DONE));

@@ -42,7 +42,8 @@ struct sequence {
     size_t keep_at; /* where its last whole pass ends, if it is to be saved there; else 0 */
     uint32_t next;  /* the token drawn last: the next step's */
     uint64_t n_generated;
-    const char *finish; /* as OpenAI says it; NULL: it goes on */
+    const char *finish;             /* as OpenAI says it; NULL: it goes on */
+    uint64_t degraded, lost_before; /* passes without some pages; what the context had counted by then */
 
     struct token_logprobs *logprobs; /* (n_logprobs), if asked for */
     size_t n_logprobs, logprobs_room, logprobs_sent;
