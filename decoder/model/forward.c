@@ -93,12 +93,16 @@ struct pass {
     const float *norm;
 };
 
-enum { PART_TOKENS = 16 };
+enum {
+    PART_TOKENS = 4,
+    SERIAL_FLOATS =
+        1 << 15, /* below so many of the feed-forward part, waking a thread costs more than it saves */
+};
 
 static void each_part(struct pass *pass, void (*fn)(void *, unsigned))
 {
-    pool_run(pass->n > PART_TOKENS ? pass->s->pool : NULL, (pass->n + PART_TOKENS - 1) / PART_TOKENS, fn,
-             pass);
+    bool many = (uint64_t)pass->n * pass->s->model->params.ff >= SERIAL_FLOATS;
+    pool_run(many ? pass->s->pool : NULL, (pass->n + PART_TOKENS - 1) / PART_TOKENS, fn, pass);
 }
 
 static uint32_t part_end(const struct pass *pass, unsigned part)
