@@ -26,6 +26,7 @@ int cmd_bench_hints(int argc, char **argv);
 int cmd_bench_fetch(int argc, char **argv);
 int cmd_bench_peers(int argc, char **argv);
 int cmd_bench_kernels(int argc, char **argv);
+int cmd_bench_serve(int argc, char **argv);
 int cmd_stats(int argc, char **argv);
 int cmd_cluster(int argc, char **argv);
 int cmd_cluster_status(int argc, char **argv);

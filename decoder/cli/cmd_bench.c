@@ -11,6 +11,8 @@ int cmd_bench(int argc, char **argv)
         {"hints", cmd_bench_hints,
          "RAM hits of nodes that hold a part in RAM: with hints from the contexts, without"},
         {"peers", cmd_bench_peers, "fetches beside redis, memcached, bare libzmq and others"},
+        {"serve", cmd_bench_serve,
+         "many streams at once of one server, beside one, and beside what the machine allows"},
         {"kernels", cmd_bench_kernels, "the kernels of a step, beside what memory and processor can do"},
         {"trace", cmd_bench_trace, "recorded requests against the nodes as a prefix cache: hit rate, times"},
         {0},

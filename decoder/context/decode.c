@@ -18,7 +18,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { SECTION = 1024, PIECES_A_PART = 16 };
+enum { SECTION = 1024, PIECES_A_PART = 32 };
 
 /* Partials of n pages of one head: m (n, g), l (n, g), o (n, g, d_v). */
 struct partials {
@@ -72,9 +72,9 @@ struct decode {
     uint64_t arrived_ns; /* computing what arrived */
 };
 
-static void compute(const struct decode *d, const struct piece *p)
+static void compute(const struct decode *d, const struct piece *p, const struct pages_ahead *ahead)
 {
-    page_attend(d->item.c->tier->k, p->page, d->g, p->n, p->q, p->m, p->l, p->o);
+    page_attend(d->item.c->tier->k, p->page, ahead, d->g, p->n, p->q, p->m, p->l, p->o);
 }
 
 static struct piece piece_of(const struct row *r, const struct section *s, unsigned head, size_t index,
@@ -133,12 +133,24 @@ static unsigned row_parts(const struct row *r)
     return (unsigned)((r->n_pieces + PIECES_A_PART - 1) / PIECES_A_PART);
 }
 
+/* The four pieces behind i, as far as there are some before `to`. */
+static struct pages_ahead ahead_of(const struct row *r, size_t i, size_t to)
+{
+    struct pages_ahead a = {.turn = (unsigned)i};
+    for (size_t j = 0; j < 4; j++)
+        a.page[j] = r->pieces[i + 1 + j < to ? i + 1 + j : i].page.bytes;
+    return a;
+}
+
 static void compute_part(void *arg, unsigned part)
 {
     const struct row *r = arg;
     size_t to = ((size_t)part + 1) * PIECES_A_PART;
-    for (size_t i = (size_t)part * PIECES_A_PART; i < to && i < r->n_pieces; i++)
-        compute(r->d, &r->pieces[i]);
+    to = to < r->n_pieces ? to : r->n_pieces;
+    for (size_t i = (size_t)part * PIECES_A_PART; i < to; i++) {
+        struct pages_ahead ahead = ahead_of(r, i, to);
+        compute(r->d, &r->pieces[i], &ahead);
+    }
 }
 
 static void compute_pieces(struct row *r)
@@ -153,7 +165,7 @@ static void on_held(void *arg, unsigned head, size_t index, const uint8_t *bytes
     struct row *r = s->row;
     struct piece p = far_piece_of(r, s, head, index, bytes);
     if (add_piece(r, p))
-        compute(r->d, &p); /* no memory for the list: at once then */
+        compute(r->d, &p, NULL); /* no memory for the list: at once then */
 }
 
 static void on_page(void *arg, size_t want, int rc, const uint8_t *bytes)
@@ -170,7 +182,7 @@ static void on_page(void *arg, size_t want, int rc, const uint8_t *bytes)
         return;
     }
     struct piece p = far_piece_of(r, s, head, index, bytes);
-    compute(r->d, &p);
+    compute(r->d, &p, NULL);
     keep_page(c, r->d->item.layer, head, r->choices[head].pages[index], bytes, r->far_pages);
     c->stats.pages_fetched++;
     c->stats.bytes_fetched += r->d->page_bytes;

@@ -54,7 +54,7 @@ struct rows_job {
     const struct matmul *w;
     size_t n_w;
     uint32_t n;
-    const float *x, *laid_out; /* the latter as matmul_many takes them, if it takes any */
+    const float *x; /* from MANY_LEAST vectors on as matmul_many takes them */
     bool add;
     uint32_t part_rows[MAX_W];
     unsigned first_part[MAX_W];
@@ -89,8 +89,8 @@ static void rows_part(void *arg, unsigned part)
     const struct matrix *w = job->w[i].w;
     uint32_t from = (part - job->first_part[i]) * job->part_rows[i];
     uint32_t to = from + job->part_rows[i] < w->rows ? from + job->part_rows[i] : w->rows;
-    if (many_take(w, job->n)) {
-        matmul_many(&job->w[i], from, to, job->n, job->laid_out, job->add);
+    if (job->n >= MANY_LEAST) {
+        matmul_many(&job->w[i], from, to, job->n, job->x, job->add);
         return;
     }
     uint32_t quarter = (to - from) / QUANT_SIDE;
@@ -104,7 +104,7 @@ static uint32_t rows_a_part(const struct matrix *m, uint32_t n, uint64_t weights
 {
     uint32_t rows = (uint32_t)(weights / m->cols);
     rows = rows ? rows : 1;
-    return many_take(m, n) ? (rows + MANY_ROWS - 1) / MANY_ROWS * MANY_ROWS : rows;
+    return n >= MANY_LEAST ? (rows + MANY_ROWS - 1) / MANY_ROWS * MANY_ROWS : rows;
 }
 
 int matmul_rows(struct pool *pool, struct matmul_room *room, const struct matmul *w, size_t n_w, uint32_t n,
@@ -114,7 +114,6 @@ int matmul_rows(struct pool *pool, struct matmul_room *room, const struct matmul
     struct rows_job job = {.w = w, .n_w = n_w, .n = n, .x = x, .add = add};
     unsigned parts = 0;
     uint64_t weights = 0;
-    bool many = false;
     for (size_t i = 0; i < n_w; i++)
         weights += (uint64_t)w[i].w->rows * w[i].w->cols;
     uint64_t a_part = weights / PARTS;
@@ -122,17 +121,16 @@ int matmul_rows(struct pool *pool, struct matmul_room *room, const struct matmul
     for (size_t i = 0; i < n_w; i++) {
         const struct matrix *m = w[i].w;
         job.part_rows[i] = rows_a_part(m, n, a_part);
-        many |= many_take(m, n);
         job.first_part[i] = parts;
         parts += (m->rows + job.part_rows[i] - 1) / job.part_rows[i];
     }
     if (weights * n < SERIAL_WEIGHTS)
         pool = NULL;
-    if (many) {
+    if (n >= MANY_LEAST) {
         if (room_grow(room, 1, many_floats(n, w->w->cols)))
             return -ENOMEM;
         many_lay_out(pool, n, w->w->cols, x, room->tiles);
-        job.laid_out = room->tiles;
+        job.x = room->tiles;
     }
     pool_run(pool, parts, rows_part, &job);
     return 0;

@@ -13,13 +13,7 @@ enum {
     OCTET = TILE_COLS / DOTS_OCTETS, /* floats of an octet of a row's lanes; rows lie so far apart */
     MOST_X = 64,                     /* vectors that have sums at a time */
     LINE = 64,
-    LEAST_X = 4,
 };
-
-bool many_take(const struct matrix *m, uint32_t n)
-{
-    return n >= LEAST_X && m->type != GGML_Q8_0 && m->type != GGML_Q4_0;
-}
 
 /* What all parts have in common. */
 struct many {

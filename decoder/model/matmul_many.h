@@ -4,11 +4,10 @@
 
 #include "decoder/model/matmul.h"
 
-enum { MANY_ROWS = 12 }; /* are taken together: a part is best a multiple of them */
-
-/* Whether these rows are for matmul_many: for few vectors laying rows out costs more than it saves, and the
- * dots of Q8_0 and Q4_0 are not summed in the lanes of dots.h. */
-bool many_take(const struct matrix *, uint32_t n);
+enum {
+    MANY_LEAST = 4, /* for fewer vectors, laying rows out costs more than it saves */
+    MANY_ROWS = 12, /* are taken together: a part is best a multiple of them */
+};
 
 /* Vectors x (n, cols) as matmul_many takes them: apart by octets of lanes, zeros behind the last. */
 size_t many_floats(uint32_t n, uint32_t cols);

@@ -82,41 +82,17 @@ static inline void add_group(const float w[32], const float *x, float acc[32])
 }
 
 /* The same tree as in the AVX2 family: four vectors of eight lanes, then halves. */
-static inline float add_eight(float acc[8])
+static inline float add_lanes(float acc[32])
 {
+    for (unsigned j = 0; j < 8; j++)
+        acc[j] = (acc[j] + acc[8 + j]) + (acc[16 + j] + acc[24 + j]);
     for (unsigned j = 0; j < 4; j++)
         acc[j] += acc[4 + j];
     return (acc[0] + acc[2]) + (acc[1] + acc[3]);
 }
 
-static inline float add_lanes(float acc[32])
-{
-    for (unsigned j = 0; j < 8; j++)
-        acc[j] = (acc[j] + acc[8 + j]) + (acc[16 + j] + acc[24 + j]);
-    return add_eight(acc);
-}
-
-/* A block's codes times activations, in 8 lanes. */
-static inline void q8_0_sum(const uint8_t *b, const float *x, float s[8])
-{
-    for (unsigned l = 0; l < 8; l++)
-        s[l] = (float)(int8_t)b[2 + l] * x[l];
-    for (unsigned j = 8; j < 32; j++)
-        s[j % 8] += (float)(int8_t)b[2 + j] * x[j];
-}
-
-static inline void q4_0_sum(const uint8_t *b, const float *x, float s[8])
-{
-    for (unsigned l = 0; l < 8; l++)
-        s[l] = (float)((b[2 + l] & 15) - 8) * x[l];
-    for (unsigned j = 8; j < 16; j++)
-        s[j % 8] += (float)((b[2 + j] & 15) - 8) * x[j];
-    for (unsigned j = 0; j < 16; j++)
-        s[j % 8] += (float)((b[2 + j] >> 4) - 8) * x[16 + j];
-}
-
 /* ELEMENT is the size of one weight where rows may end inside a group of 32 (F32, F16, BF16), else 0. */
-#define SPREAD(NAME, ELEMENT)                                                             \
+#define FAMILY(NAME, ELEMENT)                                                             \
     static void NAME##_to_f32(size_t n, const void *row, float *out)                      \
     {                                                                                     \
         for (size_t i = 0; i < n / 32; i++)                                               \
@@ -128,9 +104,7 @@ static inline void q4_0_sum(const uint8_t *b, const float *x, float s[8])
             NAME##_group(tail, 0, w);                                                     \
             memcpy(out + n / 32 * 32, w, n % 32 * sizeof *w);                             \
         }                                                                                 \
-    }
-
-#define LANES_DOT(NAME, ELEMENT)                                                          \
+    }                                                                                     \
     static float NAME##_dot(size_t n, const void *row, const float *x)                    \
     {                                                                                     \
         float w[32], acc[32] = {0};                                                       \
@@ -147,37 +121,20 @@ static inline void q4_0_sum(const uint8_t *b, const float *x, float s[8])
             add_group(w, xs, acc);                                                        \
         }                                                                                 \
         return add_lanes(acc);                                                            \
+    }                                                                                     \
+    static void NAME##_dot_side(size_t n, const void *row, size_t apart, const float *x,  \
+                                float y[QUANT_SIDE])                                      \
+    {                                                                                     \
+        for (unsigned i = 0; i < QUANT_SIDE; i++)                                         \
+            y[i] = NAME##_dot(n, (const uint8_t *)row + i * apart, x);                    \
     }
-
-#define SCALED_DOT(NAME, BYTES)                                        \
-    static float NAME##_dot(size_t n, const void *row, const float *x) \
-    {                                                                  \
-        const uint8_t *b = row;                                        \
-        float s[8], acc[8] = {0};                                      \
-        for (size_t i = 0; i < n / 32; i++, b += BYTES) {              \
-            float d = quant_f16(b);                                    \
-            NAME##_sum(b, x + 32 * i, s);                              \
-            for (unsigned l = 0; l < 8; l++)                           \
-                acc[l] += d * s[l];                                    \
-        }                                                              \
-        return add_eight(acc);                                         \
-    }
-
-#define FAMILY(NAME, ELEMENT, DOT)                                                           \
-    SPREAD(NAME, ELEMENT)                                                                    \
-    DOT static void NAME##_dot_side(size_t n, const void *row, size_t apart, const float *x, \
-                                    float y[QUANT_SIDE])                                     \
-    {                                                                                        \
-        for (unsigned i = 0; i < QUANT_SIDE; i++)                                            \
-            y[i] = NAME##_dot(n, (const uint8_t *)row + i * apart, x);                       \
-    }
-FAMILY(f32, 4, LANES_DOT(f32, 4))
-FAMILY(f16, 2, LANES_DOT(f16, 2))
-FAMILY(bf16, 2, LANES_DOT(bf16, 2))
-FAMILY(q8_0, 0, SCALED_DOT(q8_0, Q8_0_BYTES))
-FAMILY(q4_0, 0, SCALED_DOT(q4_0, Q4_0_BYTES))
-FAMILY(q4_k, 0, LANES_DOT(q4_k, 0))
-FAMILY(q6_k, 0, LANES_DOT(q6_k, 0))
+FAMILY(f32, 4)
+FAMILY(f16, 2)
+FAMILY(bf16, 2)
+FAMILY(q8_0, 0)
+FAMILY(q4_0, 0)
+FAMILY(q4_k, 0)
+FAMILY(q6_k, 0)
 
 #define OPS(NAME)                                  \
     {                                              \

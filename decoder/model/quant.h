@@ -2,15 +2,13 @@
  *
  * A row of a matrix is a sequence of blocks; a block is a few scales and small integers (or just numbers, for
  * F32, F16, BF16). Two things are done with a row: spread it to f32, or multiply it with f32 activations
- * without spreading it first.
+ * without spreading it first. Both see exactly the same f32 weights, so `dot` has the bits of `to_f32`
+ * followed by the F32 `dot`.
  *
- * DESIGN. A row's bits depend on the row and the vector only, within one kernel family (portable, avx2:
- * chosen like decoder/kernels does). dot sums in 32 lanes: element i goes to lane i mod 32, the lanes are
- * added in a fixed tree; so it has the bits of `to_f32` followed by the F32 `dot`. Q8_0 and Q4_0 take less
- * arithmetic another way: a block's codes times activations are summed in 8 lanes (element i in lane i mod
- * 8), and the block's scale times those is added to the row's 8 lanes.
- *
- * dot_side takes four rows side by side, since one stream of reads does not keep memory busy. */
+ * DESIGN. dot sums in 32 lanes: element i goes to lane i mod 32, the lanes are added in a fixed tree. A row's
+ * bits depend on the row and the vector only, within one kernel family (portable, avx2: chosen like
+ * decoder/kernels does). dot_side takes four rows side by side, since one stream of reads does not keep
+ * memory busy. */
 #ifndef DECODER_MODEL_QUANT_H
 #define DECODER_MODEL_QUANT_H
 

@@ -82,26 +82,18 @@ INLINE struct group q8_0_group(const uint8_t *row, size_t i, const struct scales
     return w;
 }
 
-INLINE struct group q4_0_codes(const uint8_t *b)
-{
-    const __m256i nibble = _mm256_set1_epi32(15), eight = _mm256_set1_epi32(8);
-    struct group w;
-    for (unsigned j = 0; j < 2; j++) {
-        __m256i q = bytes(b + 2 + 8 * j);
-        w.v[j] = _mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_and_si256(q, nibble), eight));
-        w.v[2 + j] = _mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_srli_epi32(q, 4), eight));
-    }
-    return w;
-}
-
 INLINE struct group q4_0_group(const uint8_t *row, size_t i, const struct scales *none)
 {
     (void)none;
     const uint8_t *b = row + i * Q4_0_BYTES;
+    const __m256i nibble = _mm256_set1_epi32(15), eight = _mm256_set1_epi32(8);
     __m256 d = half_lanes(b);
-    struct group w = q4_0_codes(b);
-    for (unsigned j = 0; j < 4; j++)
-        w.v[j] = _mm256_mul_ps(d, w.v[j]);
+    struct group w;
+    for (unsigned j = 0; j < 2; j++) {
+        __m256i q = bytes(b + 2 + 8 * j);
+        w.v[j] = scaled(d, _mm256_sub_epi32(_mm256_and_si256(q, nibble), eight));
+        w.v[2 + j] = scaled(d, _mm256_sub_epi32(_mm256_srli_epi32(q, 4), eight));
+    }
     return w;
 }
 
@@ -177,45 +169,41 @@ INLINE void add_group(struct group w, const float *x, __m256 acc[4])
         acc[j] = _mm256_fmadd_ps(w.v[j], _mm256_loadu_ps(x + 8 * j), acc[j]);
 }
 
-INLINE float add_eight(__m256 v)
+INLINE float add_lanes(const __m256 acc[4])
 {
+    __m256 v = _mm256_add_ps(_mm256_add_ps(acc[0], acc[1]), _mm256_add_ps(acc[2], acc[3]));
     __m128 h = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
     h = _mm_add_ps(h, _mm_movehl_ps(h, h));
     return _mm_cvtss_f32(_mm_add_ss(h, _mm_movehdup_ps(h)));
 }
 
-INLINE float add_lanes(const __m256 acc[4])
-{
-    return add_eight(_mm256_add_ps(_mm256_add_ps(acc[0], acc[1]), _mm256_add_ps(acc[2], acc[3])));
-}
-
-/* ELEMENT is the size of one weight where rows may end inside a group of 32 (F32, F16, BF16), else 0. BLOCK
- * is the bytes of 256 weights. */
-#define SPREAD(NAME, BLOCK, ELEMENT, SCALES)                                              \
-    static void NAME##_to_f32(size_t n, const void *row, float *out)                      \
-    {                                                                                     \
-        for (size_t i = 0; i < n / 32; i++) {                                             \
-            const uint8_t *block = (const uint8_t *)row + i / 8 * (BLOCK);                \
-            const struct scales s = SCALES(block);                                        \
-            store_group(NAME##_group(block, i % 8, &s), out + 32 * i);                    \
-        }                                                                                 \
-        if (ELEMENT && n % 32) {                                                          \
-            uint8_t tail[128] = {0};                                                      \
-            float w[32];                                                                  \
-            memcpy(tail, (const uint8_t *)row + n / 32 * 32 * ELEMENT, n % 32 * ELEMENT); \
-            store_group(NAME##_group(tail, 0, NULL), w);                                  \
-            memcpy(out + n / 32 * 32, w, n % 32 * sizeof *w);                             \
-        }                                                                                 \
-    }
-
-/* A chunk is 4 groups, or a block of 256 whose scales are made once. */
+/* GROUPS: of a chunk. BLOCK: bytes of 256 weights. ELEMENT: the size of one weight where rows may end inside
+ * a group of 32 (F32, F16, BF16), else 0. Types with SCALES have chunks of a block, whose scales are made
+ * once, and rows of whole blocks. */
 #define ADD(NAME, i) add_group(NAME##_group(chunk, i, &s), x + 32 * (i), a)
-#define LANES_SIDE(NAME, GROUPS, BLOCK, ELEMENT, SCALES)                                                     \
+#define FAMILY(NAME, GROUPS, BLOCK, ELEMENT, SCALES)                                                         \
+    static void NAME##_to_f32(size_t n, const void *row, float *out)                                         \
+    {                                                                                                        \
+        for (size_t i = 0; i < n / 32; i++) {                                                                \
+            const uint8_t *block = (const uint8_t *)row + i / 8 * (BLOCK);                                   \
+            const struct scales s = SCALES(block);                                                           \
+            store_group(NAME##_group(block, i % 8, &s), out + 32 * i);                                       \
+        }                                                                                                    \
+        if (ELEMENT && n % 32) {                                                                             \
+            uint8_t tail[128] = {0};                                                                         \
+            float w[32];                                                                                     \
+            memcpy(tail, (const uint8_t *)row + n / 32 * 32 * ELEMENT, n % 32 * ELEMENT);                    \
+            store_group(NAME##_group(tail, 0, NULL), w);                                                     \
+            memcpy(out + n / 32 * 32, w, n % 32 * sizeof *w);                                                \
+        }                                                                                                    \
+    }                                                                                                        \
     INLINE void NAME##_chunk(const uint8_t *chunk, const float *x, __m256 acc[4])                            \
     {                                                                                                        \
         const struct scales s = SCALES(chunk);                                                               \
         __m256 a[4] = {acc[0], acc[1], acc[2], acc[3]};                                                      \
-        ADD(NAME, 0), ADD(NAME, 1), ADD(NAME, 2), ADD(NAME, 3);                                              \
+        ADD(NAME, 0), ADD(NAME, 1);                                                                          \
+        if (GROUPS >= 4)                                                                                     \
+            ADD(NAME, 2), ADD(NAME, 3);                                                                      \
         if (GROUPS == 8)                                                                                     \
             ADD(NAME, 4), ADD(NAME, 5), ADD(NAME, 6), ADD(NAME, 7);                                          \
         for (unsigned j = 0; j < 4; j++)                                                                     \
@@ -224,7 +212,7 @@ INLINE float add_lanes(const __m256 acc[4])
     /* What of a row is beyond its chunks, and the sum. */                                                   \
     INLINE float NAME##_end(size_t n, const uint8_t *row, const float *x, __m256 acc[4])                     \
     {                                                                                                        \
-        for (size_t i = n / 32 - n / 32 % GROUPS; ELEMENT && i < n / 32; i++)                                \
+        for (size_t i = n / 32 / GROUPS * GROUPS; GROUPS < 8 && i < n / 32; i++)                             \
             add_group(NAME##_group(row, i, NULL), x + 32 * i, acc);                                          \
         if (ELEMENT && n % 32) {                                                                             \
             uint8_t tail[128] = {0};                                                                         \
@@ -247,65 +235,25 @@ INLINE float add_lanes(const __m256 acc[4])
                 NAME##_chunk(row + r * apart + c * ((BLOCK)*GROUPS / 8), x + 32 * GROUPS * c, acc[r]);       \
         for (unsigned r = 0; r < rows; r++)                                                                  \
             y[r] = NAME##_end(n, row + r * apart, x, acc[r]);                                                \
-    }
-
-/* A block's codes times activations, in 8 lanes. */
-INLINE __m256 q8_0_sum(const uint8_t *b, const __m256 x[4])
-{
-    __m256 s = _mm256_mul_ps(_mm256_cvtepi32_ps(signed_bytes(b + 2)), x[0]);
-    for (unsigned j = 1; j < 4; j++)
-        s = _mm256_fmadd_ps(_mm256_cvtepi32_ps(signed_bytes(b + 2 + 8 * j)), x[j], s);
-    return s;
-}
-
-INLINE __m256 q4_0_sum(const uint8_t *b, const __m256 x[4])
-{
-    struct group q = q4_0_codes(b);
-    __m256 s = _mm256_mul_ps(q.v[0], x[0]);
-    for (unsigned j = 1; j < 4; j++)
-        s = _mm256_fmadd_ps(q.v[j], x[j], s);
-    return s;
-}
-
-#define SCALED_SIDE(NAME, BYTES)                                                                             \
-    INLINE void NAME##_rows(const unsigned rows, size_t n, const uint8_t *row, size_t apart, const float *x, \
-                            float *y)                                                                        \
+    }                                                                                                        \
+    static void NAME##_dot_side(size_t n, const void *row, size_t apart, const float *x,                     \
+                                float y[QUANT_SIDE])                                                         \
     {                                                                                                        \
-        __m256 acc[QUANT_SIDE];                                                                              \
-        for (unsigned r = 0; r < rows; r++)                                                                  \
-            acc[r] = _mm256_setzero_ps();                                                                    \
-        for (size_t i = 0; i < n / 32; i++, x += 32, row += BYTES) {                                         \
-            __m256 xs[4];                                                                                    \
-            for (unsigned j = 0; j < 4; j++)                                                                 \
-                xs[j] = _mm256_loadu_ps(x + 8 * j);                                                          \
-            for (unsigned r = 0; r < rows; r++)                                                              \
-                acc[r] =                                                                                     \
-                    _mm256_fmadd_ps(half_lanes(row + r * apart), NAME##_sum(row + r * apart, xs), acc[r]);   \
-        }                                                                                                    \
-        for (unsigned r = 0; r < rows; r++)                                                                  \
-            y[r] = add_eight(acc[r]);                                                                        \
+        NAME##_rows(QUANT_SIDE, n, row, apart, x, y);                                                        \
+    }                                                                                                        \
+    static float NAME##_dot(size_t n, const void *row, const float *x)                                       \
+    {                                                                                                        \
+        float y;                                                                                             \
+        NAME##_rows(1, n, row, 0, x, &y);                                                                    \
+        return y;                                                                                            \
     }
-
-#define FAMILY(NAME, BLOCK, ELEMENT, SCALES, SIDE)                                            \
-    SPREAD(NAME, BLOCK, ELEMENT, SCALES)                                                      \
-    SIDE static void NAME##_dot_side(size_t n, const void *row, size_t apart, const float *x, \
-                                     float y[QUANT_SIDE])                                     \
-    {                                                                                         \
-        NAME##_rows(QUANT_SIDE, n, row, apart, x, y);                                         \
-    }                                                                                         \
-    static float NAME##_dot(size_t n, const void *row, const float *x)                        \
-    {                                                                                         \
-        float y;                                                                              \
-        NAME##_rows(1, n, row, 0, x, &y);                                                     \
-        return y;                                                                             \
-    }
-FAMILY(f32, 1024, 4, no_scales, LANES_SIDE(f32, 4, 1024, 4, no_scales))
-FAMILY(f16, 512, 2, no_scales, LANES_SIDE(f16, 4, 512, 2, no_scales))
-FAMILY(bf16, 512, 2, no_scales, LANES_SIDE(bf16, 4, 512, 2, no_scales))
-FAMILY(q8_0, 8 * Q8_0_BYTES, 0, no_scales, SCALED_SIDE(q8_0, Q8_0_BYTES))
-FAMILY(q4_0, 8 * Q4_0_BYTES, 0, no_scales, SCALED_SIDE(q4_0, Q4_0_BYTES))
-FAMILY(q4_k, Q4_K_BYTES, 0, q4_k_scales, LANES_SIDE(q4_k, 8, Q4_K_BYTES, 0, q4_k_scales))
-FAMILY(q6_k, Q6_K_BYTES, 0, q6_k_scales, LANES_SIDE(q6_k, 8, Q6_K_BYTES, 0, q6_k_scales))
+FAMILY(f32, 4, 1024, 4, no_scales)
+FAMILY(f16, 4, 512, 2, no_scales)
+FAMILY(bf16, 4, 512, 2, no_scales)
+FAMILY(q8_0, 4, 8 * Q8_0_BYTES, 0, no_scales)
+FAMILY(q4_0, 4, 8 * Q4_0_BYTES, 0, no_scales)
+FAMILY(q4_k, 8, Q4_K_BYTES, 0, q4_k_scales)
+FAMILY(q6_k, 8, Q6_K_BYTES, 0, q6_k_scales)
 
 #define OPS(NAME)                                  \
     {                                              \

@@ -197,17 +197,20 @@ static void make_page(struct page_case *c, unsigned g, unsigned n, unsigned d_k,
 static void run_page(struct page_case *c, const struct kernels *k, bool f16, unsigned shift)
 {
     uint8_t *kb = c->k_bytes + shift, *vb = c->v_bytes + shift;
+    const struct pages_ahead next = {{kb, vb, kb, vb}, shift}, *ahead = shift % 2 ? &next : NULL;
     if (f16) {
         uint16_t h[MAX_N * MAX_D];
         k->f32_to_f16((size_t)c->n * c->d_k, c->k, h);
         memcpy(kb, h, (size_t)c->n * c->d_k * 2);
         k->f32_to_f16((size_t)c->n * c->d_v, c->v, h);
         memcpy(vb, h, (size_t)c->n * c->d_v * 2);
-        k->page_f16(c->g, c->n, c->d_k, c->d_v, c->q, (const void *)kb, (const void *)vb, c->m, c->l, c->o);
+        k->page_f16(c->g, c->n, c->d_k, c->d_v, c->q, (const void *)kb, (const void *)vb, ahead, c->m, c->l,
+                    c->o);
     } else {
         memcpy(kb, c->k, (size_t)c->n * c->d_k * 4);
         memcpy(vb, c->v, (size_t)c->n * c->d_v * 4);
-        k->page_f32(c->g, c->n, c->d_k, c->d_v, c->q, (const void *)kb, (const void *)vb, c->m, c->l, c->o);
+        k->page_f32(c->g, c->n, c->d_k, c->d_v, c->q, (const void *)kb, (const void *)vb, ahead, c->m, c->l,
+                    c->o);
     }
 }
 
@@ -616,7 +619,7 @@ int main(void)
         if (k == &kernels_avx2_vnni)
             families[n_families++] = &kernels_avx2;
 #endif
-        else
+        if (!k)
             fprintf(stderr, "SKIPPED: the %s kernels can't run on this CPU and are not tested\n", names[i]);
     }
     const struct CMUnitTest tests[] = {
