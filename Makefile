@@ -2,6 +2,7 @@
 #
 #   make                          all products: scoutkv, scoutkv-memnode, libscoutkv.{a,so}, scoutkv.pc
 #   make check                    unit and integration tests
+#   make bench-smoke              figures of short benches in build/bench.json, for deploy/bench-compare
 #   make SANITIZER=address        (or undefined, thread, or address,undefined; in build/address/ ...)
 #   make CC=clang B=build/clang   any C17 compiler, in a folder of its own
 #   make V=1                      shows the commands
@@ -159,6 +160,13 @@ tests: $(CHECK_CLUSTER)
 .PHONY: check-cluster
 check-cluster: $(CHECK_CLUSTER) all
 	tests/sim/check $(B) $(SEED) $(N)
+
+# Short runs of the benches, to be compared with later ones by deploy/bench-compare: no test depends on them.
+.PHONY: bench-smoke
+bench-smoke: all
+	deploy/bench-smoke --build $(B) > $(B)/bench.json.part
+	mv $(B)/bench.json.part $(B)/bench.json
+	@echo 'wrote $(B)/bench.json'
 
 install: all
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/pkgconfig $(DESTDIR)$(PREFIX)/include/scoutkv/common

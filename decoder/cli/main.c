@@ -15,6 +15,7 @@ static const struct cli_command commands[] = {
     {"policies", cmd_policies, "the ways of choosing what a step attends to, explained"},
     {"eval", cmd_eval, "measure answers, time and bytes of several policies over one stored context"},
     {"bench", cmd_bench, "how fast it is, and where the time goes: steps, fetches, disks, traces"},
+    {"plan", cmd_plan, "predict what a step costs on other machines, and what would make it cheaper"},
     {"context", cmd_context, "saved contexts: list, show, save, resume, fork, pin, unpin, rm"},
     {"stats", cmd_stats, "counters of memory nodes"},
     {"cluster", cmd_cluster, "the state of a cluster of memory nodes, and moving blocks between them"},

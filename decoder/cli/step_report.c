@@ -1,6 +1,7 @@
 /* step_report.c: see step_report.h. */
 #include "decoder/cli/step_report.h"
 #include "common/size.h"
+#include "decoder/cli/plan_model.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -100,6 +101,97 @@ static const struct step_row *steady(const struct step_report *r)
     return step_report_row(r, STEP_IN_SERIES, 0);
 }
 
+/* ---- constants, and what they predict ---- */
+
+/* a and b of y = a + b x by least squares, not below 0; one x: b is y / x. */
+static void fit_line(size_t n, const double *x, const double *y, double *a, double *b)
+{
+    double sx = 0, sy = 0, sxx = 0, sxy = 0;
+    for (size_t i = 0; i < n; i++) {
+        sx += x[i];
+        sy += y[i];
+        sxx += x[i] * x[i];
+        sxy += x[i] * y[i];
+    }
+    double over = (double)n * sxx - sx * sx;
+    *b = over > 0 ? ((double)n * sxy - sx * sy) / over : -1;
+    *a = (sy - *b * sx) / (double)n;
+    if (*b <= 0 || *a < 0) {
+        *a = 0;
+        *b = sy / sx;
+    }
+}
+
+static double far_blocks(const struct step_report *r, unsigned length)
+{
+    return (double)(r->tokens[length] - r->window) / SKV_BLOCK;
+}
+
+/* From the default way at contexts [0, lengths), in which only the scout differs, and fetches in series. */
+static bool find_constants(const struct step_report *r, unsigned lengths, struct plan_constants *c)
+{
+    double x[STEP_ROWS], y[STEP_ROWS], scan, scout_at_0, page = 0, merge = 0, rest = 0;
+    double heads = r->shape->kv_heads, pages = (r->budget + r->window) / (double)SKV_PAGE;
+    double candidates = r->budget / SKV_PAGE > 128 ? r->budget / (double)SKV_PAGE : 128;
+    if (lengths < 2)
+        return false;
+    for (unsigned i = 0; i < lengths; i++) {
+        x[i] = far_blocks(r, i);
+        y[i] = p50(&r->rows[i], STEP_SCOUT);
+        page += p50(&r->rows[i], STEP_ATTENTION) / lengths;
+        merge += p50(&r->rows[i], STEP_MERGE) / lengths;
+        rest += p50(&r->rows[i], STEP_REST) / lengths;
+    }
+    fit_line(lengths, x, y, &scout_at_0, &scan);
+    size_t n = 0;
+    double saved = 0;
+    for (size_t i = 0; i < r->n; i++) {
+        const struct step_row *series = &r->rows[i], *same = step_report_row(r, STEP_DEFAULT, series->hits);
+        if (series->way != STEP_IN_SERIES)
+            continue;
+        x[n] = each(series->fetched, series);
+        y[n++] = p50(series, STEP_WAIT);
+        double shorter = fmin(p50(series, STEP_WAIT), p50(series, STEP_ATTENTION));
+        saved += (p50(series, STEP_UNSCOUTED) - p50(same, STEP_UNSCOUTED)) / shorter;
+    }
+    double fetch_at_0, a_byte;
+    fit_line(n, x, y, &fetch_at_0, &a_byte);
+    *c = (struct plan_constants){.g = (double)r->shape->heads / r->shape->kv_heads,
+                                 .d = r->shape->d,
+                                 .threads = r->threads,
+                                 .scan_ns = scan / heads * 1e6,
+                                 .candidate_ns = scout_at_0 / candidates / heads * 1e6,
+                                 .page_ns = page / pages / heads * 1e6,
+                                 .merge_ns = merge / pages / heads * 1e6,
+                                 .fetch_us = fetch_at_0 * 1e3,
+                                 .fetch_gbps = 1 / a_byte / 1e6,
+                                 .overlap = fmax(0, fmin(1, saved / (double)n)),
+                                 .rest_us = fmax(0, rest) * 1e3};
+    return true;
+}
+
+/* A row of the default way at the longest context, predicted from shorter ones; NAN: there are too few. */
+static double predicted(const struct step_report *r, const struct step_row *row)
+{
+    struct plan_constants c;
+    struct plan_cost cost;
+    unsigned last = r->n_lengths - 1;
+    if (row->way != STEP_DEFAULT || row->length != last || !find_constants(r, last, &c))
+        return NAN;
+    const struct plan p = {.shape = r->shape,
+                           .tokens = (double)r->tokens[last],
+                           .budget = r->budget,
+                           .window = r->window,
+                           .hits = held(row),
+                           .nodes = r->nodes,
+                           .replicas = 1,
+                           .decoders = 1,
+                           .node_ram = 1e18,
+                           .threads = r->threads};
+    plan_predict(&p, &c, &cost);
+    return cost.layer_ms;
+}
+
 /* ---- a table ---- */
 
 static void print_head(const struct step_report *r)
@@ -182,11 +274,42 @@ static void print_ratios(const struct step_report *r)
                series_middle(&r->read_gbps).median);
 }
 
+static void print_constants(const struct step_report *r)
+{
+    struct plan_constants c;
+    if (!find_constants(r, r->n_lengths, &c))
+        return;
+    printf("\nconstants for `scoutkv plan`, of all contexts (--json has them for --constants): for one KV "
+           "head, a block "
+           "%.3g ns,\n"
+           "a candidate %.3g ns, a page %.3g ns and %.3g ns to merge it; for a layer, a fetch %.3g us and a "
+           "byte "
+           "at %.3g GB/s, rest\n"
+           "%.3g us; overlap %.2f\n",
+           c.scan_ns, c.candidate_ns, c.page_ns, c.merge_ns, c.fetch_us, c.fetch_gbps, c.rest_us, c.overlap);
+}
+
+static void print_predicted(const struct step_report *r)
+{
+    if (r->n_lengths < 3)
+        return;
+    printf(
+        "\nlongest context as `scoutkv plan` predicts it from the shorter ones and the fetches in series\n");
+    printf("%6s %12s %10s %20s\n", "held", "predicted", "measured", "predicted / measured");
+    for (size_t i = 0; i < r->n; i++) {
+        double ms = predicted(r, &r->rows[i]), was = p50(&r->rows[i], STEP_WHOLE);
+        if (!isnan(ms))
+            printf("%4.1f %% %12.3f %10.3f %20.2f\n", 100 * held(&r->rows[i]), ms, was, ms / was);
+    }
+}
+
 void step_report_print(const struct step_report *r)
 {
     print_head(r);
     print_rows(r);
     print_ratios(r);
+    print_constants(r);
+    print_predicted(r);
 }
 
 /* ---- JSON ---- */
@@ -208,6 +331,7 @@ static json_t *row_json(const struct step_report *r, const struct step_row *row)
     series_set(o, "dense_over_step", over_dense(r, row));
     series_set(o, "read_over_step", bound(r, row));
     json_object_set_new(o, "error", series_number(row->error));
+    json_object_set_new(o, "predicted_ms", series_number(predicted(r, row)));
     if (row->fetch.count)
         json_object_set_new(o, "fetch_ms",
                             json_pack("{s:f, s:f}", "p50", fetch_ms(row, 0.5), "p99", fetch_ms(row, 0.99)));
@@ -260,6 +384,9 @@ int step_report_json(const struct step_report *r, struct skv_error *err)
     json_object_set_new(o, "dense", dense);
     json_object_set_new(o, "rows", rows);
     json_object_set_new(o, "ratios", ratios_json(r));
+    struct plan_constants c;
+    if (find_constants(r, r->n_lengths, &c))
+        json_object_set_new(o, "constants", plan_constants_json(&c));
     int bad = !o || json_dumpf(o, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(6)) || putchar('\n') == EOF ||
               fflush(stdout);
     json_decref(o);
