@@ -57,6 +57,7 @@ struct row {
     struct series speed, ratio, share; /* tokens a second; of one stream's; of what can be hoped for */
     struct series first_p50, first_max;
     struct hist gaps; /* of all rounds */
+    uint32_t apart;   /* rounds in which they were never all under way */
 };
 
 struct bench {
@@ -145,7 +146,7 @@ static int compare(struct bench *b, const struct serve_stream *s, unsigned n, st
     return 0;
 }
 
-static int measure_row(struct bench *b, struct row *row, struct skv_error *err)
+static int measure_row(struct bench *b, struct row *row, double *tokens_per_s, struct skv_error *err)
 {
     const struct args *a = b->args;
     struct serve_load_opts o = {.url = own_server_url(b->server),
@@ -158,7 +159,7 @@ static int measure_row(struct bench *b, struct row *row, struct skv_error *err)
     int rc = s && speed ? serve_load_run(&o, s, row->streams, err) : skv_fail(err, -ENOMEM, "out of memory");
     if (!rc) {
         serve_speed_of(s, row->streams, speed);
-        series_note(&row->speed, speed->tokens_per_s);
+        *tokens_per_s = speed->tokens_per_s;
         series_note(&row->first_p50, speed->first_p50_ms);
         series_note(&row->first_max, speed->first_max_ms);
         hist_merge(&row->gaps, &speed->gaps);
@@ -171,14 +172,15 @@ static int measure_row(struct bench *b, struct row *row, struct skv_error *err)
     return rc;
 }
 
-static int probe(struct bench *b, struct skv_error *err)
+static int probe(struct bench *b, double *balance, struct skv_error *err)
 {
     double read = probe_read_gbps(b->pool, PROBE_BYTES), peak = probe_gflops(b->pool);
     if (!(read > 0 && peak > 0))
         return skv_fail(err, -ENOMEM, "out of memory for the memory probe");
     series_note(&b->read, read);
     series_note(&b->peak, peak);
-    series_note(&b->balance, peak / read * b->bytes / b->flops);
+    *balance = peak / read * b->bytes / b->flops;
+    series_note(&b->balance, *balance);
     return 0;
 }
 
@@ -186,19 +188,23 @@ static int measure(struct bench *b, struct skv_error *err)
 {
     struct progress bar;
     uint64_t done = 0;
+    double one = NAN, speed = NAN, balance = NAN;
     int rc = 0;
     progress_begin(&bar, "measure", "runs", (uint64_t)b->args->rounds * b->n_rows);
     for (uint32_t round = 0; round < b->args->rounds && !rc; round++) {
-        rc = probe(b, err);
+        rc = probe(b, &balance, err);
         for (unsigned i = 0; i < b->n_rows && !rc; i++) {
             struct row *r = &b->rows[i];
-            rc = measure_row(b, r, err);
-            if (rc)
-                break;
-            double ratio = r->speed.at[round] / b->rows[0].speed.at[round];
-            series_note(&r->ratio, ratio);
-            series_note(&r->share, ratio / fmin(r->streams, b->balance.at[round]));
+            rc = measure_row(b, r, &speed, err);
+            one = i == 0 ? speed : one;
             progress_update(&bar, ++done);
+            if (rc || isnan(speed) || isnan(one)) {
+                r->apart += !rc;
+                continue;
+            }
+            series_note(&r->speed, speed);
+            series_note(&r->ratio, speed / one);
+            series_note(&r->share, speed / one / fmin(r->streams, balance));
         }
     }
     progress_end(&bar);
@@ -241,6 +247,12 @@ static void print_table(const struct bench *b)
                share.low, share.high, gap_ms(r, 0.5), gap_ms(r, 0.99), (double)r->gaps.max * 1e-6,
                worst_gap(r), series_middle(&r->first_p50).median, series_middle(&r->first_max).median);
     }
+    for (unsigned i = 0; i < b->n_rows; i++)
+        if (b->rows[i].apart)
+            printf("\nin %u of the rounds %u streams were never all under way at once: the first ended "
+                   "before the last "
+                   "prompt was in; give more --tokens\n",
+                   b->rows[i].apart, b->rows[i].streams);
     printf("\nanswers that differed from the same stream's first one: %" PRIu64 " of %" PRIu64 "\n",
            b->differed, b->compared);
 }
@@ -353,7 +365,7 @@ static const char about[] = "Starts a server and a memory node for the time of t
 
 int cmd_bench_serve(int argc, char **argv)
 {
-    struct args a = {.streams = "1,4,16,64", .prompt = 16, .tokens = 96, .rounds = 3, .seed = 1};
+    struct args a = {.streams = "1,4,16,64", .prompt = 16, .tokens = 192, .rounds = 3, .seed = 1};
     struct opt_memory mem = {0};
     struct skv_error err = {0};
     const struct opt_group groups[] = {{"Options", table, &a}, {0}};
