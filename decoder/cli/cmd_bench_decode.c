@@ -10,6 +10,7 @@
 #include "decoder/cli/cli.h"
 #include "decoder/cli/engine.h"
 #include "decoder/cli/interrupt.h"
+#include "decoder/cli/peer_llama.h"
 #include "decoder/cli/series.h"
 #include "decoder/kernels/probe.h"
 
@@ -20,7 +21,7 @@
 enum { PROBE_BYTES = 256 << 20, PROBE_PASSES = 3 };
 
 struct args {
-    const char *model;
+    const char *model, *llama;
     uint32_t tokens, steps, rounds, threads;
     bool json;
 };
@@ -34,6 +35,8 @@ static const struct opt table[] = {
     {"steps", 'n', OPT_U32, AT(steps), "N", "tokens decoded in a round", .min = 1, .max = 1 << 16},
     {"rounds", 0, OPT_U32, AT(rounds), "N", "how often it is measured", .min = 1, .max = SERIES_MAX},
     {"threads", 't', OPT_U32, AT(threads), "N", "threads; 0: all cores", .max = 1024},
+    {"llama", 0, OPT_STRING, AT(llama), "DIR",
+     "where deploy/peers --llama DIR put llama.cpp: it decodes too, in turns"},
     {"json", 0, OPT_FLAG, AT(json), NULL, "print one object instead of the table"},
     {0},
 };
@@ -49,7 +52,9 @@ struct bench {
     uint32_t *ids;
     float *logits;
     uint64_t weight_bytes; /* that a token reads */
-    struct series tokens_s, gbps, read, share;
+    struct peer_llama llama;
+    const char *missing; /* of llama.cpp */
+    struct series tokens_s, gbps, read, share, llama_tokens_s;
 };
 
 /* ---- measuring ---- */
@@ -88,7 +93,12 @@ static int make_context(struct bench *b, struct skv_error *err)
     int rc = engine_context_opts(&b->engine, &opts, err);
     if (!rc)
         rc = engine_context(&b->engine, &opts, &b->ctx, &b->session, err);
-    return rc ? rc : engine_prefill(&b->engine, b->session, "prefill", b->ids, a->tokens, NULL, NULL, err);
+    if (!rc)
+        rc = engine_prefill(&b->engine, b->session, "prefill", b->ids, a->tokens, NULL, NULL, err);
+    if (!rc && a->llama)
+        rc = peer_llama_open(&b->llama, a->llama, a->model, a->tokens, a->steps, pool_threads(b->pool),
+                             &b->missing, err);
+    return rc;
 }
 
 static int steps(struct bench *b, struct skv_error *err)
@@ -114,8 +124,13 @@ static int measure_round(struct bench *b, bool count, struct skv_error *err)
     double seconds = (double)(clock_ns() - start) / 1e9, gb = (double)b->weight_bytes * b->args->steps / 1e9;
     if (rc == 0)
         rc = session_truncate(b->session, b->args->tokens, err);
+    double theirs = 0;
+    if (rc == 0 && b->llama.fd)
+        rc = peer_llama_run(&b->llama, &theirs, err);
     if (rc || !count)
         return rc;
+    if (b->llama.fd)
+        series_note(&b->llama_tokens_s, b->args->steps / theirs);
     series_note(&b->tokens_s, b->args->steps / seconds);
     series_note(&b->gbps, gb / seconds);
     series_note(&b->read, read);
@@ -156,6 +171,14 @@ static void print_table(const struct bench *b)
     print_row("weights, GB/s", &b->gbps);
     print_row("memory reads, GB/s", &b->read);
     print_row("share of what memory gives", &b->share);
+    if (b->missing)
+        printf("llama.cpp is absent: %s is not installed (deploy/peers --llama DIR installs it)\n",
+               b->missing);
+    if (!b->llama.fd)
+        return;
+    struct middle m = series_ratio(&b->tokens_s, &b->llama_tokens_s);
+    print_row("llama.cpp, tokens a second", &b->llama_tokens_s);
+    printf("%-36s %8.2f (%.2f … %.2f)\n", "ours / llama.cpp", m.median, m.low, m.high);
 }
 
 static int print_json(const struct bench *b, struct skv_error *err)
@@ -168,6 +191,12 @@ static int print_json(const struct bench *b, struct skv_error *err)
     series_set(o, "weights_gbps", series_middle(&b->gbps));
     series_set(o, "read_gbps", series_middle(&b->read));
     series_set(o, "share", series_middle(&b->share));
+    if (b->llama.fd) {
+        series_set(o, "llama_tokens_per_second", series_middle(&b->llama_tokens_s));
+        series_set(o, "ratio_llama", series_ratio(&b->tokens_s, &b->llama_tokens_s));
+    }
+    if (b->missing)
+        json_object_set_new(o, "absent", json_string(b->missing));
     int bad = !o || json_dumpf(o, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(6)) || putchar('\n') == EOF ||
               fflush(stdout);
     json_decref(o);
@@ -197,6 +226,7 @@ static int bench(struct bench *b, struct skv_error *err)
 
 static void close_bench(struct bench *b)
 {
+    peer_llama_close(&b->llama);
     session_close(b->session);
     if (b->ctx)
         skv_context_close(b->ctx);
@@ -215,7 +245,9 @@ static const char about[] = "Times dense decoding at a short context, where a to
                             "memory on as many threads, in turns: tokens a second, and the weights' bytes a "
                             "second as a share of what "
                             "memory gives.\n"
-                            "A model that fits the processor's last-level cache may have more than that.";
+                            "A model that fits the processor's last-level cache may have more than that. "
+                            "With --llama, llama.cpp decodes as many tokens\n"
+                            "of the same file on as many threads behind as long a context, in turns.";
 
 int cmd_bench_decode(int argc, char **argv)
 {
@@ -227,7 +259,7 @@ int cmd_bench_decode(int argc, char **argv)
         "scoutkv bench decode", "-m MODEL [options]", about,
         "  scoutkv make-model random -o half.gguf --type Q8_0 --layers 12 --dim 2048 --heads 16 --kv-heads 4 "
         "--ff 5632\n"
-        "  scoutkv bench decode -m half.gguf\n"
+        "  deploy/peers --llama build/peers && scoutkv bench decode -m half.gguf --llama build/peers\n"
         "  scoutkv bench decode -m model.gguf --threads 1 --json",
         groups};
     int rc = options_start(&cmd, argc, argv, &mem);

@@ -21,3 +21,8 @@ ends 2 bench decode
 says 'model'
 ends 2 bench decode -m "$dir/m.gguf" --steps 0
 ends 1 bench decode -m "$dir/nothing.gguf"
+# llama.cpp where there is none
+ends 0 bench decode -m "$dir/m.gguf" --steps 2 --rounds 1 --threads 1 --llama "$dir"
+prints '^llama.cpp is absent: node'
+ends 0 bench decode -m "$dir/m.gguf" --steps 2 --rounds 1 --threads 1 --llama "$dir" --json
+prints '"absent": "node'
