@@ -226,7 +226,10 @@ struct skv_context_opts {
     uint64_t cache_bytes; /* of fetched pages */
     enum skv_dtype dtype; /* of K and V at rest; names blocks: contexts of different ones share none */
     enum skv_on_loss on_loss;
-    bool durable; /* sealed blocks are acknowledged from disk */
+    uint32_t step_deadline_ms; /* a decode step waits for pages until so long after its append, and then an
+                                * eighth of it in each layer; what has not come is a loss (-EHOSTUNREACH).
+                                * 0: for as long as requests to nodes take */
+    bool durable;              /* sealed blocks are acknowledged from disk */
     bool history; /* note the attention mass that pages receive, in prefill too, for policies that go by it; a
                    * decode policy that does turns it on. Of tokens found by skv_context_open_prefix it is not
                    * known */
@@ -443,6 +446,13 @@ struct skv_stats {
     uint64_t blocks_hinted; /* times that nodes were told what a block (of one layer) is worth keeping */
 };
 SKV_API void skv_context_stats(const skv_context *, struct skv_stats *);
+/* What a context of so many tokens, which came in passes of up to `pass` (1: decoded), holds in this process
+ * at most, by the names that skv_stats has; computed from the shape alone, by any thread. */
+struct skv_room {
+    uint64_t window_bytes, representative_bytes, cache_bytes;
+};
+SKV_API int skv_context_room(const struct skv_model *, const struct skv_context_opts *, uint64_t tokens,
+                             uint32_t pass, struct skv_room *out, struct skv_error *err);
 /* Zeroes the running sums (not what is held). */
 SKV_API void skv_context_stats_reset(skv_context *);
 

@@ -11,14 +11,16 @@
 #include "decoder/serve/serve.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 struct serve_args {
     const char *model, *host, *api_keys, *alias, *chat_template, *ttl, *time_limit, *ping, *drain, *log_level;
     uint32_t port, parallel, queue;
-    uint64_t context, max_tokens, max_body;
+    uint64_t context, max_tokens, max_body, memory;
     struct kv_options kv;
 };
 
@@ -48,9 +50,15 @@ static const struct opt limit_table[] = {
      "tokens that a context may hold; what the model was trained for if not given"},
     {"max-tokens", 0, OPT_U64, AT(max_tokens), "N",
      "most tokens of an answer; 0: as many as its context holds"},
+    {"memory", 0, OPT_SIZE, AT(memory), "SIZE",
+     "what the contexts of all requests that are worked on may hold here together: window, representatives "
+     "and cache "
+     "of each, for as many tokens as it may come to; others wait. Half of the free memory if not given",
+     .min = 1 << 20},
     {"parallel", 0, OPT_U32, AT(parallel), "N",
-     "requests worked on at once: each has a window, representatives and a cache of its own", .min = 1,
-     .max = SCHEDULER_SLOTS},
+     "requests worked on at once, whatever memory there is: more give more tokens a second, and each its own "
+     "later",
+     .min = 1, .max = SCHEDULER_SLOTS},
     {"queue", 0, OPT_U32, AT(queue), "N", "requests that may wait besides; the next one is answered 429",
      .max = 100000},
     {"max-body", 0, OPT_SIZE, AT(max_body), "SIZE", "largest request; a larger one is answered 413",
@@ -133,6 +141,20 @@ static void take_kv(const struct engine *e, const struct skv_context_opts *conte
     o->recompute = !strcmp(e->kv->on_loss, "recompute");
 }
 
+/* What the kernel says can be had without swapping; else all there is. */
+static uint64_t free_memory(void)
+{
+    uint64_t kib = 0;
+    char line[128];
+    FILE *f = fopen("/proc/meminfo", "r");
+    while (f && !kib && fgets(line, sizeof line, f))
+        if (sscanf(line, "MemAvailable: %" SCNu64 " kB", &kib) != 1)
+            kib = 0;
+    if (f)
+        fclose(f);
+    return kib ? kib << 10 : (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
+}
+
 static void take_limits(const struct serve_args *a, const struct model *m, struct serve_opts *o)
 {
     o->host = a->host;
@@ -140,6 +162,7 @@ static void take_limits(const struct serve_args *a, const struct model *m, struc
     o->api_keys = a->api_keys;
     o->parallel = a->parallel;
     o->queue = a->queue;
+    o->memory = a->memory ? a->memory : free_memory() / 2;
     o->limit = a->context ? a->context : m->params.train_context;
     o->max_tokens = a->max_tokens;
     o->max_body = a->max_body;
@@ -175,8 +198,10 @@ static int serve(const struct serve_args *a, struct serve_opts *o, struct skv_er
         goto out;
     printf("listening on %s\n", serve_url(server));
     fflush(stdout);
-    log_write(&log, LOG_LEVEL_INFO, "model %s, contexts of up to %llu tokens, chat template: %s", id,
-              (unsigned long long)o->limit, o->chat_template ? chat_template_name(chosen) : "none");
+    char memory[32];
+    log_write(&log, LOG_LEVEL_INFO, "model %s, contexts of up to %llu tokens, %s for all, chat template: %s",
+              id, (unsigned long long)o->limit, size_format(memory, sizeof memory, o->memory),
+              o->chat_template ? chat_template_name(chosen) : "none");
     serve_run(server);
     log_write(&log, LOG_LEVEL_INFO, "stopping");
     serve_close(server);
@@ -190,7 +215,7 @@ int cmd_serve(int argc, char **argv)
 {
     struct serve_args a = {.host = "127.0.0.1",
                            .port = 8080,
-                           .parallel = 8,
+                           .parallel = 64,
                            .queue = 64,
                            .max_body = 64 << 20,
                            .ping = "10s",
@@ -212,9 +237,10 @@ int cmd_serve(int argc, char **argv)
         "scoutkv serve", "-m MODEL [--nodes LIST] [--port P] [options]",
         "Answers clients that speak OpenAI's API: /v1/chat/completions and /v1/completions (streaming or "
         "not),\n"
-        "/v1/models, /tokenize, /detokenize, /health. Requests take turns, a decode step each; prompts go in "
-        "by\n"
-        "chunks in between. Whole chunks of every prompt stay on the memory nodes for --ttl after their last "
+        "/v1/models, /tokenize, /detokenize, /health. Those that decode take each step together, with one "
+        "pass over "
+        "the\nweights; prompts go in by chunks in between. Whole chunks of every prompt stay on the memory "
+        "nodes for --ttl after their last "
         "use:\n"
         "the next request that begins alike, here or at another server of the same nodes, starts behind "
         "them, and\n"

@@ -107,17 +107,17 @@ static int pages_make(struct kernel_job *j, size_t bytes)
     return 0;
 }
 
-static void attend_page(const struct pages *p, const struct kernels *k, const uint8_t *page, float *m,
-                        float *l, float *o)
+static void attend_page(const struct pages *p, const struct kernels *k, const uint8_t *page,
+                        const struct pages_ahead *ahead, float *m, float *l, float *o)
 {
     float key[PAGE_FLOATS], value[PAGE_FLOATS];
     if (p->type == SKV_F16) {
         k->page_f16(p->g, PAGE_TOKENS, DIMS, DIMS, p->q, (const uint16_t *)page,
-                    (const uint16_t *)page + PAGE_FLOATS, m, l, o);
+                    (const uint16_t *)page + PAGE_FLOATS, ahead, m, l, o);
         return;
     }
     (p->type == SKV_Q4 ? k->unpack_q4 : k->unpack_q8_0)(DIMS, DIMS, page, key, value);
-    k->page_f32(p->g, PAGE_TOKENS, DIMS, DIMS, p->q, key, value, m, l, o);
+    k->page_f32(p->g, PAGE_TOKENS, DIMS, DIMS, p->q, key, value, NULL, m, l, o);
 }
 
 /* As a step does: each page's partial, folded into the one before. */
@@ -131,7 +131,10 @@ static void attend_part(void *arg, unsigned part)
         M[r] = -INFINITY;
     memset(O, 0, sizeof *p->out);
     for (unsigned i = 0; i < PART_PAGES; i++, page += p->page_bytes) {
-        attend_page(p, k, page, m, l, o);
+        struct pages_ahead ahead = {.turn = i};
+        for (unsigned j = 0; j < 4; j++)
+            ahead.page[j] = page + (i + 1 + j < PART_PAGES ? 1 + j : 0) * p->page_bytes;
+        attend_page(p, k, page, &ahead, m, l, o);
         k->merge(p->g, DIMS, M, L, O, m, l, o);
     }
 }

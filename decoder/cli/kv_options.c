@@ -51,6 +51,11 @@ const struct opt kv_loss_table[] = {
      "recompute: "
      "compute its block again from the tokens, store it, repeat the step",
      .choices = "fail|degrade|recompute"},
+    {"step-deadline", 0, OPT_U32, AT(step_deadline_ms), "MS",
+     "a decode step that has waited so long for pages takes those that are late for lost (--on-loss), and "
+     "waits "
+     "no more for their nodes until these answer; for --timeout-ms if not given",
+     .min = 1, .max = 3600000},
     {0},
 };
 
@@ -329,6 +334,7 @@ int kv_context_opts(const struct kv_options *o, struct kv_ranges *ranges, char r
     out->representatives = kv_representatives(o);
     out->dtype = kv_dtype(o);
     out->on_loss = kv_on_loss(o);
+    out->step_deadline_ms = o->step_deadline_ms;
     out->durable = !strcmp(o->ack, "durable");
     out->hints = !strcmp(o->hints, "on");
     out->recipe = recipe;

@@ -11,7 +11,7 @@ struct kv_options {
     const char *nodes, *cluster;
     uint64_t ns, ram;
     struct opt_list disk; /* of the node inside this process */
-    uint32_t replicas, heartbeat_ms, timeout_ms, threads;
+    uint32_t replicas, heartbeat_ms, timeout_ms, step_deadline_ms, threads;
     /* contexts */
     const char *representatives, *policy, *prefill, *kv_type, *ack, *hints, *on_loss;
     uint32_t budget, refresh, refresh_budget, select, window, seal_lag, sinks, prefill_budget, chunk;

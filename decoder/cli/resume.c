@@ -112,6 +112,7 @@ int resume_options(const struct skv_saved *m, const struct resume_typed *t, stru
         return rc;
     *opts = m->opts;
     opts->on_loss = kv_on_loss(kv);
+    opts->step_deadline_ms = kv->step_deadline_ms;
     opts->hints = !strcmp(kv->hints, "on");
     if (typed(t, "policy") || kv->alpha >= 0 || kv->beta >= 0)
         rc = kv_policy(kv, &opts->decode, err);

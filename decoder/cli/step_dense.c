@@ -101,9 +101,13 @@ static void attend_part(void *arg, unsigned part)
     const uint8_t *page = a->s->kv + (head * a->s->pages + first) * a->s->page_bytes;
     float *M = a->sums + part * a->a_sum, m[64], l[64], o[64 * 128];
     empty(a, M);
-    for (uint64_t i = 0; i < (left < PART_PAGES ? left : PART_PAGES); i++, page += a->s->page_bytes) {
+    const uint64_t n = left < PART_PAGES ? left : PART_PAGES;
+    for (uint64_t i = 0; i < n; i++, page += a->s->page_bytes) {
         const uint16_t *key = (const uint16_t *)page, *value = key + (size_t)SKV_PAGE * d;
-        k->page_f16(g, SKV_PAGE, d, d, a->q + (size_t)head * g * d, key, value, m, l, o);
+        struct pages_ahead ahead = {.turn = (unsigned)i};
+        for (unsigned j = 0; j < 4; j++)
+            ahead.page[j] = page + (i + 1 + j < n ? 1 + j : 0) * a->s->page_bytes;
+        k->page_f16(g, SKV_PAGE, d, d, a->q + (size_t)head * g * d, key, value, &ahead, m, l, o);
         k->merge(g, d, M, M + g, M + 2 * g, m, l, o);
     }
 }

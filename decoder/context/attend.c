@@ -1,5 +1,6 @@
 /* attend.c: the batch, split into begin and finish. Order matters: all items choose and ask first, then what
- * is held is computed while replies travel. */
+ * is held is computed while replies travel, on all threads: of many contexts each may have too little to
+ * share out. */
 #include "decoder/context/attend.h"
 
 #include <errno.h>
@@ -34,6 +35,50 @@ static int check_item(const skv_tier *t, uint32_t layer, const struct skv_attend
     return 0;
 }
 
+struct parts {
+    struct skv_attend *a;
+    unsigned *first; /* (n + 1): an item's first part; last, how many there are */
+};
+
+static void one_part(void *arg, unsigned part)
+{
+    const struct parts *p = arg;
+    size_t lo = 0, hi = p->a->n; /* the last item whose first part is not behind this one */
+    while (hi - lo > 1) {
+        size_t mid = (lo + hi) / 2;
+        if (p->first[mid] <= part)
+            lo = mid;
+        else
+            hi = mid;
+    }
+    p->a->items[lo]->ops->part(p->a->items[lo], part - p->first[lo]);
+}
+
+static int compute_held(skv_tier *t, struct skv_attend *a, struct skv_error *err)
+{
+    struct parts p = {a, malloc((a->n + 1) * sizeof *p.first)};
+    if (!p.first)
+        return skv_fail(err, -ENOMEM, "out of memory");
+    int rc = 0;
+    p.first[0] = 0;
+    for (size_t i = 0; i < a->n && rc == 0; i++) {
+        const struct item_ops *ops = a->items[i]->ops;
+        uint64_t t0 = clock_ns();
+        rc = ops->local(a->items[i], err);
+        p.first[i + 1] = p.first[i] + (rc == 0 && ops->parts ? ops->parts(a->items[i]) : 0);
+        a->items[i]->c->stats.attend_ns += clock_ns() - t0;
+    }
+    if (rc == 0) {
+        uint64_t t0 = clock_ns();
+        pool_run(t->pool, p.first[a->n], one_part, &p);
+        for (size_t i = 0; i < a->n; i++) /* each its share of all parts */
+            a->items[i]->c->stats.attend_ns +=
+                (clock_ns() - t0) * (p.first[i + 1] - p.first[i]) / (p.first[a->n] ? p.first[a->n] : 1);
+    }
+    free(p.first);
+    return rc;
+}
+
 int skv_attend_begin(skv_tier *t, uint32_t layer, const struct skv_attend_item *items, size_t n,
                      skv_attend **out, struct skv_error *err)
 {
@@ -62,11 +107,8 @@ int skv_attend_begin(skv_tier *t, uint32_t layer, const struct skv_attend_item *
         if (rc == 0)
             rc = a->items[i]->ops->start(a->items[i], err);
     }
-    for (size_t i = 0; i < n && rc == 0; i++) {
-        uint64_t t0 = clock_ns();
-        rc = a->items[i]->ops->local(a->items[i], err);
-        items[i].ctx->stats.attend_ns += clock_ns() - t0;
-    }
+    if (rc == 0)
+        rc = compute_held(t, a, err);
     if (rc) {
         attend_free(a);
         return rc;

@@ -85,7 +85,8 @@ struct gone {
 };
 void gone_add(struct skv_context *, unsigned layer, struct gone *, unsigned head, uint32_t page);
 void gone_free(struct gone *);
-/* tier_fetch_end, which succeeds in spite of lost pages if the context degrades. */
+/* Ends the fetch, in a decode step by its deadline; succeeds in spite of lost pages if the context degrades.
+ */
 int gone_end_fetch(struct skv_context *, struct tier_fetch *, const struct gone *, struct skv_error *);
 /* Estimated log mass of this head's gone pages for each scaled query row: q (rows, d_k), lse (rows),
  * -INFINITY where there are none. 0 or -ENOMEM. */
@@ -101,7 +102,9 @@ struct item; /* one context's part of an attend */
 struct item_ops {
     int (*choose)(struct item *, struct skv_error *); /* select pages of all heads */
     int (*start)(struct item *, struct skv_error *);  /* ask for what is missing */
-    int (*local)(struct item *, struct skv_error *);  /* compute what is held */
+    int (*local)(struct item *, struct skv_error *);  /* compute what is held, or leave it in parts: */
+    unsigned (*parts)(const struct item *);           /* so many (NULL: none), */
+    void (*part)(struct item *, unsigned);            /* which threads compute */
     int (*finish)(struct item *, struct skv_error *); /* wait, merge, write out */
     void (*free)(struct item *);                      /* also after a failure; ends fetches under way */
 };

@@ -102,6 +102,11 @@ const uint8_t *cache_get(struct cache *c, unsigned layer, unsigned head, uint64_
     return slot_bytes(c, i);
 }
 
+bool cache_holds(const struct cache *c, unsigned layer, unsigned head, uint64_t page)
+{
+    return find(c, layer, head, page) != NONE;
+}
+
 static void drop(struct cache *c, uint32_t i)
 {
     struct slot *s = &c->slots[i];

@@ -448,6 +448,7 @@ int skv_append(skv_context *c, enum skv_mode mode, uint32_t n, const uint32_t *i
     if (c->received)
         received_begin(c->received, c->len, mode == SKV_PREFILL);
     c->pass_from = c->len;
+    c->pass_ns = c->opts.step_deadline_ms ? clock_ns() : 0;
     c->pass_n = n;
     c->mode = mode;
     memset(c->layer_put, 0, c->shape->n_layers);
@@ -478,18 +479,34 @@ static int own_buf(struct buf **b)
     return 0;
 }
 
+struct packing {
+    const struct skv_context *c;
+    unsigned layer;
+    uint64_t from; /* page */
+};
+
+static void pack_one(void *arg, unsigned part)
+{
+    const struct packing *p = arg;
+    const struct skv_context *c = p->c;
+    const struct block_layout *lay = &c->shape->layouts[p->layer];
+    uint64_t page = p->from + part / lay->n_heads;
+    unsigned head = part % lay->n_heads;
+    uint8_t *rest = c->local[page / BLOCK_PAGES - c->sealed].rest[p->layer]->data;
+    page_pack(c->tier->k, context_local_page(c, p->layer, head, page, 0), lay,
+              rest + (head * BLOCK_PAGES + page % BLOCK_PAGES) * layout_page_bytes(lay));
+}
+
 /* Pages that this pass has filled: as they will be at rest, and are attended to from now on. */
 static int pack_filled(struct skv_context *c, uint32_t layer)
 {
-    const struct block_layout *lay = &c->shape->layouts[layer];
-    for (uint64_t page = c->pass_from / PAGE_TOKENS; page < c->len / PAGE_TOKENS; page++) {
-        struct buf **rest = &c->local[page / BLOCK_PAGES - c->sealed].rest[layer];
-        if (own_buf(rest))
+    struct packing p = {.c = c, .layer = layer, .from = c->pass_from / PAGE_TOKENS};
+    uint64_t end = c->len / PAGE_TOKENS;
+    for (uint64_t page = p.from; page < end; page++)
+        if (own_buf(&c->local[page / BLOCK_PAGES - c->sealed].rest[layer]))
             return -ENOMEM;
-        for (unsigned h = 0; h < lay->n_heads; h++)
-            page_pack(c->tier->k, context_local_page(c, layer, h, page, 0), lay,
-                      (*rest)->data + (h * BLOCK_PAGES + page % BLOCK_PAGES) * layout_page_bytes(lay));
-    }
+    if (end > p.from)
+        pool_run(c->tier->pool, (unsigned)(end - p.from) * c->shape->layouts[layer].n_heads, pack_one, &p);
     return 0;
 }
 

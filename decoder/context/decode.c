@@ -18,7 +18,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { SECTION = 1024, PIECES_A_PART = 16 };
+enum { SECTION = 1024, PIECES_A_PART = 32 };
 
 /* Partials of n pages of one head: m (n, g), l (n, g), o (n, g, d_v). */
 struct partials {
@@ -72,9 +72,9 @@ struct decode {
     uint64_t arrived_ns; /* computing what arrived */
 };
 
-static void compute(const struct decode *d, const struct piece *p)
+static void compute(const struct decode *d, const struct piece *p, const struct pages_ahead *ahead)
 {
-    page_attend(d->item.c->tier->k, p->page, d->g, p->n, p->q, p->m, p->l, p->o);
+    page_attend(d->item.c->tier->k, p->page, ahead, d->g, p->n, p->q, p->m, p->l, p->o);
 }
 
 static struct piece piece_of(const struct row *r, const struct section *s, unsigned head, size_t index,
@@ -128,18 +128,34 @@ static int add_piece(struct row *r, struct piece p)
     return 0;
 }
 
+static unsigned row_parts(const struct row *r)
+{
+    return (unsigned)((r->n_pieces + PIECES_A_PART - 1) / PIECES_A_PART);
+}
+
+/* The four pieces behind i, as far as there are some before `to`. */
+static struct pages_ahead ahead_of(const struct row *r, size_t i, size_t to)
+{
+    struct pages_ahead a = {.turn = (unsigned)i};
+    for (size_t j = 0; j < 4; j++)
+        a.page[j] = r->pieces[i + 1 + j < to ? i + 1 + j : i].page.bytes;
+    return a;
+}
+
 static void compute_part(void *arg, unsigned part)
 {
     const struct row *r = arg;
     size_t to = ((size_t)part + 1) * PIECES_A_PART;
-    for (size_t i = (size_t)part * PIECES_A_PART; i < to && i < r->n_pieces; i++)
-        compute(r->d, &r->pieces[i]);
+    to = to < r->n_pieces ? to : r->n_pieces;
+    for (size_t i = (size_t)part * PIECES_A_PART; i < to; i++) {
+        struct pages_ahead ahead = ahead_of(r, i, to);
+        compute(r->d, &r->pieces[i], &ahead);
+    }
 }
 
 static void compute_pieces(struct row *r)
 {
-    pool_run(r->d->item.c->tier->pool, (unsigned)((r->n_pieces + PIECES_A_PART - 1) / PIECES_A_PART),
-             compute_part, r);
+    pool_run(r->d->item.c->tier->pool, row_parts(r), compute_part, r);
     r->n_pieces = 0;
 }
 
@@ -149,7 +165,7 @@ static void on_held(void *arg, unsigned head, size_t index, const uint8_t *bytes
     struct row *r = s->row;
     struct piece p = far_piece_of(r, s, head, index, bytes);
     if (add_piece(r, p))
-        compute(r->d, &p); /* no memory for the list: at once then */
+        compute(r->d, &p, NULL); /* no memory for the list: at once then */
 }
 
 static void on_page(void *arg, size_t want, int rc, const uint8_t *bytes)
@@ -166,7 +182,7 @@ static void on_page(void *arg, size_t want, int rc, const uint8_t *bytes)
         return;
     }
     struct piece p = far_piece_of(r, s, head, index, bytes);
-    compute(r->d, &p);
+    compute(r->d, &p, NULL);
     keep_page(c, r->d->item.layer, head, r->choices[head].pages[index], bytes, r->far_pages);
     c->stats.pages_fetched++;
     c->stats.bytes_fetched += r->d->page_bytes;
@@ -258,7 +274,6 @@ static int row_local(struct row *r, struct skv_error *err)
             if (add_piece(r, piece_of(r, &r->local, h, p, at, n)))
                 return skv_fail(err, -ENOMEM, "out of memory");
         }
-    compute_pieces(r);
     return 0;
 }
 
@@ -456,6 +471,24 @@ static int decode_local(struct item *it, struct skv_error *err)
     return rc;
 }
 
+static unsigned decode_parts(const struct item *it)
+{
+    const struct decode *d = (const struct decode *)it;
+    unsigned n = 0;
+    for (unsigned i = 0; i < d->n_rows; i++)
+        n += row_parts(&d->rows[i]);
+    return n;
+}
+
+static void decode_part(struct item *it, unsigned part)
+{
+    struct decode *d = (struct decode *)it;
+    unsigned i = 0;
+    for (; part >= row_parts(&d->rows[i]); i++)
+        part -= row_parts(&d->rows[i]);
+    compute_part(&d->rows[i], part);
+}
+
 static int row_whole(struct row *r, struct skv_error *err)
 {
     uint64_t t0 = clock_ns();
@@ -466,6 +499,8 @@ static int row_whole(struct row *r, struct skv_error *err)
     t0 = clock_ns();
     if (rc == 0)
         rc = row_local(r, err);
+    if (rc == 0)
+        compute_pieces(r);
     r->d->item.c->stats.attend_ns += clock_ns() - t0;
     return rc;
 }
@@ -475,6 +510,8 @@ static int decode_finish(struct item *it, struct skv_error *err)
     struct decode *d = (struct decode *)it;
     int rc = 0;
     bool gone = false;
+    for (unsigned i = 0; i < d->n_rows; i++)
+        d->rows[i].n_pieces = 0; /* they have been computed */
     for (unsigned i = 0; i < d->n_rows && rc == 0; i++) {
         if (d->in_turn && i)
             rc = row_whole(&d->rows[i], err);
@@ -517,8 +554,8 @@ static void decode_free(struct item *it)
     free(d);
 }
 
-static const struct item_ops decode_ops = {decode_choose, decode_start, decode_local, decode_finish,
-                                           decode_free};
+static const struct item_ops decode_ops = {decode_choose, decode_start,  decode_local, decode_parts,
+                                           decode_part,   decode_finish, decode_free};
 
 struct item *decode_item(struct skv_context *c, unsigned layer, const float *q, float *out)
 {

@@ -125,6 +125,8 @@ struct cache *cache_new(size_t page_bytes, uint64_t capacity_bytes);
 void cache_free(struct cache *);
 /* The page's bytes, or NULL; marks it used. Valid until the next cache_put. */
 const uint8_t *cache_get(struct cache *, unsigned layer, unsigned head, uint64_t page);
+/* Whether it is there, without using it. */
+bool cache_holds(const struct cache *, unsigned layer, unsigned head, uint64_t page);
 /* Copies a page in. Pinned pages don't count against the capacity and stay. Failing is allowed: it's a cache.
  */
 void cache_put(struct cache *, unsigned layer, unsigned head, uint64_t page, const uint8_t *bytes, size_t len,
@@ -228,6 +230,7 @@ struct skv_context {
     size_t eligible_words;
 
     uint64_t pass_from; /* first token of the last append */
+    uint64_t pass_ns;   /* when that was */
     uint32_t pass_n;
     enum skv_mode mode;
     uint8_t *layer_put; /* per layer: put in this pass */

@@ -72,10 +72,19 @@ void gone_free(struct gone *g)
     *g = (struct gone){0};
 }
 
+/* A step that has used up its time still grants each layer what a node that is well needs to answer. */
+static uint64_t deadline(const struct skv_context *c)
+{
+    uint64_t time = c->opts.step_deadline_ms * NS_PER_MS, now = clock_ns(), least = now + time / 8;
+    if (!time || c->mode != SKV_DECODE)
+        return UINT64_MAX;
+    return c->pass_ns + time > least ? c->pass_ns + time : least;
+}
+
 int gone_end_fetch(struct skv_context *c, struct tier_fetch *f, const struct gone *g, struct skv_error *err)
 {
     struct skv_error why = {0};
-    int rc = tier_fetch_end(c->tier->tier, f, &why);
+    int rc = tier_fetch_end_by(c->tier->tier, f, deadline(c), &why);
     bool lost = rc == -ENODATA || rc == -EBADMSG || rc == -EHOSTUNREACH;
     if (rc == 0 || (lost && c->opts.on_loss == SKV_LOSS_DEGRADE && !g->no_memory))
         return 0;

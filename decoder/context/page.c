@@ -43,21 +43,22 @@ static void attend_packed(const struct kernels *kn, struct kv_page p, unsigned g
 {
     float k[TILE], v[TILE];
     page_spread(kn, p, k, v);
-    kn->page_f32(g, n, p.layout->d_k, p.layout->d_v, q, k, v, m, l, o);
+    kn->page_f32(g, n, p.layout->d_k, p.layout->d_v, q, k, v, NULL, m, l, o);
 }
 
-void page_attend(const struct kernels *kn, struct kv_page p, unsigned g, unsigned n, const float *q, float *m,
-                 float *l, float *o)
+void page_attend(const struct kernels *kn, struct kv_page p, const struct pages_ahead *ahead, unsigned g,
+                 unsigned n, const float *q, float *m, float *l, float *o)
 {
     const struct block_layout *y = p.layout;
     const size_t nk = (size_t)PAGE_TOKENS * y->d_k;
     switch (y->dtype) {
     case SKV_F16:
-        kn->page_f16(g, n, y->d_k, y->d_v, q, (const uint16_t *)p.bytes, (const uint16_t *)p.bytes + nk, m, l,
-                     o);
+        kn->page_f16(g, n, y->d_k, y->d_v, q, (const uint16_t *)p.bytes, (const uint16_t *)p.bytes + nk,
+                     ahead, m, l, o);
         break;
     case SKV_F32:
-        kn->page_f32(g, n, y->d_k, y->d_v, q, (const float *)p.bytes, (const float *)p.bytes + nk, m, l, o);
+        kn->page_f32(g, n, y->d_k, y->d_v, q, (const float *)p.bytes, (const float *)p.bytes + nk, ahead, m,
+                     l, o);
         break;
     default:
         attend_packed(kn, p, g, n, q, m, l, o);

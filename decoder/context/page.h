@@ -12,8 +12,8 @@ struct kv_page {
 };
 
 /* Partial attention of g query rows over the first n tokens of a page: as page_f16 of kernels.h. */
-void page_attend(const struct kernels *, struct kv_page, unsigned g, unsigned n, const float *q, float *m,
-                 float *l, float *o);
+void page_attend(const struct kernels *, struct kv_page, const struct pages_ahead *, unsigned g, unsigned n,
+                 const float *q, float *m, float *l, float *o);
 /* All of it as f32: k (16, d_k), v (16, d_v). */
 void page_spread(const struct kernels *, struct kv_page, float *k, float *v);
 /* A full page as it was put, as it is at rest: bytes of layout `rest`. */

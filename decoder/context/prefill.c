@@ -244,7 +244,7 @@ static void observe(const struct prefill *p, unsigned head, unsigned token, stru
     const struct skv_layer *y = p->y;
     const float *q = p->q + (head * p->rows + (size_t)(p->n - p->n_observed + token) * p->g) * y->d_k;
     float m[64], l[64], o[64 * 1024];
-    page_attend(p->item.c->tier->k, page, p->g, n, q, m, l, o);
+    page_attend(p->item.c->tier->k, page, NULL, p->g, n, q, m, l, o);
     for (unsigned j = 0; j < p->g; j++)
         out[token * p->g + j] = m[j] + logf(l[j]);
 }
@@ -469,8 +469,8 @@ static void prefill_free(struct item *it)
     free(p);
 }
 
-static const struct item_ops prefill_ops = {prefill_choose, prefill_start, prefill_local, prefill_finish,
-                                            prefill_free};
+static const struct item_ops prefill_ops = {prefill_choose, prefill_start,  prefill_local, NULL,
+                                            NULL,           prefill_finish, prefill_free};
 
 static float *acc_new(const struct prefill *p)
 {

@@ -25,8 +25,8 @@ static void note(struct truth *t, unsigned head, uint32_t page, const uint8_t *b
     const struct kernels *k = t->c->tier->k;
     float *m = t->o + (size_t)t->rows * y->d_v, *l = m + t->rows;
     const float *q = t->q + (size_t)head * t->rows * y->d_k;
-    page_attend(k, (struct kv_page){bytes, &t->c->shape->layouts[t->layer]}, t->rows, PAGE_TOKENS, q, m, l,
-                t->o);
+    page_attend(k, (struct kv_page){bytes, &t->c->shape->layouts[t->layer]}, NULL, t->rows, PAGE_TOKENS, q, m,
+                l, t->o);
     for (unsigned r = 0; r < t->rows; r++)
         t->out[head][r * t->ld + page] = m[r] + logf(l[r]);
 }

@@ -17,6 +17,12 @@ void unpack_q4_portable(unsigned d_k, unsigned d_v, const uint8_t *page, float *
 #if defined(__x86_64__)
 /* One family, two scouts: the sums are exact, so the bits are the same. */
 extern const struct kernels kernels_avx2, kernels_avx2_vnni;
+void page_f16_avx2(unsigned g, unsigned n, unsigned d_k, unsigned d_v, const float *q, const uint16_t *k,
+                   const uint16_t *v, const struct pages_ahead *ahead, float *m, float *l, float *o);
+void page_f32_avx2(unsigned g, unsigned n, unsigned d_k, unsigned d_v, const float *q, const float *k,
+                   const float *v, const struct pages_ahead *ahead, float *m, float *l, float *o);
+void merge_avx2(unsigned g, unsigned d_v, float *M, float *L, float *O, const float *m, const float *l,
+                const float *o);
 void scout_groups_avx2(size_t n_groups, unsigned g, unsigned d_k, unsigned n_vec, const uint8_t *groups,
                        const int8_t *q8, const float *qscale, const int32_t *qsum, const float *qsq,
                        float *out, size_t ld);

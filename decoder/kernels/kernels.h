@@ -11,16 +11,25 @@
 
 enum { SCOUT_LANES = 8 }; /* pages scored side by side */
 
+/* The pages that will be attended next, wherever they lie. While a page is computed, a quarter of each of
+ * them is brought nearer: one stream of reads gets half of what memory gives to four. `turn` counts the
+ * caller's pages, so that each page has had its four quarters when its time comes. Fewer than four: name one
+ * again. */
+struct pages_ahead {
+    const uint8_t *page[4];
+    unsigned turn;
+};
+
 struct kernels {
     const char *name;
 
     /* Partial attention of g query rows (one KV head's group) over n <= 16 tokens.
      * q (g, d_k) already scaled; k (n, d_k), v (n, d_v) of dtype f16 / f32; out: m (g) maxima, l (g) sums of
-     * exp(s - m), o (g, d_v) sums of exp(s - m)·v. */
+     * exp(s - m), o (g, d_v) sums of exp(s - m)·v. ahead (may be NULL): pages of 16 tokens, K and then V. */
     void (*page_f16)(unsigned g, unsigned n, unsigned d_k, unsigned d_v, const float *q, const uint16_t *k,
-                     const uint16_t *v, float *m, float *l, float *o);
+                     const uint16_t *v, const struct pages_ahead *ahead, float *m, float *l, float *o);
     void (*page_f32)(unsigned g, unsigned n, unsigned d_k, unsigned d_v, const float *q, const float *k,
-                     const float *v, float *m, float *l, float *o);
+                     const float *v, const struct pages_ahead *ahead, float *m, float *l, float *o);
 
     /* Folds one partial into a running one by log-sum-exp: (M, L, O) <- merge((M, L, O), (m, l, o)), for g
      * rows. Start with M = -inf, L = 0, O = 0. The order of calls decides the bits. */

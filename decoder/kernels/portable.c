@@ -151,14 +151,16 @@ static void page(tile_fn *fill, unsigned g, unsigned n, unsigned d_k, unsigned d
 }
 
 static void page_f16(unsigned g, unsigned n, unsigned d_k, unsigned d_v, const float *q, const uint16_t *k,
-                     const uint16_t *v, float *m, float *l, float *o)
+                     const uint16_t *v, const struct pages_ahead *ahead, float *m, float *l, float *o)
 {
+    (void)ahead;
     page(tile_f16, g, n, d_k, d_v, q, k, v, m, l, o);
 }
 
 static void page_f32(unsigned g, unsigned n, unsigned d_k, unsigned d_v, const float *q, const float *k,
-                     const float *v, float *m, float *l, float *o)
+                     const float *v, const struct pages_ahead *ahead, float *m, float *l, float *o)
 {
+    (void)ahead;
     page(tile_f32, g, n, d_k, d_v, q, k, v, m, l, o);
 }
 

@@ -32,6 +32,7 @@ INLINE void add_rows(const unsigned rows, unsigned n, unsigned d_k, const uint8_
             __m256i both = _mm256_add_epi16(_mm256_maddubs_epi16(low, repeat_4(q)),
                                             _mm256_maddubs_epi16(high, repeat_4(q + 4)));
             sum[r] = _mm256_add_epi16(sum[r], both);
+            __asm__("" : "+x"(sum[r])); /* in this order: else gcc sums pairs, and has no registers left */
         }
     }
     for (unsigned r = 0; r < rows; r++)

@@ -123,6 +123,8 @@ void SCOUT_GROUPS(size_t n_groups, unsigned g, unsigned d_k, unsigned n_vec, con
     USUAL(2, 64, 6)
     USUAL(4, 128, 1)
     USUAL(4, 128, 6)
+    USUAL(8, 128, 1)
+    USUAL(8, 128, 6)
 #undef USUAL
     score_all(n_groups, g, d_k, n_vec, groups, q8, qscale, qsum, qsq, out, ld);
 }

@@ -4,7 +4,9 @@
  *             h = norm(x);  x += (silu(h·Wgate) * (h·Wup))·Wdown
  *
  * Decode multiplies by rows and prefill by tiles (matmul.h). What is done token by token (norms, rotation,
- * silu) is cut into parts of a fixed number of tokens; a token's arithmetic doesn't see its neighbours. */
+ * silu) is cut into parts of a fixed number of tokens; a token's arithmetic doesn't see its neighbours. The
+ * tokens of a pass are one context's, or one each of several: only what belongs to a context (positions, put,
+ * attend) looks at whose they are. */
 #include "decoder/model/forward.h"
 
 #include <assert.h>
@@ -34,6 +36,9 @@ struct session {
     float *q, *k, *v; /* (n, heads · head dim) */
     float *gate, *up; /* (n, ff) */
     float *angles;    /* (n, rope_pairs, 2) */
+
+    struct skv_attend_item items[SESSION_BATCH]; /* of one attend */
+    skv_context *batch[SESSION_BATCH];
 };
 
 /* ---- scratch ---- */
@@ -80,18 +85,24 @@ static int scratch_grow(struct session *s, uint32_t n, struct skv_error *err)
 struct pass {
     struct session *s;
     enum skv_mode mode;
-    uint32_t n;
+    uint32_t n;              /* tokens of all contexts, one context's after the other's */
+    skv_context *const *ctx; /* (n_ctx), each with as many tokens */
+    uint32_t n_ctx;
     const uint32_t *ids;
     const struct layer_weights *layer;
     const float *norm;
 };
 
-enum { PART_TOKENS = 16 };
+enum {
+    PART_TOKENS = 4,
+    SERIAL_FLOATS =
+        1 << 15, /* below so many of the feed-forward part, waking a thread costs more than it saves */
+};
 
 static void each_part(struct pass *pass, void (*fn)(void *, unsigned))
 {
-    pool_run(pass->n > PART_TOKENS ? pass->s->pool : NULL, (pass->n + PART_TOKENS - 1) / PART_TOKENS, fn,
-             pass);
+    bool many = (uint64_t)pass->n * pass->s->model->params.ff >= SERIAL_FLOATS;
+    pool_run(many ? pass->s->pool : NULL, (pass->n + PART_TOKENS - 1) / PART_TOKENS, fn, pass);
 }
 
 static uint32_t part_end(const struct pass *pass, unsigned part)
@@ -178,11 +189,27 @@ static int multiply(struct pass *p, const struct matmul *w, size_t n_w, const fl
     return rc ? skv_fail(err, rc, "out of memory for a product of matrices") : 0;
 }
 
-static int attend(struct session *s, uint32_t layer, struct skv_error *err)
+static int put(struct pass *p, uint32_t layer, struct skv_error *err)
 {
-    const struct skv_attend_item item = {.ctx = s->ctx, .q = s->q, .out = s->h};
+    const struct session *s = p->s;
+    size_t each = p->n / p->n_ctx;
+    int rc = 0;
+    for (uint32_t i = 0; i < p->n_ctx && rc == 0; i++)
+        rc = skv_put(p->ctx[i], layer, s->k + i * each * p->layer->k.rows, s->v + i * each * p->layer->v.rows,
+                     err);
+    return rc;
+}
+
+static int attend(struct pass *p, uint32_t layer, struct skv_error *err)
+{
+    struct session *s = p->s;
+    size_t each = p->n / p->n_ctx;
+    for (uint32_t i = 0; i < p->n_ctx; i++)
+        s->items[i] = (struct skv_attend_item){.ctx = p->ctx[i],
+                                               .q = s->q + i * each * p->layer->q.rows,
+                                               .out = s->h + i * each * p->layer->o.cols};
     skv_attend *attend;
-    int rc = skv_attend_begin(s->tier, layer, &item, 1, &attend, err);
+    int rc = skv_attend_begin(s->tier, layer, s->items, p->n_ctx, &attend, err);
     return rc ? rc : skv_attend_finish(attend, err);
 }
 
@@ -201,9 +228,9 @@ static int attention_block(struct pass *p, uint32_t layer, bool only_store, stru
         s->watch(s->watch_arg, layer, p->n, s->q, s->k, s->v);
 
     uint64_t begin = clock_ns();
-    rc = skv_put(s->ctx, layer, s->k, s->v, err);
+    rc = put(p, layer, err);
     if (rc == 0 && !only_store)
-        rc = attend(s, layer, err);
+        rc = attend(p, layer, err);
     s->times.attention_ns += clock_ns() - begin;
     if (rc || only_store)
         return rc;
@@ -239,13 +266,23 @@ static int output_block(struct pass *p, float *logits, bool all, struct skv_erro
     return 0;
 }
 
-static int forward(struct pass *p, uint64_t position, float *logits, bool all, struct skv_error *err)
+/* Once the positions are open. */
+static void turns(struct pass *p)
+{
+    const struct model *m = p->s->model;
+    uint32_t each = p->n / p->n_ctx;
+    for (uint32_t i = 0; i < p->n_ctx; i++)
+        rope_table(p->s->pool, skv_length(p->ctx[i]) - each, each, m->params.rope_pairs, m->rope_freq,
+                   p->s->angles + (size_t)i * each * 2 * m->params.rope_pairs);
+}
+
+static int forward(struct pass *p, float *logits, bool all, struct skv_error *err)
 {
     struct session *s = p->s;
     const struct model *m = s->model;
     uint32_t n_layers = m->params.n_layers;
     each_part(p, embed_part);
-    rope_table(s->pool, position, p->n, m->params.rope_pairs, m->rope_freq, s->angles);
+    turns(p);
     for (uint32_t layer = 0; layer < n_layers; layer++) {
         bool only_store = !logits && layer == n_layers - 1;
         int rc = attention_block(p, layer, only_store, err);
@@ -316,27 +353,40 @@ static int see_to_loss(struct session *s, struct skv_error *err)
     return rc;
 }
 
+static int check_id(const struct session *s, uint32_t id, struct skv_error *err)
+{
+    return id < s->model->params.vocab
+               ? 0
+               : skv_fail(err, -EINVAL, "token id %u is outside the model's vocabulary of %u", id,
+                          s->model->params.vocab);
+}
+
+static void count_pass(struct session *s, uint32_t n, uint64_t begin)
+{
+    s->times.passes++;
+    s->times.tokens += n;
+    s->times.total_ns += clock_ns() - begin;
+}
+
 static int eval_once(struct session *s, enum skv_mode mode, const uint32_t *ids, uint32_t n, float *logits,
                      bool all_positions, struct skv_error *err)
 {
     uint64_t begin = clock_ns(), position = skv_length(s->ctx);
+    int rc = 0;
     assert(n >= 1);
-    for (uint32_t i = 0; i < n; i++)
-        if (ids[i] >= s->model->params.vocab)
-            return skv_fail(err, -EINVAL, "token id %u is outside the model's vocabulary of %u", ids[i],
-                            s->model->params.vocab);
-    int rc = scratch_grow(s, n, err);
+    for (uint32_t i = 0; i < n && rc == 0; i++)
+        rc = check_id(s, ids[i], err);
+    if (rc == 0)
+        rc = scratch_grow(s, n, err);
     if (rc == 0)
         rc = skv_append(s->ctx, mode, n, ids, NULL, err);
     if (rc)
         return rc;
-    struct pass pass = {.s = s, .mode = mode, .n = n, .ids = ids};
-    rc = forward(&pass, position, logits, all_positions, err);
+    struct pass pass = {.s = s, .mode = mode, .n = n, .ctx = &s->ctx, .n_ctx = 1, .ids = ids};
+    rc = forward(&pass, logits, all_positions, err);
     if (rc)
         skv_truncate(s->ctx, position, NULL); /* err keeps the first reason */
-    s->times.passes++;
-    s->times.tokens += n;
-    s->times.total_ns += clock_ns() - begin;
+    count_pass(s, n, begin);
     return rc;
 }
 
@@ -353,6 +403,49 @@ int session_eval(struct session *s, enum skv_mode mode, const uint32_t *ids, uin
         rc = eval_once(s, mode, ids, n, logits, all_positions, err);
     }
     return rc;
+}
+
+/* All together. If it fails, nothing has happened, but for contexts that could not be truncated, whose rc
+ * says so. */
+static int batch_once(struct session *s, struct session_step *steps, uint32_t n, float *logits)
+{
+    uint64_t begin = clock_ns();
+    uint32_t ids[SESSION_BATCH], opened = 0;
+    struct skv_error why; /* whose it is, is not known */
+    int rc = scratch_grow(s, n, &why);
+    for (; opened < n && rc == 0; opened++) {
+        s->batch[opened] = steps[opened].ctx;
+        ids[opened] = steps[opened].id;
+        rc = check_id(s, ids[opened], &why);
+        if (rc == 0)
+            rc = skv_append(s->batch[opened], SKV_DECODE, 1, &ids[opened], NULL, &why);
+        if (rc)
+            break;
+    }
+    struct pass pass = {.s = s, .mode = SKV_DECODE, .n = n, .ctx = s->batch, .n_ctx = n, .ids = ids};
+    if (rc == 0)
+        rc = forward(&pass, logits, true, &why);
+    for (uint32_t i = 0; i < opened && rc; i++)
+        steps[i].rc = skv_truncate(steps[i].ctx, skv_length(steps[i].ctx) - 1, steps[i].err);
+    count_pass(s, n, begin);
+    return rc;
+}
+
+void session_eval_batch(struct session *s, struct session_step *steps, uint32_t n, float *logits)
+{
+    skv_context *before = s->ctx;
+    assert(n >= 1 && n <= SESSION_BATCH && !s->watch);
+    for (uint32_t i = 0; i < n; i++)
+        steps[i].rc = 0;
+    if (n > 1 && batch_once(s, steps, n, logits) == 0)
+        return;
+    for (uint32_t i = 0; i < n; i++) {
+        s->ctx = steps[i].ctx;
+        if (steps[i].rc == 0)
+            steps[i].rc = session_eval(s, SKV_DECODE, &steps[i].id, 1,
+                                       logits + (size_t)i * s->model->params.vocab, false, steps[i].err);
+    }
+    s->ctx = before;
 }
 
 int session_truncate(struct session *s, uint64_t n, struct skv_error *err)

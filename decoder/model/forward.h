@@ -5,9 +5,9 @@
  * context, and belongs to one thread at a time. Passes over any context of the same model may go through one
  * session.
  *
- * Bits. SKV_DECODE: a token's logits don't depend on how many tokens the pass has, nor on threads.
- * SKV_PREFILL: they don't depend on threads, but on where passes begin and end; session_prefill cuts at
- * absolute positions. */
+ * Bits. SKV_DECODE: a token's logits don't depend on how many tokens the pass has, nor on the sequences that
+ * are decoded with it, nor on threads. SKV_PREFILL: they don't depend on threads, but on where passes begin
+ * and end; session_prefill cuts at absolute positions. */
 #ifndef DECODER_MODEL_FORWARD_H
 #define DECODER_MODEL_FORWARD_H
 
@@ -37,6 +37,21 @@ skv_context *session_context(const struct session *);
  * attends to. */
 int session_eval(struct session *, enum skv_mode, const uint32_t *ids, uint32_t n, float *logits,
                  bool all_positions, struct skv_error *err);
+
+/* One token of one sequence in a step of several. */
+struct session_step {
+    skv_context *ctx; /* another one in each */
+    uint32_t id;
+    int rc; /* set: 0, or -errno with *err filled */
+    struct skv_error *err;
+};
+enum { SESSION_BATCH = 256 };
+
+/* A decode step of up to SESSION_BATCH contexts of the session's model and tier: weights are read once for
+ * all, and what all lack of a layer is fetched at once. logits (n, vocab); each has the bits of session_eval
+ * of that token alone. If anything fails, every sequence goes by itself, so that it has its own result (and,
+ * if blocks were lost, the hook below); a context that failed is as long as before. Nobody watches. */
+void session_eval_batch(struct session *, struct session_step *, uint32_t n, float *logits);
 
 /* skv_truncate, with the hook below. */
 int session_truncate(struct session *, uint64_t n, struct skv_error *err);

@@ -11,8 +11,10 @@
 #include "decoder/model/quant.h"
 
 enum {
-    MAX_W = 3,                /* matrices of one call: q, k, v */
-    PART_WEIGHTS = 1 << 16,   /* a part of matmul_rows: some 10 µs of work */
+    MAX_W = 3,  /* matrices of one call: q, k, v */
+    PARTS = 32, /* of matmul_rows, if they have between LEAST and MOST weights: 10 to 40 µs */
+    LEAST_WEIGHTS = 1 << 16,
+    MOST_WEIGHTS = 1 << 18,
     SERIAL_WEIGHTS = 1 << 19, /* below this, waking a thread costs more than it saves */
     TILE_FLOATS = 1 << 18,    /* a tile of spread weights: 1 MiB, half of a usual L2 */
     TILE_TOKENS = 128,        /* where W is f32 already, tokens are split too */
@@ -58,6 +60,26 @@ struct rows_job {
     unsigned first_part[MAX_W];
 };
 
+/* Row r of every x, and rows r + stride … with it where there are n (1 or QUANT_SIDE). */
+static void rows_times(const struct rows_job *job, const struct matmul *m, uint32_t r, uint32_t stride,
+                       unsigned n)
+{
+    const struct matrix *w = m->w;
+    const struct quant_ops *ops = quant_ops(w->type);
+    const uint8_t *row = w->data + r * w->row_bytes;
+    for (uint32_t t = 0; t < job->n; t++) {
+        const float *x = job->x + (size_t)t * w->cols;
+        float y[QUANT_SIDE], *out = m->y + (size_t)t * w->rows + r;
+        if (n == QUANT_SIDE)
+            ops->dot_side(w->cols, row, stride * w->row_bytes, x, y);
+        else
+            y[0] = ops->dot(w->cols, row, x);
+        for (unsigned i = 0; i < n; i++, out += stride)
+            *out = job->add ? *out + y[i] : y[i];
+    }
+}
+
+/* A part's rows are taken four at a time, a quarter of the part from each other: four long streams. */
 static void rows_part(void *arg, unsigned part)
 {
     const struct rows_job *job = arg;
@@ -65,24 +87,22 @@ static void rows_part(void *arg, unsigned part)
     while (job->first_part[i] > part)
         i--;
     const struct matrix *w = job->w[i].w;
-    const struct quant_ops *ops = quant_ops(w->type);
     uint32_t from = (part - job->first_part[i]) * job->part_rows[i];
     uint32_t to = from + job->part_rows[i] < w->rows ? from + job->part_rows[i] : w->rows;
     if (job->n >= MANY_LEAST) {
         matmul_many(&job->w[i], from, to, job->n, job->x, job->add);
         return;
     }
-    for (uint32_t r = from; r < to; r++)
-        for (uint32_t t = 0; t < job->n; t++) {
-            float y = ops->dot(w->cols, w->data + r * w->row_bytes, job->x + (size_t)t * w->cols);
-            float *out = &job->w[i].y[(size_t)t * w->rows + r];
-            *out = job->add ? *out + y : y;
-        }
+    uint32_t quarter = (to - from) / QUANT_SIDE;
+    for (uint32_t r = 0; r < quarter; r++)
+        rows_times(job, &job->w[i], from + r, quarter, QUANT_SIDE);
+    for (uint32_t r = from + QUANT_SIDE * quarter; r < to; r++)
+        rows_times(job, &job->w[i], r, 0, 1);
 }
 
-static uint32_t rows_a_part(const struct matrix *m, uint32_t n)
+static uint32_t rows_a_part(const struct matrix *m, uint32_t n, uint64_t weights)
 {
-    uint32_t rows = PART_WEIGHTS / m->cols;
+    uint32_t rows = (uint32_t)(weights / m->cols);
     rows = rows ? rows : 1;
     return n >= MANY_LEAST ? (rows + MANY_ROWS - 1) / MANY_ROWS * MANY_ROWS : rows;
 }
@@ -94,12 +114,15 @@ int matmul_rows(struct pool *pool, struct matmul_room *room, const struct matmul
     struct rows_job job = {.w = w, .n_w = n_w, .n = n, .x = x, .add = add};
     unsigned parts = 0;
     uint64_t weights = 0;
+    for (size_t i = 0; i < n_w; i++)
+        weights += (uint64_t)w[i].w->rows * w[i].w->cols;
+    uint64_t a_part = weights / PARTS;
+    a_part = a_part < LEAST_WEIGHTS ? LEAST_WEIGHTS : a_part > MOST_WEIGHTS ? MOST_WEIGHTS : a_part;
     for (size_t i = 0; i < n_w; i++) {
         const struct matrix *m = w[i].w;
-        job.part_rows[i] = rows_a_part(m, n);
+        job.part_rows[i] = rows_a_part(m, n, a_part);
         job.first_part[i] = parts;
         parts += (m->rows + job.part_rows[i] - 1) / job.part_rows[i];
-        weights += (uint64_t)m->rows * m->cols;
     }
     if (weights * n < SERIAL_WEIGHTS)
         pool = NULL;

@@ -121,6 +121,12 @@ static inline float add_lanes(float acc[32])
             add_group(w, xs, acc);                                                        \
         }                                                                                 \
         return add_lanes(acc);                                                            \
+    }                                                                                     \
+    static void NAME##_dot_side(size_t n, const void *row, size_t apart, const float *x,  \
+                                float y[QUANT_SIDE])                                      \
+    {                                                                                     \
+        for (unsigned i = 0; i < QUANT_SIDE; i++)                                         \
+            y[i] = NAME##_dot(n, (const uint8_t *)row + i * apart, x);                    \
     }
 FAMILY(f32, 4)
 FAMILY(f16, 2)
@@ -130,11 +136,13 @@ FAMILY(q4_0, 0)
 FAMILY(q4_k, 0)
 FAMILY(q6_k, 0)
 
+#define OPS(NAME)                                  \
+    {                                              \
+        NAME##_to_f32, NAME##_dot, NAME##_dot_side \
+    }
 const struct quant_ops quant_portable[QUANT_TYPES] = {
-    [GGML_F32] = {f32_to_f32, f32_dot},    [GGML_F16] = {f16_to_f32, f16_dot},
-    [GGML_BF16] = {bf16_to_f32, bf16_dot}, [GGML_Q8_0] = {q8_0_to_f32, q8_0_dot},
-    [GGML_Q4_0] = {q4_0_to_f32, q4_0_dot}, [GGML_Q4_K] = {q4_k_to_f32, q4_k_dot},
-    [GGML_Q6_K] = {q6_k_to_f32, q6_k_dot},
+    [GGML_F32] = OPS(f32),   [GGML_F16] = OPS(f16),   [GGML_BF16] = OPS(bf16), [GGML_Q8_0] = OPS(q8_0),
+    [GGML_Q4_0] = OPS(q4_0), [GGML_Q4_K] = OPS(q4_k), [GGML_Q6_K] = OPS(q6_k),
 };
 
 static const struct quant_ops *of_family(const struct kernels *kernels, uint32_t type)

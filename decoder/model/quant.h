@@ -7,7 +7,8 @@
  *
  * DESIGN. dot sums in 32 lanes: element i goes to lane i mod 32, the lanes are added in a fixed tree. A row's
  * bits depend on the row and the vector only, within one kernel family (portable, avx2: chosen like
- * decoder/kernels does). */
+ * decoder/kernels does). dot_side takes four rows side by side, since one stream of reads does not keep
+ * memory busy. */
 #ifndef DECODER_MODEL_QUANT_H
 #define DECODER_MODEL_QUANT_H
 
@@ -28,9 +29,13 @@ enum {
     Q6_K_BYTES = 210, /* u8 low[128], high[64]; i8 scale[16]; f16 d:  w = d·scale·(q - 32) */
 };
 
+enum { QUANT_SIDE = 4 };
 struct quant_ops {
     void (*to_f32)(size_t n, const void *row, float *out);
     float (*dot)(size_t n, const void *row, const float *x);
+    /* y[i] = dot of row i of four, whose beginnings lie `apart` bytes from each other: best if far, so that
+     * each of four streams is long. */
+    void (*dot_side)(size_t n, const void *row, size_t apart, const float *x, float y[QUANT_SIDE]);
 };
 
 /* Operations for a type of gguf.h's enum ggml_type, in the family that kernels_get() names. */

@@ -1,33 +1,48 @@
 /* quant_avx2.c: the AVX2 family (with FMA and F16C); see quant.h. Elsewhere than on x86-64 it is empty and
- * never chosen. */
+ * never chosen.
+ *
+ * DESIGN. Four rows are read side by side, a chunk of each in turn, so that the processor follows four
+ * streams of memory. Each row has its lanes for itself, in its own order: neighbours don't touch its bits.
+ * Inside a chunk the groups of 32 are written out: where a group has its bits and scales is known to the
+ * compiler. */
 #include "decoder/model/quant.h"
 
 #ifdef __AVX2__
 #include <immintrin.h>
+
+#define INLINE static inline __attribute__((always_inline))
 
 /* 32 weights: vector j holds weights 8j … 8j+7. */
 struct group {
     __m256 v[4];
 };
 
-static inline struct group f32_group(const uint8_t *row, size_t i)
+/* The scales of a chunk whose type keeps them apart from the weights (Q4_K: 8 and 8 minima, Q6_K: 16). */
+struct scales {
+    float d[16], m[8];
+};
+
+INLINE struct group f32_group(const uint8_t *row, size_t i, const struct scales *none)
 {
+    (void)none;
     struct group w;
     for (unsigned j = 0; j < 4; j++)
         w.v[j] = _mm256_loadu_ps((const float *)(const void *)(row + i * 128 + 32 * j));
     return w;
 }
 
-static inline struct group f16_group(const uint8_t *row, size_t i)
+INLINE struct group f16_group(const uint8_t *row, size_t i, const struct scales *none)
 {
+    (void)none;
     struct group w;
     for (unsigned j = 0; j < 4; j++)
         w.v[j] = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(row + i * 64 + 16 * j)));
     return w;
 }
 
-static inline struct group bf16_group(const uint8_t *row, size_t i)
+INLINE struct group bf16_group(const uint8_t *row, size_t i, const struct scales *none)
 {
+    (void)none;
     struct group w;
     for (unsigned j = 0; j < 4; j++) {
         __m256i h = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(row + i * 64 + 16 * j)));
@@ -36,96 +51,125 @@ static inline struct group bf16_group(const uint8_t *row, size_t i)
     return w;
 }
 
-/* d·q for two vectors of 16 signed bytes, d0 for the first, d1 for the second. */
-static inline struct group scaled(__m128i a, __m128i b, __m256 d0, __m256 d1)
+/* Eight bytes as integers. From memory this costs half of what it does from a register. */
+INLINE __m256i signed_bytes(const uint8_t *p)
 {
-    struct group w;
-    w.v[0] = _mm256_mul_ps(d0, _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(a)));
-    w.v[1] = _mm256_mul_ps(d0, _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(a, 8))));
-    w.v[2] = _mm256_mul_ps(d1, _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(b)));
-    w.v[3] = _mm256_mul_ps(d1, _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(b, 8))));
-    return w;
+    return _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p));
+}
+INLINE __m256i bytes(const uint8_t *p)
+{
+    return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p));
+}
+INLINE __m256 scaled(__m256 d, __m256i q)
+{
+    return _mm256_mul_ps(d, _mm256_cvtepi32_ps(q));
 }
 
-static inline float half(const uint8_t *p)
+/* An f16 in all lanes. Eight bytes are read, as every block has. */
+INLINE __m256 half_lanes(const uint8_t *p)
 {
-    uint16_t h;
-    memcpy(&h, p, sizeof h);
-    return _cvtsh_ss(h);
+    return _mm256_broadcastss_ps(_mm_cvtph_ps(_mm_loadl_epi64((const __m128i *)p)));
 }
 
-static inline struct group q8_0_group(const uint8_t *row, size_t i)
+INLINE struct group q8_0_group(const uint8_t *row, size_t i, const struct scales *none)
 {
+    (void)none;
     const uint8_t *b = row + i * Q8_0_BYTES;
-    __m256 d = _mm256_set1_ps(half(b));
-    return scaled(_mm_loadu_si128((const __m128i *)(b + 2)), _mm_loadu_si128((const __m128i *)(b + 18)), d,
-                  d);
-}
-
-static inline struct group q4_0_group(const uint8_t *row, size_t i)
-{
-    const uint8_t *b = row + i * Q4_0_BYTES;
-    const __m128i nibble = _mm_set1_epi8(15), eight = _mm_set1_epi8(8);
-    __m128i q = _mm_loadu_si128((const __m128i *)(b + 2));
-    __m128i low = _mm_sub_epi8(_mm_and_si128(q, nibble), eight);
-    __m128i high = _mm_sub_epi8(_mm_and_si128(_mm_srli_epi16(q, 4), nibble), eight);
-    __m256 d = _mm256_set1_ps(half(b));
-    return scaled(low, high, d, d);
-}
-
-static inline struct group q4_k_group(const uint8_t *row, size_t i)
-{
-    const uint8_t *b = row + i / 8 * Q4_K_BYTES;
-    unsigned sub = i % 8;
-    const uint8_t *q = b + 16 + sub / 2 * 32;
-    const __m128i nibble = _mm_set1_epi8(15), shift = _mm_cvtsi32_si128(sub % 2 * 4);
-    uint8_t scale, min;
-    q4_k_scale(b + 4, sub, &scale, &min);
-    __m128i q0 = _mm_and_si128(_mm_srl_epi16(_mm_loadu_si128((const __m128i *)q), shift), nibble);
-    __m128i q1 = _mm_and_si128(_mm_srl_epi16(_mm_loadu_si128((const __m128i *)(q + 16)), shift), nibble);
-    __m256 d = _mm256_set1_ps(half(b) * scale), m = _mm256_set1_ps(half(b + 2) * min);
-    struct group w = scaled(q0, q1, d, d);
+    __m256 d = half_lanes(b);
+    struct group w;
     for (unsigned j = 0; j < 4; j++)
-        w.v[j] = _mm256_sub_ps(w.v[j], m);
+        w.v[j] = scaled(d, signed_bytes(b + 2 + 8 * j));
     return w;
 }
 
-static inline __m128i q6_k_join(const uint8_t *low, const uint8_t *high, __m128i low_shift,
-                                __m128i high_shift)
+INLINE struct group q4_0_group(const uint8_t *row, size_t i, const struct scales *none)
 {
-    __m128i l = _mm_srl_epi16(_mm_loadu_si128((const __m128i *)low), low_shift);
-    __m128i h = _mm_srl_epi16(_mm_loadu_si128((const __m128i *)high), high_shift);
-    l = _mm_and_si128(l, _mm_set1_epi8(15));
-    h = _mm_slli_epi16(_mm_and_si128(h, _mm_set1_epi8(3)), 4);
-    return _mm_sub_epi8(_mm_or_si128(l, h), _mm_set1_epi8(32));
+    (void)none;
+    const uint8_t *b = row + i * Q4_0_BYTES;
+    const __m256i nibble = _mm256_set1_epi32(15), eight = _mm256_set1_epi32(8);
+    __m256 d = half_lanes(b);
+    struct group w;
+    for (unsigned j = 0; j < 2; j++) {
+        __m256i q = bytes(b + 2 + 8 * j);
+        w.v[j] = scaled(d, _mm256_sub_epi32(_mm256_and_si256(q, nibble), eight));
+        w.v[2 + j] = scaled(d, _mm256_sub_epi32(_mm256_srli_epi32(q, 4), eight));
+    }
+    return w;
 }
 
-static inline struct group q6_k_group(const uint8_t *row, size_t i)
+/* The scales and minima of quant.h's q4_k_scale, all sixteen at once. */
+INLINE struct scales q4_k_scales(const uint8_t *b)
 {
-    const uint8_t *b = row + i / 8 * Q6_K_BYTES;
-    unsigned half128 = i % 8 / 4, k = i % 4;
-    const uint8_t *low = b + 64 * half128 + 32 * (k % 2), *high = b + 128 + 32 * half128;
-    const uint8_t *scale = b + 192 + 8 * half128 + 2 * k;
-    __m128i low_shift = _mm_cvtsi32_si128(k / 2 * 4), high_shift = _mm_cvtsi32_si128(2 * k);
-    float d = half(b + 208);
-    return scaled(q6_k_join(low, high, low_shift, high_shift),
-                  q6_k_join(low + 16, high + 16, low_shift, high_shift),
-                  _mm256_set1_ps(d * (float)(int8_t)scale[0]), _mm256_set1_ps(d * (float)(int8_t)scale[1]));
+    uint32_t w[3];
+    memcpy(w, b + 4, sizeof w);
+    uint32_t scale[2] = {w[0] & 0x3f3f3f3f, (w[2] & 0x0f0f0f0f) | (w[0] >> 2 & 0x30303030)};
+    uint32_t min[2] = {w[1] & 0x3f3f3f3f, (w[2] >> 4 & 0x0f0f0f0f) | (w[1] >> 2 & 0x30303030)};
+    struct scales s;
+    _mm256_storeu_ps(s.d, scaled(half_lanes(b), bytes((const uint8_t *)scale)));
+    _mm256_storeu_ps(s.m, scaled(half_lanes(b + 2), bytes((const uint8_t *)min)));
+    return s;
 }
 
-static inline void store_group(struct group w, float *out)
+INLINE struct group q4_k_group(const uint8_t *row, size_t i, const struct scales *s)
+{
+    const unsigned sub = i % 8;
+    const uint8_t *q = row + 16 + sub / 2 * 32;
+    __m256 d = _mm256_broadcast_ss(&s->d[sub]), m = _mm256_broadcast_ss(&s->m[sub]);
+    struct group w;
+    for (unsigned j = 0; j < 4; j++) {
+        __m256i both = bytes(q + 8 * j);
+        __m256i code = sub % 2 ? _mm256_srli_epi32(both, 4) : _mm256_and_si256(both, _mm256_set1_epi32(15));
+        w.v[j] = _mm256_sub_ps(scaled(d, code), m);
+    }
+    return w;
+}
+
+INLINE struct scales q6_k_scales(const uint8_t *b)
+{
+    /* d ends the block: nothing beyond it is read */
+    __m128 last = _mm_cvtph_ps(_mm_loadl_epi64((const __m128i *)(b + 202)));
+    __m256 d = _mm256_broadcastss_ps(_mm_permute_ps(last, 0xff));
+    struct scales s;
+    _mm256_storeu_ps(s.d, scaled(d, signed_bytes(b + 192)));
+    _mm256_storeu_ps(s.d + 8, scaled(d, signed_bytes(b + 200)));
+    return s;
+}
+
+INLINE struct group q6_k_group(const uint8_t *row, size_t i, const struct scales *s)
+{
+    const unsigned half = (unsigned)i / 4, k = i % 4;
+    const uint8_t *low = row + 64 * half + 32 * (k % 2), *high = row + 128 + 32 * half;
+    const __m256i nibble = _mm256_set1_epi32(15), two_bits = _mm256_set1_epi32(3);
+    struct group w;
+    for (unsigned j = 0; j < 4; j++) {
+        __m256i l = _mm256_and_si256(_mm256_srli_epi32(bytes(low + 8 * j), (int)(k / 2 * 4)), nibble);
+        __m256i h = _mm256_and_si256(_mm256_srli_epi32(bytes(high + 8 * j), (int)(2 * k)), two_bits);
+        __m256i code = _mm256_sub_epi32(_mm256_or_si256(l, _mm256_slli_epi32(h, 4)), _mm256_set1_epi32(32));
+        w.v[j] = scaled(_mm256_broadcast_ss(&s->d[8 * half + 2 * k + j / 2]), code);
+    }
+    return w;
+}
+
+/* The other types have theirs in each group, or none. */
+INLINE struct scales no_scales(const uint8_t *b)
+{
+    (void)b;
+    return (struct scales){{0}, {0}};
+}
+
+INLINE void store_group(struct group w, float *out)
 {
     for (unsigned j = 0; j < 4; j++)
         _mm256_storeu_ps(out + 8 * j, w.v[j]);
 }
 
-static inline void add_group(struct group w, const float *x, __m256 acc[4])
+INLINE void add_group(struct group w, const float *x, __m256 acc[4])
 {
     for (unsigned j = 0; j < 4; j++)
         acc[j] = _mm256_fmadd_ps(w.v[j], _mm256_loadu_ps(x + 8 * j), acc[j]);
 }
 
-static inline float add_lanes(const __m256 acc[4])
+INLINE float add_lanes(const __m256 acc[4])
 {
     __m256 v = _mm256_add_ps(_mm256_add_ps(acc[0], acc[1]), _mm256_add_ps(acc[2], acc[3]));
     __m128 h = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
@@ -133,47 +177,91 @@ static inline float add_lanes(const __m256 acc[4])
     return _mm_cvtss_f32(_mm_add_ss(h, _mm_movehdup_ps(h)));
 }
 
-/* ELEMENT is the size of one weight where rows may end inside a group of 32 (F32, F16, BF16), else 0. */
-#define FAMILY(NAME, ELEMENT)                                                             \
-    static void NAME##_to_f32(size_t n, const void *row, float *out)                      \
-    {                                                                                     \
-        for (size_t i = 0; i < n / 32; i++)                                               \
-            store_group(NAME##_group(row, i), out + 32 * i);                              \
-        if (ELEMENT && n % 32) {                                                          \
-            uint8_t tail[128] = {0};                                                      \
-            float w[32];                                                                  \
-            memcpy(tail, (const uint8_t *)row + n / 32 * 32 * ELEMENT, n % 32 * ELEMENT); \
-            store_group(NAME##_group(tail, 0), w);                                        \
-            memcpy(out + n / 32 * 32, w, n % 32 * sizeof *w);                             \
-        }                                                                                 \
-    }                                                                                     \
-    static float NAME##_dot(size_t n, const void *row, const float *x)                    \
-    {                                                                                     \
-        __m256 zero = _mm256_setzero_ps(), acc[4] = {zero, zero, zero, zero};             \
-        for (size_t i = 0; i < n / 32; i++)                                               \
-            add_group(NAME##_group(row, i), x + 32 * i, acc);                             \
-        if (ELEMENT && n % 32) {                                                          \
-            uint8_t tail[128] = {0};                                                      \
-            float xs[32] = {0};                                                           \
-            memcpy(tail, (const uint8_t *)row + n / 32 * 32 * ELEMENT, n % 32 * ELEMENT); \
-            memcpy(xs, x + n / 32 * 32, n % 32 * sizeof *xs);                             \
-            add_group(NAME##_group(tail, 0), xs, acc);                                    \
-        }                                                                                 \
-        return add_lanes(acc);                                                            \
+/* GROUPS: of a chunk. BLOCK: bytes of 256 weights. ELEMENT: the size of one weight where rows may end inside
+ * a group of 32 (F32, F16, BF16), else 0. Types with SCALES have chunks of a block, whose scales are made
+ * once, and rows of whole blocks. */
+#define ADD(NAME, i) add_group(NAME##_group(chunk, i, &s), x + 32 * (i), a)
+#define FAMILY(NAME, GROUPS, BLOCK, ELEMENT, SCALES)                                                         \
+    static void NAME##_to_f32(size_t n, const void *row, float *out)                                         \
+    {                                                                                                        \
+        for (size_t i = 0; i < n / 32; i++) {                                                                \
+            const uint8_t *block = (const uint8_t *)row + i / 8 * (BLOCK);                                   \
+            const struct scales s = SCALES(block);                                                           \
+            store_group(NAME##_group(block, i % 8, &s), out + 32 * i);                                       \
+        }                                                                                                    \
+        if (ELEMENT && n % 32) {                                                                             \
+            uint8_t tail[128] = {0};                                                                         \
+            float w[32];                                                                                     \
+            memcpy(tail, (const uint8_t *)row + n / 32 * 32 * ELEMENT, n % 32 * ELEMENT);                    \
+            store_group(NAME##_group(tail, 0, NULL), w);                                                     \
+            memcpy(out + n / 32 * 32, w, n % 32 * sizeof *w);                                                \
+        }                                                                                                    \
+    }                                                                                                        \
+    INLINE void NAME##_chunk(const uint8_t *chunk, const float *x, __m256 acc[4])                            \
+    {                                                                                                        \
+        const struct scales s = SCALES(chunk);                                                               \
+        __m256 a[4] = {acc[0], acc[1], acc[2], acc[3]};                                                      \
+        ADD(NAME, 0), ADD(NAME, 1);                                                                          \
+        if (GROUPS >= 4)                                                                                     \
+            ADD(NAME, 2), ADD(NAME, 3);                                                                      \
+        if (GROUPS == 8)                                                                                     \
+            ADD(NAME, 4), ADD(NAME, 5), ADD(NAME, 6), ADD(NAME, 7);                                          \
+        for (unsigned j = 0; j < 4; j++)                                                                     \
+            acc[j] = a[j];                                                                                   \
+    }                                                                                                        \
+    /* What of a row is beyond its chunks, and the sum. */                                                   \
+    INLINE float NAME##_end(size_t n, const uint8_t *row, const float *x, __m256 acc[4])                     \
+    {                                                                                                        \
+        for (size_t i = n / 32 / GROUPS * GROUPS; GROUPS < 8 && i < n / 32; i++)                             \
+            add_group(NAME##_group(row, i, NULL), x + 32 * i, acc);                                          \
+        if (ELEMENT && n % 32) {                                                                             \
+            uint8_t tail[128] = {0};                                                                         \
+            float xs[32] = {0};                                                                              \
+            memcpy(tail, row + n / 32 * 32 * ELEMENT, n % 32 * ELEMENT);                                     \
+            memcpy(xs, x + n / 32 * 32, n % 32 * sizeof *xs);                                                \
+            add_group(NAME##_group(tail, 0, NULL), xs, acc);                                                 \
+        }                                                                                                    \
+        return add_lanes(acc);                                                                               \
+    }                                                                                                        \
+    INLINE void NAME##_rows(const unsigned rows, size_t n, const uint8_t *row, size_t apart, const float *x, \
+                            float *y)                                                                        \
+    {                                                                                                        \
+        __m256 acc[QUANT_SIDE][4];                                                                           \
+        for (unsigned r = 0; r < rows; r++)                                                                  \
+            for (unsigned j = 0; j < 4; j++)                                                                 \
+                acc[r][j] = _mm256_setzero_ps();                                                             \
+        for (size_t c = 0; c < n / 32 / GROUPS; c++)                                                         \
+            for (unsigned r = 0; r < rows; r++)                                                              \
+                NAME##_chunk(row + r * apart + c * ((BLOCK)*GROUPS / 8), x + 32 * GROUPS * c, acc[r]);       \
+        for (unsigned r = 0; r < rows; r++)                                                                  \
+            y[r] = NAME##_end(n, row + r * apart, x, acc[r]);                                                \
+    }                                                                                                        \
+    static void NAME##_dot_side(size_t n, const void *row, size_t apart, const float *x,                     \
+                                float y[QUANT_SIDE])                                                         \
+    {                                                                                                        \
+        NAME##_rows(QUANT_SIDE, n, row, apart, x, y);                                                        \
+    }                                                                                                        \
+    static float NAME##_dot(size_t n, const void *row, const float *x)                                       \
+    {                                                                                                        \
+        float y;                                                                                             \
+        NAME##_rows(1, n, row, 0, x, &y);                                                                    \
+        return y;                                                                                            \
     }
-FAMILY(f32, 4)
-FAMILY(f16, 2)
-FAMILY(bf16, 2)
-FAMILY(q8_0, 0)
-FAMILY(q4_0, 0)
-FAMILY(q4_k, 0)
-FAMILY(q6_k, 0)
+FAMILY(f32, 4, 1024, 4, no_scales)
+FAMILY(f16, 4, 512, 2, no_scales)
+FAMILY(bf16, 4, 512, 2, no_scales)
+FAMILY(q8_0, 4, 8 * Q8_0_BYTES, 0, no_scales)
+FAMILY(q4_0, 4, 8 * Q4_0_BYTES, 0, no_scales)
+FAMILY(q4_k, 8, Q4_K_BYTES, 0, q4_k_scales)
+FAMILY(q6_k, 8, Q6_K_BYTES, 0, q6_k_scales)
 
+#define OPS(NAME)                                  \
+    {                                              \
+        NAME##_to_f32, NAME##_dot, NAME##_dot_side \
+    }
 const struct quant_ops quant_avx2[QUANT_TYPES] = {
-    [GGML_F32] = {f32_to_f32, f32_dot},    [GGML_F16] = {f16_to_f32, f16_dot},
-    [GGML_BF16] = {bf16_to_f32, bf16_dot}, [GGML_Q8_0] = {q8_0_to_f32, q8_0_dot},
-    [GGML_Q4_0] = {q4_0_to_f32, q4_0_dot}, [GGML_Q4_K] = {q4_k_to_f32, q4_k_dot},
-    [GGML_Q6_K] = {q6_k_to_f32, q6_k_dot},
+    [GGML_F32] = OPS(f32),   [GGML_F16] = OPS(f16),   [GGML_BF16] = OPS(bf16), [GGML_Q8_0] = OPS(q8_0),
+    [GGML_Q4_0] = OPS(q4_0), [GGML_Q4_K] = OPS(q4_k), [GGML_Q6_K] = OPS(q6_k),
 };
 #else
 const struct quant_ops quant_avx2[QUANT_TYPES];

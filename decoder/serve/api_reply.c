@@ -120,6 +120,15 @@ static json_t *usage_object(const struct api_usage *u)
                      "prompt_tokens_details", "cached_tokens", (json_int_t)u->cached);
 }
 
+/* What is not in OpenAI's API: how much of the context the answer did without. */
+static void add_loss(const struct api_answer *a, json_t *o, const struct api_usage *u)
+{
+    if (a->degrades)
+        json_object_set_new(o, "scoutkv",
+                            json_pack("{s:I, s:f}", "degraded_steps", (json_int_t)u->degraded,
+                                      "estimated_missed_mass", u->missed_mass));
+}
+
 /* choices: taken over. */
 static json_t *head(const struct api_answer *a, const char *object, json_t *choices)
 {
@@ -140,17 +149,23 @@ char *api_reply(const struct api_answer *a, const char *text, size_t len, const 
                            logprobs(a, l, n), "finish_reason", finish_reason(finish));
     json_t *o = head(a, a->chat ? "chat.completion" : "text_completion", choice);
     json_object_set_new(o, "usage", usage_object(u));
+    add_loss(a, o, u);
     return dump(o);
 }
 
 /* A chunk; choice (taken over) NULL: one without. */
-static char *chunk(const struct api_answer *a, json_t *choice, const struct api_usage *u)
+static json_t *chunk_object(const struct api_answer *a, json_t *choice, const struct api_usage *u)
 {
     json_t *o = head(a, a->chat ? "chat.completion.chunk" : "text_completion",
                      choice ? json_pack("[o]", choice) : json_array());
     if (a->include_usage)
         json_object_set_new(o, "usage", u ? usage_object(u) : json_null());
-    return event(o);
+    return o;
+}
+
+static char *chunk(const struct api_answer *a, json_t *choice, const struct api_usage *u)
+{
+    return event(chunk_object(a, choice, u));
 }
 
 char *api_chunk_begin(const struct api_answer *a)
@@ -172,13 +187,16 @@ char *api_chunk_text(const struct api_answer *a, const char *text, size_t len, c
     return choice ? chunk(a, choice, NULL) : NULL;
 }
 
-char *api_chunk_finish(const struct api_answer *a, const char *finish)
+char *api_chunk_finish(const struct api_answer *a, const char *finish, const struct api_usage *u)
 {
     json_t *choice =
         a->chat
             ? json_pack("{s:i, s:{}, s:n, s:s}", "index", 0, "delta", "logprobs", "finish_reason", finish)
             : json_pack("{s:i, s:s, s:n, s:s}", "index", 0, "text", "", "logprobs", "finish_reason", finish);
-    return choice ? chunk(a, choice, NULL) : NULL;
+    json_t *o = choice ? chunk_object(a, choice, NULL) : NULL;
+    if (o)
+        add_loss(a, o, u);
+    return o ? event(o) : NULL;
 }
 
 char *api_chunk_usage(const struct api_answer *a, const struct api_usage *u)

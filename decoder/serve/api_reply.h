@@ -13,12 +13,15 @@
 struct api_answer { /* what all parts of one answer say */
     bool chat, include_usage;
     bool logprobs;
+    bool degrades; /* --on-loss: it is told what was missed */
     char id[40];
     const char *model;
     int64_t created; /* seconds since 1970 */
 };
 struct api_usage {
     uint64_t prompt, cached, completion; /* tokens; cached: of the prompt, found on the tier */
+    uint64_t degraded;  /* steps, and chunks of the prompt, that went on without pages that no node gave, */
+    double missed_mass; /* and the estimated share of the attention mass that these had, on average */
 };
 
 void api_answer_name(struct api_answer *); /* a new random id, by its kind */
@@ -29,7 +32,7 @@ char *api_reply(const struct api_answer *, const char *text, size_t len, const c
 char *api_chunk_begin(const struct api_answer *); /* chat only: says who speaks */
 char *api_chunk_text(const struct api_answer *, const char *text, size_t len, const struct token_logprobs *,
                      size_t n_logprobs);
-char *api_chunk_finish(const struct api_answer *, const char *finish);
+char *api_chunk_finish(const struct api_answer *, const char *finish, const struct api_usage *);
 char *api_chunk_usage(const struct api_answer *, const struct api_usage *);
 char *api_chunk_error(const struct api_error *);
 #define API_CHUNK_DONE "data: [DONE]\n\n"

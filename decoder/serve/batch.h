@@ -1,8 +1,4 @@
-/* batch.h: one decode step of several sequences.
- *
- * Each goes through the weights by itself. One pass over the weights for all of them, one attend, one round
- * of fetches: that belongs here, behind the same function, and decode's bits allow it (forward.h: a token's
- * logits don't depend on how many tokens a pass has). */
+/* batch.h: one decode step of several sequences: they read the weights once, and fetch at once. */
 #ifndef SERVE_BATCH_H
 #define SERVE_BATCH_H
 

@@ -4,10 +4,10 @@
 #include <errno.h>
 #include <math.h>
 
-int exchange_init(struct exchange *x, unsigned room, unsigned parallel)
+int exchange_init(struct exchange *x, unsigned room, unsigned parallel, uint64_t memory)
 {
     pthread_condattr_t monotonic;
-    *x = (struct exchange){.room = room, .parallel = parallel};
+    *x = (struct exchange){.room = room, .parallel = parallel, .memory = memory};
     x->last = &x->first;
     if (pthread_condattr_init(&monotonic))
         return -ENOMEM;
@@ -33,11 +33,23 @@ uint64_t exchange_retry_after(double mean_s, unsigned parallel)
     return s < 1 ? 1 : s > 600 ? 600 : (uint64_t)s;
 }
 
-/* Those that the worker has a slot for, and will take after its step, don't wait. */
-static unsigned room_now(const struct exchange *x)
+/* How many would wait, with one more of so many bytes behind them: those that the worker has a slot and room
+ * for, and will take after its step, don't. */
+static unsigned waiting_with(const struct exchange *x, uint64_t bytes)
+{
+    unsigned active = atomic_load(&x->active), slots = active < x->parallel ? x->parallel - active : 0, n = 0;
+    uint64_t left = x->memory - x->taken;
+    const struct ticket *t = x->first;
+    for (; t && slots && t->bytes <= left; t = t->next, slots--, n++)
+        left -= t->bytes;
+    return t || !slots || bytes > left ? x->n + 1 - n : 0;
+}
+
+/* How many go on at once, for a guess at when there is room. */
+static unsigned at_once(const struct exchange *x)
 {
     unsigned active = atomic_load(&x->active);
-    return x->room + (active < x->parallel ? x->parallel - active : 0);
+    return active ? active : x->parallel;
 }
 
 int exchange_put(struct exchange *x, struct ticket *t, uint64_t *retry_after_s, struct api_error *e)
@@ -48,8 +60,8 @@ int exchange_put(struct exchange *x, struct ticket *t, uint64_t *retry_after_s, 
     if (x->closed) {
         api_error(e, 503, "shutting_down", NULL, "the server is stopping");
         rc = -EAGAIN;
-    } else if (x->n >= room_now(x)) {
-        *retry_after_s = exchange_retry_after(x->mean_s, x->parallel);
+    } else if (waiting_with(x, t->bytes) > x->room) {
+        *retry_after_s = exchange_retry_after(x->mean_s, at_once(x));
         api_error(e, 429, "queue_full", NULL, "%u requests are waiting already: try again in %llu s", x->n,
                   (unsigned long long)*retry_after_s);
         rc = -EAGAIN;
@@ -76,17 +88,49 @@ static struct ticket *unlink_at(struct exchange *x, struct ticket **at)
     return t;
 }
 
+/* With the lock held: there is somebody, with room for all that was asked for. */
+static bool fits(const struct exchange *x)
+{
+    return x->first && x->first->bytes <= x->memory - x->taken;
+}
+
 struct ticket *exchange_take(struct exchange *x, unsigned timeout_ms)
 {
     uint64_t until = clock_ns() + timeout_ms * NS_PER_MS;
     struct timespec end = {.tv_sec = (time_t)(until / NS_PER_S), .tv_nsec = (long)(until % NS_PER_S)};
     int rc = timeout_ms ? 0 : ETIMEDOUT;
     pthread_mutex_lock(&x->lock);
-    while (!x->first && !x->closed && rc == 0)
+    while (!fits(x) && !x->closed && rc == 0)
         rc = pthread_cond_timedwait(&x->came, &x->lock, &end);
-    struct ticket *t = x->first ? unlink_at(x, &x->first) : NULL;
+    struct ticket *t = fits(x) ? unlink_at(x, &x->first) : NULL;
+    if (t)
+        x->taken += t->bytes;
     pthread_mutex_unlock(&x->lock);
     return t;
+}
+
+bool exchange_more(struct exchange *x, uint64_t bytes)
+{
+    pthread_mutex_lock(&x->lock);
+    bool enough = bytes <= x->memory - x->taken;
+    x->taken += enough ? bytes : 0;
+    pthread_mutex_unlock(&x->lock);
+    return enough;
+}
+
+void exchange_give(struct exchange *x, uint64_t bytes)
+{
+    pthread_mutex_lock(&x->lock);
+    x->taken -= bytes;
+    pthread_mutex_unlock(&x->lock);
+}
+
+uint64_t exchange_taken(struct exchange *x)
+{
+    pthread_mutex_lock(&x->lock);
+    uint64_t taken = x->taken;
+    pthread_mutex_unlock(&x->lock);
+    return taken;
 }
 
 void exchange_sweep(struct exchange *x, uint64_t before_ns, const struct api_error *e)

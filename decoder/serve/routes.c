@@ -1,5 +1,7 @@
 /* routes.c: what is served under which path. */
 #include "common/clock.h"
+#include "common/size.h"
+#include "decoder/serve/room.h"
 #include "decoder/serve/chat_prompt.h"
 #include "decoder/serve/serve_impl.h"
 
@@ -23,10 +25,11 @@ static enum MHD_Result health(struct call *c)
 {
     struct exchange *x = &c->serve->exchange;
     return json(c,
-                json_pack("{s:s, s:s, s:i, s:i, s:i, s:i}", "status", exchange_closed(x) ? "stopping" : "ok",
-                          "model", c->serve->opts.model_id, "active", (int)atomic_load(&x->active), "waiting",
-                          (int)exchange_waiting(x), "nodes", (int)atomic_load(&x->nodes), "nodes_up",
-                          (int)atomic_load(&x->nodes_up)));
+                json_pack("{s:s, s:s, s:i, s:i, s:I, s:I, s:i, s:i}", "status",
+                          exchange_closed(x) ? "stopping" : "ok", "model", c->serve->opts.model_id, "active",
+                          (int)atomic_load(&x->active), "waiting", (int)exchange_waiting(x), "memory",
+                          (json_int_t)x->memory, "memory_taken", (json_int_t)exchange_taken(x), "nodes",
+                          (int)atomic_load(&x->nodes), "nodes_up", (int)atomic_load(&x->nodes_up)));
 }
 
 static json_t *model_object(const struct serve *s)
@@ -210,6 +213,23 @@ static int check_length(struct ticket *t, const struct serve *s, struct api_erro
     return 0;
 }
 
+/* What it will hold, for as many tokens as it may come to; of an answer without a limit a beginning. */
+static int check_room(struct ticket *t, const struct serve *s, struct api_error *e)
+{
+    const struct serve_opts *o = &s->opts;
+    uint64_t answer = t->request.max_tokens < 0 && t->max_tokens > ROOM_ANSWER ? ROOM_ANSWER : t->max_tokens;
+    t->tokens = t->n_ids + answer < o->limit ? t->n_ids + answer : o->limit;
+    t->bytes = room_bytes(o->shape, o->context, o->chunk, t->tokens);
+    if (t->bytes <= o->memory)
+        return 0;
+    char needs[32], has[32];
+    return api_error(
+        e, 400, "context_length_exceeded", t->request.chat ? "messages" : "prompt",
+        "a context of %" PRIu64 " tokens needs %s of memory, and this server has %s for all requests "
+        "(--memory): ask for fewer tokens",
+        t->tokens, size_format(needs, sizeof needs, t->bytes), size_format(has, sizeof has, o->memory));
+}
+
 static int fill_ticket(struct ticket *t, const struct serve *s, struct api_error *e)
 {
     struct api_request *r = &t->request;
@@ -224,11 +244,14 @@ static int fill_ticket(struct ticket *t, const struct serve *s, struct api_error
         rc = token_prompt(t, s, e);
     if (!rc)
         rc = check_length(t, s, e);
+    if (!rc)
+        rc = check_room(t, s, e);
     if (!r->has_seed)
         randombytes_buf(&r->seed, sizeof r->seed);
     t->answer = (struct api_answer){.chat = r->chat,
                                     .include_usage = r->include_usage,
                                     .logprobs = r->logprobs,
+                                    .degrades = s->opts.context->on_loss == SKV_LOSS_DEGRADE,
                                     .model = s->opts.model_id,
                                     .created = (int64_t)(clock_wall_ns() / NS_PER_S)};
     api_answer_name(&t->answer);

@@ -1,5 +1,6 @@
 #include "decoder/serve/sequence.h"
 #include "common/clock.h"
+#include "decoder/serve/room.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -18,9 +19,6 @@ int sequence_open(struct serving *w, struct ticket *t, struct sequence *s)
         .sampler = {{r->temperature, r->top_k, r->top_p, r->min_p}, r->seed},
         .text = {.stops = t->stop, .n_stops = t->n_stop},
     };
-    s->logits = malloc(w->model->params.vocab * sizeof *s->logits);
-    if (!s->logits)
-        return skv_fail(&s->error, -ENOMEM, "out of memory");
     return sequence_begin(w, s);
 }
 
@@ -63,6 +61,15 @@ static void keep(struct serving *w, struct sequence *s)
                   s->ticket->answer.id, err.text);
 }
 
+/* After each pass: whether it went on without pages that no node gave. */
+static void note_loss(struct sequence *s)
+{
+    struct skv_stats stats;
+    skv_context_stats(s->ctx, &stats);
+    s->degraded += stats.passes_lost > s->lost_before; /* it counts layers */
+    s->lost_before = stats.passes_lost;
+}
+
 /* Chunks end at multiples of the chunk's length: these are the passes of session_prefill. */
 int sequence_prefill(struct serving *w, struct sequence *s)
 {
@@ -70,12 +77,16 @@ int sequence_prefill(struct serving *w, struct sequence *s)
     size_t left = t->n_ids - s->done, room = w->chunk - s->done % w->chunk;
     uint32_t n = (uint32_t)(left < room ? left : room);
     session_use(w->session, s->ctx);
-    int rc = session_eval(w->session, SKV_PREFILL, t->ids + s->done, n, n == left ? s->logits : NULL, false,
+    int rc = session_eval(w->session, SKV_PREFILL, t->ids + s->done, n, n == left ? w->logits : NULL, false,
                           &s->error);
     if (rc)
         return rc;
+    s->error.code = 0; /* a loss that was made good leaves its reason there */
     s->done += n;
     atomic_store(&s->ticket->prefilled, s->done);
+    note_loss(s);
+    if (s->degraded)
+        s->keep_at = 0; /* nobody else would look for that */
     if (s->done == s->keep_at)
         keep(w, s);
     if (sequence_prefilled(s) && t->max_tokens == 0)
@@ -83,15 +94,9 @@ int sequence_prefill(struct serving *w, struct sequence *s)
     return 0;
 }
 
-int sequence_step(struct serving *w, struct sequence *s)
-{
-    session_use(w->session, s->ctx);
-    return session_eval(w->session, SKV_DECODE, &s->next, 1, s->logits, false, &s->error);
-}
-
 /* ---- what comes out ---- */
 
-static int note_logprobs(struct serving *w, struct sequence *s)
+static int note_logprobs(struct serving *w, struct sequence *s, const float *logits)
 {
     if (!s->ticket->request.logprobs)
         return 0;
@@ -104,7 +109,7 @@ static int note_logprobs(struct serving *w, struct sequence *s)
         s->logprobs_room = room;
     }
     struct token_logprobs *l = &s->logprobs[s->n_logprobs++];
-    logprobs_of(s->logits, w->model->params.vocab, s->next, s->ticket->request.n_top, l);
+    logprobs_of(logits, w->model->params.vocab, s->next, s->ticket->request.n_top, l);
     l->piece = tokenizer_piece(w->tok, s->next, false);
     for (unsigned i = 0; i < l->n_top; i++)
         l->top_piece[i] = tokenizer_piece(w->tok, l->top[i].id, true);
@@ -150,7 +155,22 @@ static void forbid_end(const struct serving *w, float *logits)
             logits[id] = -INFINITY;
 }
 
-static int take(struct serving *w, struct sequence *s)
+/* The next token has room; a longer answer than was foreseen may get more. */
+static bool has_room(struct serving *w, struct sequence *s)
+{
+    struct ticket *t = s->ticket;
+    if (skv_length(s->ctx) < t->tokens)
+        return true;
+    uint64_t tokens = t->tokens + ROOM_MORE < w->limit ? t->tokens + ROOM_MORE : w->limit;
+    uint64_t bytes = room_bytes(w->shape, w->context, w->chunk, tokens);
+    if (bytes > t->bytes && !exchange_more(w->exchange, bytes - t->bytes))
+        return false;
+    t->bytes = bytes > t->bytes ? bytes : t->bytes;
+    t->tokens = tokens;
+    return true;
+}
+
+static int take(struct serving *w, struct sequence *s, const float *logits)
 {
     struct ticket *t = s->ticket;
     if (tokenizer_is_eog(w->tok, s->next)) {
@@ -159,7 +179,7 @@ static int take(struct serving *w, struct sequence *s)
     }
     struct gguf_str piece = tokenizer_piece(w->tok, s->next, false);
     size_t before = s->text.len;
-    int rc = note_logprobs(w, s);
+    int rc = note_logprobs(w, s, logits);
     if (!rc && (rc = stop_text_push(&s->text, piece.data, piece.len)) != 0)
         skv_fail(&s->error, rc, "out of memory");
     if (rc)
@@ -169,24 +189,25 @@ static int take(struct serving *w, struct sequence *s)
     s->n_generated++;
     if (s->text.stopped)
         s->finish = "stop";
-    else if (s->n_generated >= t->max_tokens || skv_length(s->ctx) >= w->limit)
+    else if (s->n_generated >= t->max_tokens || skv_length(s->ctx) >= w->limit || !has_room(w, s))
         s->finish = "length";
     return 0;
 }
 
-int sequence_draw(struct serving *w, struct sequence *s)
+int sequence_draw(struct serving *w, struct sequence *s, float *logits)
 {
     struct ticket *t = s->ticket;
+    note_loss(s);
     if (s->n_generated == 0) {
         s->first_ns = clock_ns();
         if (t->request.stream && t->answer.chat)
             ticket_event(t, api_chunk_begin(&t->answer));
     }
     if (t->request.ignore_eos)
-        forbid_end(w, s->logits);
-    int rc = sample_next(&s->sampler, s->logits, w->model->params.vocab, &s->next, &s->error);
+        forbid_end(w, logits);
+    int rc = sample_next(&s->sampler, logits, w->model->params.vocab, &s->next, &s->error);
     if (!rc)
-        rc = take(w, s);
+        rc = take(w, s, logits);
     if (!rc && !s->finish)
         send_text(s);
     return rc;
@@ -196,6 +217,10 @@ static void tell(const struct serving *w, const struct sequence *s)
 {
     const struct ticket *t = s->ticket;
     uint64_t now = clock_ns();
+    if (s->degraded)
+        log_write(w->log, LOG_LEVEL_WARN,
+                  "%s: %" PRIu64 " steps went on without pages that no node gave in time", t->answer.id,
+                  s->degraded);
     log_write(w->log, LOG_LEVEL_INFO,
               "%s: prompt %zu tokens, %" PRIu64 " of them found; generated %" PRIu64
               ", ended by: %s; waited %.3f s, first token after %.3f s, all after %.3f s",
@@ -208,7 +233,10 @@ static void tell(const struct serving *w, const struct sequence *s)
 int sequence_finish(struct serving *w, struct sequence *s)
 {
     struct ticket *t = s->ticket;
-    const struct api_usage usage = {t->n_ids, s->found, s->n_generated};
+    struct skv_stats stats;
+    skv_context_stats(s->ctx, &stats);
+    const struct api_usage usage = {t->n_ids, s->found, s->n_generated, s->degraded,
+                                    stats.lost_n > 0 ? stats.lost_mass / stats.lost_n : 0};
     int rc = stop_text_end(&s->text);
     if (rc)
         return skv_fail(&s->error, rc, "out of memory");
@@ -217,7 +245,7 @@ int sequence_finish(struct serving *w, struct sequence *s)
     s->n_logprobs = n;
     if (t->request.stream) {
         send_text(s);
-        ticket_event(t, api_chunk_finish(&t->answer, s->finish));
+        ticket_event(t, api_chunk_finish(&t->answer, s->finish, &usage));
         if (t->answer.include_usage)
             ticket_event(t, api_chunk_usage(&t->answer, &usage));
         ticket_event(t, strdup(API_CHUNK_DONE));
@@ -236,7 +264,6 @@ void sequence_close(struct sequence *s)
         skv_context_close(s->ctx);
     stop_text_free(&s->text);
     free(s->logprobs);
-    free(s->logits);
     ticket_release(s->ticket);
     *s = (struct sequence){0};
 }

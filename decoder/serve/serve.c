@@ -123,7 +123,7 @@ static void prepare_worker(struct serve *s)
                                   .keys = s->keys,
                                   .prefixes = s->prefixes,
                                   .log = o->log};
-    w->exchange = &s->exchange;
+    w->exchange = w->serving.exchange = &s->exchange;
     w->parallel = o->parallel;
     w->threads = o->threads;
     w->time_limit_ns = o->time_limit_ms * NS_PER_MS;
@@ -141,7 +141,7 @@ int serve_open(const struct serve_opts *opts, struct serve **out, struct skv_err
     s->opts = *opts;
     s->started = (int64_t)(clock_wall_ns() / NS_PER_S);
     pthread_mutex_init(&s->lock, NULL);
-    rc = exchange_init(&s->exchange, opts->queue, opts->parallel);
+    rc = exchange_init(&s->exchange, opts->queue, opts->parallel, opts->memory);
     if (rc) {
         free(s);
         return skv_fail(err, rc, "out of memory");

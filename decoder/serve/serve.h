@@ -28,6 +28,7 @@ struct serve_opts { /* what it points at stays the caller's, as long as the serv
     const char *api_keys; /* a file, or NULL: any key is accepted */
 
     uint32_t parallel;      /* requests worked on at once, up to SCHEDULER_SLOTS */
+    uint64_t memory;        /* bytes that their contexts may hold together */
     uint32_t queue;         /* requests that may wait besides */
     uint64_t limit;         /* tokens of a context */
     uint64_t max_tokens;    /* of an answer; 0: what the context holds */

@@ -22,7 +22,9 @@ struct ticket {
     size_t n_ids;
     const char *stop[API_STOPS + 1]; /* the request's, and the chat template's */
     size_t n_stop;
-    uint64_t max_tokens;  /* to generate */
+    uint64_t max_tokens; /* to generate */
+    /* Tokens that it has room for, and what these take (room.h); the worker's from when it is taken. */
+    uint64_t tokens, bytes;
     uint64_t accepted_ns; /* clock_ns() */
 
     struct ticket *next; /* in the queue; the exchange's */

@@ -19,9 +19,11 @@ enum {
 static void leave(struct worker *w, unsigned slot)
 {
     exchange_served(w->exchange, (double)(clock_ns() - w->sequences[slot].begun_ns) * 1e-9);
+    uint64_t bytes = w->sequences[slot].ticket->bytes;
     sequence_close(&w->sequences[slot]);
     scheduler_remove(&w->scheduler, slot);
     atomic_store(&w->exchange->active, w->scheduler.n_used);
+    exchange_give(w->exchange, bytes);
 }
 
 static void fail(struct worker *w, unsigned slot, const struct api_error *e)
@@ -148,7 +150,7 @@ static void run_prefill(struct worker *w, unsigned slot)
     if (sequence_prefill(&w->serving, s) == 0 && sequence_prefilled(s)) {
         scheduler_decode(&w->scheduler, slot);
         if (!s->finish)
-            sequence_draw(&w->serving, s);
+            sequence_draw(&w->serving, s, w->serving.logits);
     }
 }
 
@@ -207,7 +209,8 @@ int worker_start(struct worker *w, struct skv_error *err)
     scheduler_init(&w->scheduler, w->parallel);
     w->sequences = calloc(w->parallel, sizeof *w->sequences);
     w->shares = calloc(w->parallel, sizeof *w->shares);
-    if (!w->sequences || !w->shares)
+    w->serving.logits = calloc(w->parallel, w->serving.model->params.vocab * sizeof *w->serving.logits);
+    if (!w->sequences || !w->shares || !w->serving.logits)
         return skv_fail(err, -ENOMEM, "out of memory");
     int rc = session_open(w->serving.model, w->serving.tier, NULL, w->threads, &w->serving.session, err);
     if (rc)
@@ -239,6 +242,8 @@ void worker_stop(struct worker *w)
     }
     free(w->sequences);
     free(w->shares);
+    free(w->serving.logits);
+    w->serving.logits = NULL;
     w->sequences = NULL;
     w->shares = NULL;
 }

@@ -133,6 +133,10 @@ int client_put_failure(struct client *, struct skv_error *);
 int client_fetch_begin(struct client *, const struct block_layout *, const struct tier_want *wants, size_t n,
                        tier_page_fn *on_page, void *arg, struct tier_fetch **out, struct skv_error *);
 bool client_fetch_done(const struct tier_fetch *);
+/* All that it still waits for is with nodes for which a fetch was given up since they last answered one. */
+bool client_fetch_behind(const struct client *, const struct tier_fetch *);
+/* Ends every page that has not come: -EHOSTUNREACH, unless no node has it or no copy is good. */
+void client_fetch_give_up(struct client *, struct tier_fetch *);
 /* Frees it and returns the first page's failure. If it is not done, what still comes is thrown away. */
 int client_fetch_free(struct client *, struct tier_fetch *, struct skv_error *);
 

@@ -9,7 +9,10 @@
  * answer soonest. One that its node misses, spoils or cannot give goes to the next. Where an answer takes
  * longer than nearly all of that node's, another holder is asked as well, and the first answer counts: a page
  * may be on its way from two nodes, or on its way from one and queued for another. A node that still reads
- * its disks is asked last, and again for as long as a request may take. */
+ * its disks is asked last, and again for as long as a request may take.
+ *
+ * A caller that has no more time gives a fetch up. Nodes that it then still waited for are behind until they
+ * answer a GET: whoever is in a hurry need not wait for them again, and others are asked first. */
 #include "decoder/tier/client_internal.h"
 
 #include <assert.h>
@@ -92,7 +95,7 @@ static double ask_cost(const struct client *c, const struct tier_fetch *f, unsig
         return 4e18 + rank;
     if (rank >= c->opts.replicas)
         return 3e18 + rank;
-    if (n->suspect)
+    if (n->suspect || c->behind & node_bit(node))
         return 2e18 + rank;
     double queued = (double)(bytes_asked(c, node) + f->queue[node].n * f->page_bytes);
     return ((double)n->delays.mean + 1) * (1 + queued / PROTO_REPLY_BYTES);
@@ -506,6 +509,7 @@ static void get_starting(struct client *c, struct request *r, unsigned node, uin
 void get_answered(struct client *c, struct request *r, const struct message *m, uint64_t now)
 {
     unsigned node = c->lanes[r->lane].node;
+    c->behind &= ~node_bit(node);
     if (m->header->body_case == SCOUTKV__HEADER__BODY_REFUSED) {
         struct skv_error why;
         refusal(&c->nodes[node], m->header->refused, &why);
@@ -593,6 +597,7 @@ void get_node_shunned(struct client *c, unsigned node)
 
 void get_node_back(struct client *c, unsigned node)
 {
+    c->behind &= ~node_bit(node);
     for (struct tier_fetch *f = c->fetches; f; f = f->next) {
         struct page_queue waiting = f->stranded;
         f->stranded = (struct page_queue){0};
@@ -604,6 +609,7 @@ void get_node_back(struct client *c, unsigned node)
 
 void get_forget_nodes(struct client *c, uint64_t gone)
 {
+    c->behind &= ~gone;
     for (struct tier_fetch *f = c->fetches; f; f = f->next) {
         f->ranked = NULL;
         for (unsigned i = 0; i < c->n_nodes; i++)
@@ -678,5 +684,58 @@ void get_deliver_doomed(struct client *c)
                 doom(c, f, page, &f->failure);
             page_done(c, f, page, doom_code(c, f, page), NULL);
         }
+    }
+}
+
+/* ---- callers without time ---- */
+
+bool client_fetch_behind(const struct client *c, const struct tier_fetch *f)
+{
+    uint64_t by;
+    for (uint32_t i = 0; c->behind && i < f->n; i++) {
+        if (f->flags[i] & FLAG_DONE)
+            continue;
+        uint64_t from = f->at[i] ? f->at[i] : nodes_returning(c, ~f->no[i], &by);
+        if (from & ~c->behind)
+            return false;
+    }
+    return c->behind != 0;
+}
+
+/* Whom it waits for: nodes that have its requests, and those that are to come back. */
+static uint64_t fetch_awaits(const struct client *c, const struct tier_fetch *f)
+{
+    uint64_t nodes = 0, by;
+    for (uint32_t i = 0, n = 0; n < f->requests; i++)
+        if (c->slots[i]->kind == REQUEST_GET && c->slots[i]->fetch == f) {
+            nodes |= node_bit(c->lanes[c->slots[i]->lane].node);
+            n++;
+        }
+    for (uint32_t i = 0; f->stranded.n && i < f->n; i++)
+        if (!(f->flags[i] & FLAG_DONE) && !f->at[i])
+            nodes |= nodes_returning(c, ~f->no[i], &by);
+    return nodes;
+}
+
+void client_fetch_give_up(struct client *c, struct tier_fetch *f)
+{
+    uint64_t nodes = fetch_awaits(c, f);
+    c->behind |= nodes;
+    if (nodes) {
+        unsigned node = (unsigned)__builtin_ctzll(nodes);
+        skv_fail(&f->late, -EHOSTUNREACH, "memory node %s at %s has not answered in the time that a step has",
+                 client_node_id(c, node), client_node_address(c, node));
+    }
+    c->n_doomed -= f->doomed.n;
+    f->doomed.n = f->stranded.n = 0;
+    for (uint32_t i = 0, left = f->left; left; i++) {
+        if (f->flags[i] & FLAG_DONE)
+            continue;
+        if (f->at[i])
+            f->flags[i] |= FLAG_LATE;
+        if (!f->failure.code)
+            doom(c, f, i, &f->failure);
+        left--;
+        page_done(c, f, i, doom_code(c, f, i), NULL);
     }
 }

@@ -160,7 +160,8 @@ struct client {
     uint64_t next_due;    /* no request's deadline or hedge, and nothing stranded, is due before */
     struct tier_fetch *fetches, *fetches_end; /* not yet done, oldest first */
     size_t n_doomed;                          /* pages that wait to be handed out as failures */
-    struct put *stranded;                     /* PUTs that no live node takes, and some that is down might */
+    uint64_t behind;      /* nodes that fetches were given up for, and that have answered none since */
+    struct put *stranded; /* PUTs that no live node takes, and some that is down might */
     uint64_t put_backlog;
     size_t puts_open;
     struct repairs *repairs;

@@ -428,6 +428,24 @@ int tier_fetch_end(struct tier *t, struct tier_fetch *f, struct skv_error *err)
     return client_fetch_free(t->client, f, err);
 }
 
+/* Milliseconds until then, rounded up, at most a slice. */
+static int slice_until(uint64_t until_ns)
+{
+    uint64_t now = clock_ns(), ms = until_ns > now ? (until_ns - now) / NS_PER_MS + 1 : 0;
+    return ms < SLICE_MS ? (int)ms : SLICE_MS;
+}
+
+int tier_fetch_end_by(struct tier *t, struct tier_fetch *f, uint64_t until_ns, struct skv_error *err)
+{
+    if (!client_fetch_done(f))
+        tier_pump(t, 0, NULL); /* what has come is taken, also by who is late */
+    while (!client_fetch_done(f) && clock_ns() < until_ns && !client_fetch_behind(t->client, f))
+        tier_pump(t, slice_until(until_ns), NULL);
+    if (!client_fetch_done(f))
+        client_fetch_give_up(t->client, f);
+    return client_fetch_free(t->client, f, err);
+}
+
 void tier_get_totals(const struct tier *t, struct tier_totals *out)
 {
     *out = client_totals(t->client)->tier;

@@ -100,6 +100,10 @@ int tier_fetch_begin(struct tier *, const struct block_layout *, const struct ti
 bool tier_fetch_done(const struct tier_fetch *);
 /* Pumps until done, then frees the fetch. 0 or the first page's failure with its sentence. */
 int tier_fetch_end(struct tier *, struct tier_fetch *, struct skv_error *);
+/* The same, but at until_ns (clock_ns) what has not come fails with -EHOSTUNREACH. Nodes that are to blame
+ * are not waited for again by this call until they have answered some fetch, and others are asked before
+ * them. */
+int tier_fetch_end_by(struct tier *, struct tier_fetch *, uint64_t until_ns, struct skv_error *);
 
 /* ---- hints ---- */
 

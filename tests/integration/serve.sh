@@ -1,60 +1,7 @@
 #!/bin/sh
 # scoutkv serve: what clients of OpenAI's API get, streamed and not; the tokens of `scoutkv run`; prompts that begin alike;
 # errors, limits, clients and nodes that go away; the README's snippets.
-. "$(dirname "$0")/cli_common"
-command -v curl >/dev/null || {
-    echo "SKIPPED: curl is not installed"
-    exit 77
-}
-
-# serves ARGS…: starts a server; sets server to its process and URL to where it listens.
-serves() {
-    : >"$dir/listens"
-    "$scoutkv" serve --port 0 "$@" >"$dir/listens" 2>"$dir/log" </dev/null &
-    server=$!
-    pids="$pids $server"
-    for _ in $(seq 300); do
-        URL=$(sed -n 's/^listening on //p' "$dir/listens")
-        [ -z "$URL" ] || return 0
-        kill -0 $server 2>/dev/null || break
-        sleep 0.1
-    done
-    fail "serve $* does not listen: $(cat "$dir/log")"
-}
-
-# stops STATUS: SIGTERM ends the server so.
-stops() {
-    kill -TERM $server
-    wait $server
-    status=$?
-    [ $status -eq "$1" ] || fail "SIGTERM ended the server with status $status: $(cat "$dir/log")"
-}
-
-# post PATH BODY: a body, or @FILE; the answer is in $dir/out, its head in $dir/head.
-post() {
-    curl -sS -N --max-time 120 -D "$dir/head" -o "$dir/out" ${KEY:+-H "Authorization: Bearer $KEY"} "$URL$1" -d "$2" \
-        2>"$dir/err" || fail "POST $1 failed"
-}
-
-# answers STATUS PATTERN: the last answer had them.
-answers() {
-    grep -q "^HTTP/1.1 $1 " "$dir/head" || fail "answered $(head -n 1 "$dir/head") and not $1: $(cat "$dir/out")"
-    prints "$2"
-}
-
-# text: of the last answer, or all of a stream's, as it stands in the JSON
-text() {
-    sed -n 's/.*"text":"\(.*\)","\(logprobs\|ended\)".*/\1/p' "$dir/out" | tr -d '\n'
-}
-
-# idle: waits until the server works on nothing
-idle() {
-    for _ in $(seq 100); do
-        curl -sS "$URL/health" | grep -q '"active":0,"waiting":0' && return 0
-        sleep 0.1
-    done
-    fail "the server still works: $(curl -sS "$URL/health")"
-}
+. "$(dirname "$0")/serve_common"
 
 ends 2 serve
 says 'missing -m'
@@ -159,6 +106,15 @@ answers 503 '"type":"server_error","param":null,"code":"memory_node_unreachable"
 stops 0
 
 # ---- limits ----
+
+serves -m "$dir/random.gguf" -c 100000 --memory 4MiB --cache 64KiB
+post /v1/completions '{"prompt": "x", "max_tokens": 99000}'
+answers 400 'a context of 990[0-9]* tokens needs [0-9.]* MiB of memory, and this server has 4.0 MiB for all requests (--memory)'
+post /v1/completions '{"prompt": "x", "max_tokens": 200, "temperature": 0, "ignore_eos": true}'
+answers 200 '"completion_tokens":200'
+curl -sS "$URL/health" >"$dir/out"
+prints '"memory":4194304,"memory_taken":0'
+stops 0
 
 serves -m "$dir/random.gguf" -c 4000 --parallel 1 --queue 1 --time-limit 1.2s --max-body 64KiB --max-tokens 3900
 post /v1/completions '{"prompt": "x", "max_tokens": 3950}'

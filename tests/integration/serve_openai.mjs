@@ -23,7 +23,7 @@ async function fails(type, promise, fields) {
 
 // Until the server is at work on nothing. It looks for clients that are gone ten times a second.
 async function idle() {
-    for (let i = 0; i < 200; i++) {
+    for (let i = 0; i < 1000; i++) {
         const {active, waiting} = await (await fetch(`${url}/health`)).json();
         if (active === 0 && waiting === 0)
             return;

@@ -101,8 +101,17 @@ static void chunks(void **state)
                 "null}], \"usage\": "
                 "null}");
     expect(
-        parse_event(api_chunk_finish(&chat, "stop")), HEAD
+        parse_event(api_chunk_finish(&chat, "stop", &usage)), HEAD
         "[{\"index\": 0, \"delta\": {}, \"logprobs\": null, \"finish_reason\": \"stop\"}], \"usage\": null}");
+    struct api_answer degrades = chat;
+    struct api_usage lost = usage;
+    degrades.degrades = true;
+    degrades.include_usage = false;
+    lost.degraded = 2;
+    lost.missed_mass = 0.25;
+    expect(parse_event(api_chunk_finish(&degrades, "stop", &lost)), HEAD
+           "[{\"index\": 0, \"delta\": {}, \"logprobs\": null, \"finish_reason\": \"stop\"}], \"scoutkv\": "
+           "{\"degraded_steps\": 2, \"estimated_missed_mass\": 0.25}}");
     expect(parse_event(api_chunk_usage(&chat, &usage)),
            HEAD "[], \"usage\": {\"prompt_tokens\": 10, \"completion_tokens\": 3, \"total_tokens\": 13, "
                 "\"prompt_tokens_details\": {\"cached_tokens\": 4}}}");

@@ -120,7 +120,7 @@ static void the_queue_is_bounded(void **state)
     struct api_error e;
     struct ticket *t[3];
     uint64_t after;
-    assert_int_equal(exchange_init(&x, 2, 4), 0);
+    assert_int_equal(exchange_init(&x, 2, 4, UINT64_MAX), 0);
     assert_null(exchange_take(&x, 0));
     atomic_store(&x.active, 4);
     for (int i = 0; i < 3; i++)
@@ -166,13 +166,54 @@ static void the_queue_is_bounded(void **state)
     exchange_destroy(&x);
 }
 
+/* Who is first is taken when there is room for it, and nobody before it. */
+static void memory_is_bounded(void **state)
+{
+    (void)state;
+    struct exchange x;
+    struct api_error e;
+    struct ticket *t[4];
+    uint64_t after;
+    const uint64_t bytes[4] = {60, 50, 10, 30};
+    assert_int_equal(exchange_init(&x, 2, 8, 100), 0);
+    for (int i = 0; i < 4; i++) {
+        t[i] = new_ticket(false);
+        t[i]->bytes = bytes[i];
+    }
+    assert_int_equal(exchange_put(&x, t[0], &after, &e), 0); /* does not wait, */
+    assert_int_equal(exchange_put(&x, t[1], &after, &e), 0); /* but this, */
+    assert_int_equal(exchange_put(&x, t[2], &after, &e), 0); /* and this behind it, though there is room */
+    assert_int_not_equal(exchange_put(&x, t[3], &after, &e), 0);
+    assert_int_equal(e.status, 429);
+    assert_ptr_equal(exchange_take(&x, 0), t[0]);
+    atomic_store(&x.active, 1);
+    assert_null(exchange_take(&x, 1));
+    assert_int_equal(exchange_taken(&x), 60);
+    assert_true(exchange_more(&x, 40));
+    assert_false(exchange_more(&x, 1));
+    exchange_give(&x, 100);
+    atomic_store(&x.active, 0);
+    assert_ptr_equal(exchange_take(&x, 0), t[1]);
+    assert_ptr_equal(exchange_take(&x, 0), t[2]);
+    assert_int_equal(exchange_taken(&x), 60);
+    atomic_store(&x.active, 2);
+    assert_int_equal(exchange_put(&x, t[3], &after, &e), 0);
+    assert_ptr_equal(exchange_take(&x, 0), t[3]);
+    exchange_give(&x, 90);
+    assert_int_equal(exchange_taken(&x), 0);
+    for (int i = 0; i < 4; i++) {
+        ticket_release(t[i]);
+        ticket_release(t[i]); /* the reference that exchange_take gave */
+    }
+    exchange_destroy(&x);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(a_stream_sleeps_and_wakes),
-        cmocka_unit_test(failures_before_and_within_a_stream),
-        cmocka_unit_test(silence_gets_comments),
-        cmocka_unit_test(the_queue_is_bounded),
+        cmocka_unit_test(a_stream_sleeps_and_wakes), cmocka_unit_test(failures_before_and_within_a_stream),
+        cmocka_unit_test(silence_gets_comments),     cmocka_unit_test(the_queue_is_bounded),
+        cmocka_unit_test(memory_is_bounded),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

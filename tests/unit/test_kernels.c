@@ -197,17 +197,20 @@ static void make_page(struct page_case *c, unsigned g, unsigned n, unsigned d_k,
 static void run_page(struct page_case *c, const struct kernels *k, bool f16, unsigned shift)
 {
     uint8_t *kb = c->k_bytes + shift, *vb = c->v_bytes + shift;
+    const struct pages_ahead next = {{kb, vb, kb, vb}, shift}, *ahead = shift % 2 ? &next : NULL;
     if (f16) {
         uint16_t h[MAX_N * MAX_D];
         k->f32_to_f16((size_t)c->n * c->d_k, c->k, h);
         memcpy(kb, h, (size_t)c->n * c->d_k * 2);
         k->f32_to_f16((size_t)c->n * c->d_v, c->v, h);
         memcpy(vb, h, (size_t)c->n * c->d_v * 2);
-        k->page_f16(c->g, c->n, c->d_k, c->d_v, c->q, (const void *)kb, (const void *)vb, c->m, c->l, c->o);
+        k->page_f16(c->g, c->n, c->d_k, c->d_v, c->q, (const void *)kb, (const void *)vb, ahead, c->m, c->l,
+                    c->o);
     } else {
         memcpy(kb, c->k, (size_t)c->n * c->d_k * 4);
         memcpy(vb, c->v, (size_t)c->n * c->d_v * 4);
-        k->page_f32(c->g, c->n, c->d_k, c->d_v, c->q, (const void *)kb, (const void *)vb, c->m, c->l, c->o);
+        k->page_f32(c->g, c->n, c->d_k, c->d_v, c->q, (const void *)kb, (const void *)vb, ahead, c->m, c->l,
+                    c->o);
     }
 }
 
@@ -598,6 +601,37 @@ static void test_scout_group(void **state)
             }
 }
 
+/* Groups among others have the scores of groups alone. */
+static void test_scout_groups(void **state)
+{
+    (void)state;
+    enum { GROUPS = 13 };
+    static const unsigned shapes[][3] = {{8, 1, 2},   {64, 2, 1},  {128, 4, 1},
+                                         {128, 8, 1}, {128, 5, 6}, {136, 3, 9}};
+    static struct group_case c;
+    for (unsigned i = 0; i < sizeof shapes / sizeof shapes[0]; i++)
+        for (unsigned n = 1; n <= GROUPS; n++)
+            for (unsigned f = 0; f < n_families; f++) {
+                const unsigned d = shapes[i][0], g = shapes[i][1], n_vec = shapes[i][2];
+                const size_t bytes = (size_t)n_vec * (d * 4 + 32) + 64;
+                uint8_t *groups = malloc(n * bytes);
+                float *out = malloc((size_t)g * n * 8 * sizeof *out);
+                for (unsigned k = 0; k < n; k++) {
+                    make_group(&c, g, d, n_vec, k % 4 == 3);
+                    memcpy(groups + k * bytes, c.bytes + 1, bytes);
+                }
+                families[f]->scout_groups(n, g, d, n_vec, groups, c.q8, c.qscale, c.qsum, c.qsq, out, n * 8);
+                for (unsigned k = 0; k < n; k++) {
+                    families[f]->scout_groups(1, g, d, n_vec, groups + k * bytes, c.q8, c.qscale, c.qsum,
+                                              c.qsq, c.out, 8);
+                    for (unsigned r = 0; r < g; r++)
+                        assert_memory_equal(out + ((size_t)r * n + k) * 8, c.out + 8 * r, 8 * sizeof *out);
+                }
+                free(groups);
+                free(out);
+            }
+}
+
 static int setup(void **state)
 {
     (void)state;
@@ -616,7 +650,7 @@ int main(void)
         if (k == &kernels_avx2_vnni)
             families[n_families++] = &kernels_avx2;
 #endif
-        else
+        if (!k)
             fprintf(stderr, "SKIPPED: the %s kernels can't run on this CPU and are not tested\n", names[i]);
     }
     const struct CMUnitTest tests[] = {
@@ -634,6 +668,7 @@ int main(void)
         cmocka_unit_test_setup(test_softmax_tile, setup),
         cmocka_unit_test_setup(test_dot, setup),
         cmocka_unit_test_setup(test_scout_group, setup),
+        cmocka_unit_test_setup(test_scout_groups, setup),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

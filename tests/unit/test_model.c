@@ -179,6 +179,69 @@ static void test_session_mistakes(void **state)
     run_end(&r);
 }
 
+/* ---- batches ---- */
+
+enum { SEQUENCES = 21, STEPS = 80, BATCH_VOCAB = 512 };
+
+/* Contexts of 1 to some hundred tokens, of which the longer ones have pages on the node; a policy that
+ * selects, one that reads all. */
+static void open_sequences(struct run *r, skv_context *ctx[SEQUENCES], skv_context *alone[SEQUENCES])
+{
+    uint32_t ids[500];
+    make_ids(ids, 500, BATCH_VOCAB);
+    for (unsigned i = 0; i < SEQUENCES; i++) {
+        const struct skv_select some = {.policy = SKV_CASCADE, .budget = 64, .unit = 16};
+        struct skv_error err = {0};
+        run_context(r, SKV_F16);
+        session_use(r->session, r->ctx);
+        prefill(r, ids + i, 1 + 23 * i, 64, NULL);
+        if ((i % 2 && skv_context_configure(r->ctx, &some, 1 << 16, &err)) ||
+            skv_context_fork(r->ctx, &alone[i], &err))
+            fail_msg("%s", err.text);
+        ctx[i] = r->ctx;
+    }
+}
+
+/* Every sequence of a batch gets the bits that it gets alone, over steps in which blocks are sealed; one that
+ * fails harms nobody, and goes on as if nothing had been. */
+static void test_batches(void **state)
+{
+    (void)state;
+    static float together[SEQUENCES][BATCH_VOCAB], one[BATCH_VOCAB];
+    skv_context *ctx[SEQUENCES], *alone[SEQUENCES];
+    struct skv_error errs[SEQUENCES];
+    struct random_model_opts o;
+    random_model_defaults(&o);
+    struct run r = run_start(write_random("batches.gguf", &o), SKV_F16, 2);
+    skv_context *first = r.ctx;
+    open_sequences(&r, ctx, alone);
+    for (unsigned step = 0; step < STEPS; step++) {
+        struct session_step steps[SEQUENCES];
+        unsigned n = step % 5 ? SEQUENCES : 2 + step % 7, bad = step % 7 == 3 ? step % n : SEQUENCES;
+        for (unsigned i = 0; i < n; i++)
+            steps[i] = (struct session_step){.ctx = ctx[i],
+                                             .id = i == bad ? BATCH_VOCAB : (step * 31 + i * 7) % BATCH_VOCAB,
+                                             .err = &errs[i]};
+        session_eval_batch(r.session, steps, n, together[0]);
+        for (unsigned i = 0; i < n; i++) {
+            assert_int_equal(steps[i].rc, i == bad ? -EINVAL : 0);
+            if (i != bad) {
+                session_use(r.session, alone[i]);
+                eval(&r, SKV_DECODE, &steps[i].id, 1, one);
+                if (memcmp(one, together[i], sizeof one))
+                    fail_msg("step %u: sequence %u of %u has other bits than alone", step, i, n);
+            }
+            assert_int_equal(skv_length(ctx[i]), skv_length(alone[i]));
+        }
+    }
+    for (unsigned i = 0; i < SEQUENCES; i++) {
+        skv_context_close(ctx[i]);
+        skv_context_close(alone[i]);
+    }
+    r.ctx = first;
+    run_end(&r);
+}
+
 static void test_angles_far_out(void **state)
 {
     (void)state;
@@ -280,8 +343,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_random_models),       cmocka_unit_test(test_random_model_mistakes),
         cmocka_unit_test(test_same_seed_same_file), cmocka_unit_test(test_bits),
-        cmocka_unit_test(test_session_mistakes),    cmocka_unit_test(test_angles_far_out),
-        cmocka_unit_test(test_golden_logits),       cmocka_unit_test(test_golden_greedy),
+        cmocka_unit_test(test_session_mistakes),    cmocka_unit_test(test_batches),
+        cmocka_unit_test(test_angles_far_out),      cmocka_unit_test(test_golden_logits),
+        cmocka_unit_test(test_golden_greedy),
     };
     return cmocka_run_group_tests_name("model", tests, set_up, tear_down);
 }

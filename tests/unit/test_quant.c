@@ -196,6 +196,35 @@ static void test_families_agree(void **state)
         }
 }
 
+/* Four rows side by side have the bits of one at a time. Rows end where their memory ends. */
+static void test_rows_side_by_side(void **state)
+{
+    (void)state;
+    static const size_t lengths[] = {8, 31, 32, 96, 136, 256, 320, 1000, 1024};
+    const char *const families[] = {"portable", "avx2"};
+    static float x[1024];
+    for (unsigned i = 0; i < 1024; i++)
+        x[i] = random_float();
+    for (unsigned f = 0; f < 2; f++)
+        for (unsigned t = 0; t < N_TYPES; t++)
+            for (unsigned l = 0; l < sizeof lengths / sizeof *lengths; l++) {
+                const struct quant_ops *ops = quant_ops_named(families[f], all_types[t]);
+                size_t n = lengths[l], bytes = ggml_row_bytes(all_types[t], n), apart = bytes + 5;
+                if (!ops || !bytes)
+                    continue;
+                uint8_t *rows = malloc((QUANT_SIDE - 1) * apart + bytes);
+                float y[QUANT_SIDE];
+                for (unsigned r = 0; r < QUANT_SIDE; r++)
+                    random_row(all_types[t], n, rows + r * apart);
+                ops->dot_side(n, rows, apart, x, y);
+                for (unsigned r = 0; r < QUANT_SIDE; r++)
+                    if (y[r] != ops->dot(n, rows + r * apart, x))
+                        fail_msg("%s %s of %zu: row %u has other bits among four", families[f],
+                                 ggml_type_name(all_types[t]), n, r);
+                free(rows);
+            }
+}
+
 static void test_quantisers_are_near(void **state)
 {
     (void)state;
@@ -398,15 +427,11 @@ static void test_dots_of_families(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_plain_numbers),
-        cmocka_unit_test(test_f16_is_exact_for_every_number),
-        cmocka_unit_test(test_blocks_of_32),
-        cmocka_unit_test(test_q4_k_block),
-        cmocka_unit_test(test_q6_k_block),
-        cmocka_unit_test(test_families_agree),
-        cmocka_unit_test(test_quantisers_are_near),
-        cmocka_unit_test(test_products),
-        cmocka_unit_test(test_many_have_the_bits_of_one),
+        cmocka_unit_test(test_plain_numbers),     cmocka_unit_test(test_f16_is_exact_for_every_number),
+        cmocka_unit_test(test_blocks_of_32),      cmocka_unit_test(test_q4_k_block),
+        cmocka_unit_test(test_q6_k_block),        cmocka_unit_test(test_families_agree),
+        cmocka_unit_test(test_rows_side_by_side), cmocka_unit_test(test_quantisers_are_near),
+        cmocka_unit_test(test_products),          cmocka_unit_test(test_many_have_the_bits_of_one),
         cmocka_unit_test(test_dots_of_families),
     };
     return cmocka_run_group_tests_name("quant", tests, NULL, NULL);

@@ -392,6 +392,62 @@ static void a_node_that_dies_is_named(void **state)
     }
 }
 
+/* Steps until the time is over, or nobody but those who are behind is waited for; then gives up. */
+static int fetch_by(struct world *w, uint64_t until, struct pages *p, struct skv_error *err)
+{
+    struct tier_fetch *f;
+    *p = (struct pages){.wants = wants, .page_bytes = layout_page_bytes(&layout)};
+    assert_int_equal(client_fetch_begin(w->client, &layout, wants, N_WANTS, on_page, p, &f, err), 0);
+    while (!client_fetch_done(f) && w->now < until && !client_fetch_behind(w->client, f))
+        world_step(w);
+    if (!client_fetch_done(f))
+        client_fetch_give_up(w->client, f);
+    assert_true(client_fetch_done(f));
+    assert_int_equal(p->ok + p->gone, N_WANTS);
+    return client_fetch_free(w->client, f, err);
+}
+
+static void who_is_late_is_not_waited_for_again(void **state)
+{
+    (void)state;
+    for (int dead = 0; dead < 2; dead++) {
+        struct world w = {.delay_ns = NS_PER_MS};
+        struct puts put = {0};
+        struct pages *got = calloc(1, sizeof *got);
+        struct skv_error err;
+        start(&w, 11, 3, 1);
+        put_all(&w, &put);
+        assert_int_equal(fetch_by(&w, w.now + NS_PER_S / 10, got, &err), 0);
+        if (dead)
+            world_node_kill(&w, 2, true);
+        w.nodes[2].mute = !dead;
+        uint64_t begun = w.now;
+        assert_int_equal(fetch_by(&w, begun + NS_PER_S / 10, got, &err), -EHOSTUNREACH);
+        assert_in_range(w.now - begun, NS_PER_S / 10, NS_PER_S / 5);
+        assert_non_null(strstr(err.text, "n3 at host3:7401 has not answered in the time that a step has"));
+        assert_true(got->gone > 0 && got->ok > N_WANTS / 2);
+        unsigned late = got->gone;
+        begun = w.now;
+        assert_int_equal(fetch_by(&w, begun + NS_PER_S / 10, got, &err), -EHOSTUNREACH);
+        assert_true(w.now - begun < NS_PER_S / 20); /* the others' pages, no more */
+        assert_int_equal(got->gone, late);
+        /* It answers again: at the latest what it was asked then clears it. */
+        if (dead)
+            world_node_start(&w, 2, "n3");
+        w.nodes[2].mute = false;
+        begun = w.now;
+        while (w.now < begun + 5 * NS_PER_S)
+            world_step(&w);
+        if (dead)
+            put_all(&w, &put);
+        fetch_by(&w, w.now + NS_PER_S / 10, got, &err);
+        assert_int_equal(fetch(&w, wants, N_WANTS, got, &err), 0);
+        assert_int_equal(fetch_by(&w, w.now + NS_PER_S / 10, got, &err), 0);
+        free(got);
+        world_close(&w);
+    }
+}
+
 static void puts_fail_or_move(void **state)
 {
     (void)state;
@@ -899,6 +955,7 @@ int main(void)
         cmocka_unit_test(unchecked_pages_are_handed_out),
         cmocka_unit_test(bad_copies_lead_to_the_next_node),
         cmocka_unit_test(a_node_that_dies_is_named),
+        cmocka_unit_test(who_is_late_is_not_waited_for_again),
         cmocka_unit_test(puts_fail_or_move),
         cmocka_unit_test(ill_networks_end_every_request),
         cmocka_unit_test(damaged_headers_harm_nobody),
