@@ -125,6 +125,8 @@ static int replay(struct replay *r, struct skv_error *err)
     progress_begin(&bar, "trace", "tokens", out->tokens);
     for (; at < first && !rc; at += CHUNK)
         rc = put(r, SKV_PREFILL, at, (uint32_t)(first - at < CHUNK ? first - at : CHUNK), err);
+    if (!rc)
+        rc = skv_flush(r->ctx, err); /* what is on its way to the node would count as held */
     for (at = first; at < out->tokens && !rc; at++) {
         uint64_t i = at - first;
         rc = step(r, at, i < WARM_UP ? scratch : out->share + (i - WARM_UP) * out->layers, err);

@@ -11,7 +11,7 @@ prints '^scoutkv [0-9]'
 ends 2
 ends 2 rnu
 says 'did you mean run?'
-for command in run serve tokenize logits "make-model recall" "make-model counting" "make-model random" "eval recall" "eval text" "eval tasks" "bench step" "bench trace" stats load check; do
+for command in run serve tokenize logits "make-model recall" "make-model counting" "make-model random" "eval recall" "eval text" "eval tasks" "bench step" "bench compare" "bench trace" plan stats load check; do
     ends 0 $command --help
     prints "^Usage: scoutkv $command"
     prints '^Examples:'
