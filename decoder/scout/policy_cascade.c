@@ -152,15 +152,14 @@ static void scan(struct far_view *v, unsigned slice)
     size_t first = (size_t)slice * SLICE_PIECES, from = first * PIECE_BLOCKS;
     if (!two_stages(v, &c) || from >= v->n_blocks)
         return;
-    for (size_t piece = first; piece < first + SLICE_PIECES && piece * PIECE_BLOCKS < v->n_blocks; piece++) {
-        size_t at = piece * PIECE_BLOCKS, left = v->n_blocks - at;
-        struct scout_head sh = {.kind = REPS_BLOCK,
-                                .groups = &v->pieces[piece].block_groups,
-                                .pages_per_piece = PIECE_BLOCKS,
-                                .d_k = view_dims(v)};
-        scout_score(&sh, left < PIECE_BLOCKS ? left : PIECE_BLOCKS, v->rows, view_q(v), c.block_mass + at,
-                    c.block_ld);
-    }
+    const uint8_t *groups[SLICE_PIECES];
+    size_t end = from + SLICE_PIECES * PIECE_BLOCKS;
+    end = end < v->n_blocks ? end : v->n_blocks;
+    for (size_t at = from; at < end; at += PIECE_BLOCKS)
+        groups[(at - from) / PIECE_BLOCKS] = v->pieces[at / PIECE_BLOCKS].block_groups;
+    struct scout_head sh = {
+        .kind = REPS_BLOCK, .groups = groups, .pages_per_piece = PIECE_BLOCKS, .d_k = view_dims(v)};
+    scout_score(&sh, end - from, v->rows, view_q(v), c.block_mass + from, c.block_ld);
 }
 
 static float page_salience(const struct far_view *v, size_t page)

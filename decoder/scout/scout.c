@@ -11,7 +11,7 @@
 #include <stdbool.h>
 #include <string.h>
 
-enum { MAX_DIMS = 1024, ROWS_AT_ONCE = 16 };
+enum { MAX_DIMS = 1024, ROWS_AT_ONCE = 16, AHEAD_GROUPS = 4 };
 
 _Static_assert((int)SCOUT_LANES == (int)REPS_LANES, "a kernel scores what a group holds");
 
@@ -59,12 +59,27 @@ static void quantise_row(unsigned d_k, const float *q, struct queries *out, unsi
     out->sum[row] = sum;
 }
 
+/* Pieces lie apart, so the processor can't foresee where the next one begins: the first groups of it, after
+ * which the kernel looks ahead by itself. Read once a step: not to stay in the caches. */
+static void prefetch_piece(const uint8_t *groups, size_t n_groups, size_t group_bytes)
+{
+    size_t bytes = (n_groups < AHEAD_GROUPS ? n_groups : AHEAD_GROUPS) * group_bytes;
+    for (size_t at = 0; at < bytes; at += 64)
+        __builtin_prefetch(groups + at, 0, 0);
+}
+
+static size_t groups_of(size_t pages)
+{
+    return (pages + SCOUT_LANES - 1) / SCOUT_LANES;
+}
+
 static void score_rows(const struct scout_head *h, size_t n_pages, unsigned g, const float *q, float *out,
                        size_t ld)
 {
     const struct kernels *k = kernels_get();
     struct queries queries;
     const float *last = NULL;
+    const size_t group_bytes = reps_group_bytes(h->kind, h->d_k);
     for (unsigned r = 0; r < g; r++)
         quantise_row(h->d_k, q + (size_t)r * h->d_k, &queries, r);
     for (size_t page = 0; page < n_pages; page += h->pages_per_piece) {
@@ -73,9 +88,12 @@ static void score_rows(const struct scout_head *h, size_t n_pages, unsigned g, c
         if (page == 0 || w != last) /* neighbouring pieces may share theirs */
             weigh_dims(h->d_k, g, q, w, &queries);
         last = w;
-        k->scout_groups((here + SCOUT_LANES - 1) / SCOUT_LANES, g, h->d_k, reps_vecs(h->kind),
-                        h->groups[page / h->pages_per_piece], queries.q8, queries.scale, queries.sum,
-                        queries.square, out + page, ld);
+        if (left > here) {
+            size_t next = left - here < h->pages_per_piece ? left - here : h->pages_per_piece;
+            prefetch_piece(h->groups[page / h->pages_per_piece + 1], groups_of(next), group_bytes);
+        }
+        k->scout_groups(groups_of(here), g, h->d_k, reps_vecs(h->kind), h->groups[page / h->pages_per_piece],
+                        queries.q8, queries.scale, queries.sum, queries.square, out + page, ld);
     }
     for (unsigned r = 0; r < g; r++)
         for (size_t page = n_pages; page % SCOUT_LANES; page++)
