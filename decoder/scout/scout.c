@@ -23,13 +23,16 @@ struct queries {
     float square[ROWS_AT_ONCE]; /* what a spread is multiplied with */
 };
 
-/* Σ w_i q_i². */
+/* Σ w_i q_i²; w NULL: all 1. Two loops, each of which a compiler turns into vectors. */
 static float weighted_square(unsigned d_k, const float *q, const float *w)
 {
     float sum[8] = {0};
-    for (unsigned i = 0; i < d_k; i += 8)
+    for (unsigned i = 0; w && i < d_k; i += 8)
         for (unsigned j = 0; j < 8; j++)
-            sum[j] += q[i + j] * q[i + j] * (w ? w[i + j] : 1.0f);
+            sum[j] += q[i + j] * q[i + j] * w[i + j];
+    for (unsigned i = 0; !w && i < d_k; i += 8)
+        for (unsigned j = 0; j < 8; j++)
+            sum[j] += q[i + j] * q[i + j];
     return ((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7]));
 }
 
