@@ -15,18 +15,18 @@ static const double ROWS_SCAN = 2, ROWS_ATTEND = 6;
 enum { PAGES_A_BLOCK = SKV_BLOCK / SKV_PAGE, MIN_CANDIDATES = 128 };
 
 /* Of `scoutkv bench step --trace`, the table in tests/bench/RESULTS.md: 2 threads of an EPYC with AVX2 that
- * others used as well, f16, three nodes on the same machine. An idle machine is faster: give its own. */
+ * little else used, f16, three nodes on the same machine. Another machine has others: give its own. */
 const struct plan_constants plan_measured = {.g = 4,
                                              .d = 128,
                                              .threads = 2,
-                                             .scan_ns = 53,
-                                             .candidate_ns = 1540,
-                                             .page_ns = 2230,
-                                             .merge_ns = 170,
-                                             .fetch_us = 440,
-                                             .fetch_gbps = 1.03,
-                                             .overlap = 0,
-                                             .rest_us = 1500};
+                                             .scan_ns = 21.4,
+                                             .candidate_ns = 865,
+                                             .page_ns = 1340,
+                                             .merge_ns = 171,
+                                             .fetch_us = 535,
+                                             .fetch_gbps = 1.58,
+                                             .overlap = 0.05,
+                                             .rest_us = 397};
 
 const char *const plan_part_name[PLAN_PARTS] = {"scout", "attention", "merge", "fetch", "rest"};
 
