@@ -2,8 +2,8 @@
  *
  * A program describes its options once: name, letter, type, place in a struct, help. The table parses
  * `--name VALUE`, `--name=VALUE`, `-x VALUE`, `-xVALUE` and, of flags, `-name`, reads the same names from
- * `--config FILE`
- * ("name = value" lines), and prints `--help` with the defaults that the struct held before parsing.
+ * `--config FILE` ("name = value" lines), and prints `--help` with the defaults that the struct held before
+ * parsing.
  *
  *     struct my { uint64_t ram; const char *id; } my = {.ram = 4 << 20};
  *     static const struct opt table[] = {

@@ -13,6 +13,7 @@
 #include "decoder/cli/peer_llama.h"
 #include "decoder/cli/series.h"
 #include "decoder/kernels/probe.h"
+#include "decoder/cli/json_out.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -197,10 +198,7 @@ static int print_json(const struct bench *b, struct skv_error *err)
     }
     if (b->missing)
         json_object_set_new(o, "absent", json_string(b->missing));
-    int bad = !o || json_dumpf(o, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(6)) || putchar('\n') == EOF ||
-              fflush(stdout);
-    json_decref(o);
-    return bad ? skv_fail(err, -EIO, "cannot write the JSON output") : 0;
+    return json_out(o, err);
 }
 
 /* ---- the command ---- */

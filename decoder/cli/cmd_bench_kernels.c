@@ -13,6 +13,7 @@
 #include "decoder/kernels/kernels.h"
 #include "decoder/kernels/probe.h"
 #include "decoder/scoutkv.h"
+#include "decoder/cli/json_out.h"
 
 #include <cblas.h>
 #include <errno.h>
@@ -184,10 +185,7 @@ static int print_json(const struct bench *b, struct skv_error *err)
     }
     json_t *o = json_pack("{s:s, s:I, s:I, s:o}", "isa", skv_isa(), "rounds", (json_int_t)b->args->rounds,
                           "bytes", (json_int_t)b->args->size, "kernels", list);
-    int bad = !o || json_dumpf(o, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(6)) || putchar('\n') == EOF ||
-              fflush(stdout);
-    json_decref(o);
-    return bad ? skv_fail(err, -EIO, "cannot write the JSON output") : 0;
+    return json_out(o, err);
 }
 
 /* ---- the command ---- */

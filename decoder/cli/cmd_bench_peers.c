@@ -14,6 +14,7 @@
 #include "decoder/cli/peer_iperf.h"
 #include "decoder/cli/scratch.h"
 #include "decoder/cli/series.h"
+#include "decoder/cli/json_out.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -277,10 +278,7 @@ static int print_json(const struct bench *b, struct skv_error *err)
                           spreads, "gbps", gbps, "absent", absent, "rounds", (json_int_t)b->args->rounds,
                           "seconds", b->args->seconds, "window", (json_int_t)b->args->window, "lanes",
                           (json_int_t)b->args->lanes, "set_bytes", (json_int_t)b->args->set);
-    int bad = !o || json_dumpf(o, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(6)) || putchar('\n') == EOF ||
-              fflush(stdout);
-    json_decref(o);
-    return bad ? skv_fail(err, -EIO, "cannot write the JSON output") : 0;
+    return json_out(o, err);
 }
 
 /* ---- the command ---- */

@@ -18,6 +18,7 @@
 #include "decoder/kernels/probe.h"
 #include "decoder/model/gguf.h"
 #include "decoder/model/model.h"
+#include "decoder/cli/json_out.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -287,10 +288,7 @@ static int print_json(const struct bench *b, struct skv_error *err)
         series_set(o, "peak_gflops", series_middle(&b->peak));
         series_set(o, "balance", series_middle(&b->balance));
     }
-    int bad = !o || json_dumpf(o, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(6)) || putchar('\n') == EOF ||
-              fflush(stdout);
-    json_decref(o);
-    return bad ? skv_fail(err, -EIO, "cannot write the JSON output") : 0;
+    return json_out(o, err);
 }
 
 /* ---- the command ---- */

@@ -15,6 +15,7 @@
 #include "decoder/cli/interrupt.h"
 #include "decoder/cli/scratch.h"
 #include "decoder/cli/series.h"
+#include "decoder/cli/json_out.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -272,10 +273,7 @@ static int print_json(const struct bench *b, struct skv_error *err)
                           (json_int_t)b->args->rounds, "seconds", (json_int_t)b->args->seconds, "disk_bytes",
                           (json_int_t)b->args->size, "io", b->io, "depth", (json_int_t)BENCH_DEPTH, "peer",
                           b->fio[0] ? json_string(b->fio) : json_null(), "rows", list, "hits", hits);
-    int bad = !o || json_dumpf(o, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(6)) || putchar('\n') == EOF ||
-              fflush(stdout);
-    json_decref(o);
-    return bad ? skv_fail(err, -EIO, "cannot write the JSON output") : 0;
+    return json_out(o, err);
 }
 
 /* ---- the command ---- */

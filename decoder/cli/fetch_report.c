@@ -2,6 +2,7 @@
 #include "decoder/cli/fetch_report.h"
 #include "common/size.h"
 #include "decoder/cli/svg_plot.h"
+#include "decoder/cli/json_out.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -155,10 +156,7 @@ int fetch_report_json(const struct fetch_report *r, struct skv_error *err)
                           (json_int_t)r->load.window, "verified", r->checked, "disk", r->disk, "misses",
                           r->load.misses, "rate", r->load.rate, "set_bytes", (json_int_t)r->set, "rounds",
                           (json_int_t)r->rounds, "seconds", r->load.seconds, "sizes", rows);
-    int bad = !o || json_dumpf(o, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(6)) || putchar('\n') == EOF ||
-              fflush(stdout);
-    json_decref(o);
-    return bad ? skv_fail(err, -EIO, "cannot write the JSON output") : 0;
+    return json_out(o, err);
 }
 
 /* ---- CSV ---- */

@@ -2,6 +2,7 @@
 #include "decoder/cli/step_report.h"
 #include "common/size.h"
 #include "decoder/cli/plan_model.h"
+#include "decoder/cli/json_out.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -387,8 +388,5 @@ int step_report_json(const struct step_report *r, struct skv_error *err)
     struct plan_constants c;
     if (find_constants(r, r->n_lengths, &c))
         json_object_set_new(o, "constants", plan_constants_json(&c));
-    int bad = !o || json_dumpf(o, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(6)) || putchar('\n') == EOF ||
-              fflush(stdout);
-    json_decref(o);
-    return bad ? skv_fail(err, -EIO, "cannot write the JSON output") : 0;
+    return json_out(o, err);
 }

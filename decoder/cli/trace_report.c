@@ -1,5 +1,6 @@
 /* trace_report.c: see trace_report.h. */
 #include "decoder/cli/trace_report.h"
+#include "decoder/cli/json_out.h"
 #include "common/size.h"
 
 #include <errno.h>
@@ -185,8 +186,5 @@ int trace_report_json(const struct trace_report *r, struct skv_error *err)
     json_object_set_new(o, "put_ms", time_json(&r->did->put));
     json_object_set_new(o, "late_ms", r->speed > 0 ? time_json(r->late) : json_null());
     set_sizes(o, r);
-    int bad = !o || json_dumpf(o, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(6)) || putchar('\n') == EOF ||
-              fflush(stdout);
-    json_decref(o);
-    return bad ? skv_fail(err, -EIO, "cannot write the JSON output") : 0;
+    return json_out(o, err);
 }

@@ -37,7 +37,7 @@ static int check_item(const skv_tier *t, uint32_t layer, const struct skv_attend
 
 struct parts {
     struct skv_attend *a;
-    unsigned *first; /* (n + 1): an item's first part; last, how many there are */
+    unsigned *first; /* (n + 1), behind a's items: an item's first part; last, how many there are */
 };
 
 static void one_part(void *arg, unsigned part)
@@ -56,9 +56,7 @@ static void one_part(void *arg, unsigned part)
 
 static int compute_held(skv_tier *t, struct skv_attend *a, struct skv_error *err)
 {
-    struct parts p = {a, malloc((a->n + 1) * sizeof *p.first)};
-    if (!p.first)
-        return skv_fail(err, -ENOMEM, "out of memory");
+    struct parts p = {a, (unsigned *)(void *)(a->items + a->n)};
     int rc = 0;
     p.first[0] = 0;
     for (size_t i = 0; i < a->n && rc == 0; i++) {
@@ -71,18 +69,17 @@ static int compute_held(skv_tier *t, struct skv_attend *a, struct skv_error *err
     if (rc == 0) {
         uint64_t t0 = clock_ns();
         pool_run(t->pool, p.first[a->n], one_part, &p);
+        uint64_t spent = clock_ns() - t0, parts = p.first[a->n] ? p.first[a->n] : 1;
         for (size_t i = 0; i < a->n; i++) /* each its share of all parts */
-            a->items[i]->c->stats.attend_ns +=
-                (clock_ns() - t0) * (p.first[i + 1] - p.first[i]) / (p.first[a->n] ? p.first[a->n] : 1);
+            a->items[i]->c->stats.attend_ns += spent * (p.first[i + 1] - p.first[i]) / parts;
     }
-    free(p.first);
     return rc;
 }
 
 int skv_attend_begin(skv_tier *t, uint32_t layer, const struct skv_attend_item *items, size_t n,
                      skv_attend **out, struct skv_error *err)
 {
-    struct skv_attend *a = calloc(1, sizeof *a + n * sizeof(struct item *));
+    struct skv_attend *a = calloc(1, sizeof *a + n * sizeof(struct item *) + (n + 1) * sizeof(unsigned));
     if (!a)
         return skv_fail(err, -ENOMEM, "out of memory");
     int rc = 0;

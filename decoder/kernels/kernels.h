@@ -9,7 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { SCOUT_LANES = 8 }; /* pages scored side by side */
+enum { SCOUT_LANES = 8, SCOUT_AHEAD = 4 }; /* pages scored side by side; groups of them asked for ahead */
 
 /* The pages that will be attended next, wherever they lie. While a page is computed, a quarter of each of
  * them is brought nearer: one stream of reads gets half of what memory gives to four. `turn` counts the

@@ -15,7 +15,7 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
-enum { MAX_ROWS = 4, WIDEN_ROWS = 4, AHEAD_GROUPS = 4 };
+enum { MAX_ROWS = 4, WIDEN_ROWS = 4 };
 
 /* acc (rows), 32 bit per page, += codes·q of n (at most WIDEN_ROWS) rows of a group. */
 INLINE void add_rows(const unsigned rows, unsigned n, unsigned d_k, const uint8_t *codes, const int8_t *q8,
@@ -91,8 +91,8 @@ INLINE void score_all(size_t n_groups, const unsigned g, unsigned d_k, unsigned 
 {
     const size_t bytes = (size_t)n_vec * (d_k / 8 * 32 + 32) + 64;
     for (size_t i = 0; i < n_groups; i++, groups += bytes, out += SCOUT_LANES) {
-        if (i + AHEAD_GROUPS < n_groups)
-            prefetch_once(groups + AHEAD_GROUPS * bytes, bytes);
+        if (i + SCOUT_AHEAD < n_groups)
+            prefetch_once(groups + SCOUT_AHEAD * bytes, bytes);
         unsigned r = 0;
         for (; g - r >= 4; r += 4)
             score_rows(4, d_k, n_vec, groups, q8 + (size_t)r * d_k, qscale + r, qsum + r, qsq + r,

@@ -11,7 +11,7 @@
 #include <stdbool.h>
 #include <string.h>
 
-enum { MAX_DIMS = 1024, ROWS_AT_ONCE = 16, AHEAD_GROUPS = 4 };
+enum { MAX_DIMS = 1024, ROWS_AT_ONCE = 16 };
 
 _Static_assert((int)SCOUT_LANES == (int)REPS_LANES, "a kernel scores what a group holds");
 
@@ -66,7 +66,7 @@ static void quantise_row(unsigned d_k, const float *q, struct queries *out, unsi
  * which the kernel looks ahead by itself. Read once a step: not to stay in the caches. */
 static void prefetch_piece(const uint8_t *groups, size_t n_groups, size_t group_bytes)
 {
-    size_t bytes = (n_groups < AHEAD_GROUPS ? n_groups : AHEAD_GROUPS) * group_bytes;
+    size_t bytes = (n_groups < SCOUT_AHEAD ? n_groups : SCOUT_AHEAD) * group_bytes;
     for (size_t at = 0; at < bytes; at += 64)
         __builtin_prefetch(groups + at, 0, 0);
 }
