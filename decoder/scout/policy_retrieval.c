@@ -50,16 +50,17 @@ static void scan(struct far_view *v, unsigned slice)
 {
     struct retrieval c;
     lay_out(v, &c, v->scratch);
-    const size_t of_piece = (size_t)CELLS_STRETCHES * CELLS, end = (slice + 1) * SLICE_PIECES * of_piece;
-    for (size_t at = slice * SLICE_PIECES * of_piece; at < end && at < c.n_cells; at += of_piece) {
-        const uint8_t *centres = v->pieces[at / of_piece].part[PART_CELLS];
-        struct scout_head sh = {.kind = REPS_BLOCK,
-                                .groups = &centres,
-                                .pages_per_piece = (unsigned)of_piece,
-                                .d_k = view_dims(v)};
-        size_t left = c.n_cells - at;
-        scout_score(&sh, left < of_piece ? left : of_piece, v->rows, view_q(v), c.mass + at, c.ld);
-    }
+    const size_t of_piece = (size_t)CELLS_STRETCHES * CELLS, from = slice * SLICE_PIECES * of_piece;
+    size_t end = from + SLICE_PIECES * of_piece;
+    end = end < c.n_cells ? end : c.n_cells;
+    if (from >= end)
+        return;
+    const uint8_t *centres[SLICE_PIECES];
+    for (size_t at = from; at < end; at += of_piece)
+        centres[(at - from) / of_piece] = v->pieces[at / of_piece].part[PART_CELLS];
+    struct scout_head sh = {
+        .kind = REPS_BLOCK, .groups = centres, .pages_per_piece = (unsigned)of_piece, .d_k = view_dims(v)};
+    scout_score(&sh, end - from, v->rows, view_q(v), c.mass + from, c.ld);
 }
 
 /* Marks the groups that have a page of the best cells. */
