@@ -1,4 +1,5 @@
 #include "decoder/cli/kv_options.h"
+#include "decoder/model/quant.h"
 #include "memnode/disk_options.h"
 
 #include <assert.h>
@@ -286,6 +287,17 @@ int kv_schedule(const struct kv_options *o, enum skv_schedule *out, struct skv_e
                : 0;
 }
 
+/* What of ours changes the bits of K and V, besides the context's own options. */
+#define RECIPE "chunk=%" PRIu32 " sums=%d"
+
+bool kv_recipe_read(const char *recipe, uint32_t *chunk)
+{
+    int sums;
+    char end;
+    return recipe && sscanf(recipe, "chunk=%" SCNu32 " sums=%d%c", chunk, &sums, &end) == 2 &&
+           sums == QUANT_LANES && *chunk > 0 && *chunk % SKV_BLOCK == 0;
+}
+
 int kv_context_opts(const struct kv_options *o, struct kv_ranges *ranges, char recipe[32],
                     struct skv_context_opts *out, struct skv_error *err)
 {
@@ -306,7 +318,7 @@ int kv_context_opts(const struct kv_options *o, struct kv_ranges *ranges, char r
         rc = skv_policy_parse(o->prefill, &out->prefill, err);
     if (rc)
         return rc;
-    snprintf(recipe, 32, "chunk=%u", o->chunk);
+    snprintf(recipe, 32, RECIPE, o->chunk, QUANT_LANES);
     out->decode.budget = o->budget;
     out->decode.unit = out->prefill.unit = o->select;
     out->decode.mass = (float)o->mass;

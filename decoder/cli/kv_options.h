@@ -59,11 +59,13 @@ int kv_schedule(const struct kv_options *, enum skv_schedule *out, struct skv_er
 
 /* What the options mean for scoutkv.h, but for the calibration, which takes the model (engine.h). -EINVAL
  * (usage) says which option cannot be. --protect ranges are added to `ranges`, which the result points at;
- * recipe (of the prefill chunk) is written into the caller's buffer. */
+ * recipe (of the prefill chunk and the model's sums) is written into the caller's buffer. */
 int kv_context_opts(const struct kv_options *, struct kv_ranges *ranges, char recipe[32],
                     struct skv_context_opts *out, struct skv_error *);
 /* The same, only to find mistakes before anything is opened. */
 int kv_check(const struct kv_options *, struct skv_error *);
+/* Takes the chunk from such a recipe; false: it is of another engine, or of other sums. */
+bool kv_recipe_read(const char *recipe, uint32_t *chunk);
 /* What the context does; the engine sees to `recompute`. */
 enum skv_on_loss kv_on_loss(const struct kv_options *);
 void kv_tier_opts(const struct kv_options *, struct skv_tier_opts *out);

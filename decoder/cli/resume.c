@@ -74,11 +74,12 @@ static int take_fixed(const struct skv_saved *m, const struct resume_typed *t, s
 {
     const struct skv_context_opts *o = &m->opts;
     uint32_t chunk;
-    char end;
-    if (!o->recipe || sscanf(o->recipe, "chunk=%" SCNu32 "%c", &chunk, &end) != 1 || chunk == 0 ||
-        chunk % SKV_BLOCK)
-        return skv_fail(err, -EINVAL, "context \"%s\" was not saved by scoutkv run, but by another engine",
-                        m->name);
+    if (!kv_recipe_read(o->recipe, &chunk))
+        return skv_fail(
+            err, -EINVAL,
+            "context \"%s\" was not saved by this scoutkv, but by another engine or version (recipe: "
+            "%s)",
+            m->name, o->recipe ? o->recipe : "none");
     if (typed(t, "seal-lag") && kv->seal_lag == 0)
         kv->seal_lag = o->window;         /* what 0 means */
     static char prefill[SKV_POLICY_TEXT]; /* kv points there as long as the program runs */

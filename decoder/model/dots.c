@@ -4,42 +4,54 @@
 #include <string.h>
 
 #include "decoder/kernels/kernels.h"
+#include "decoder/model/gguf.h"
+#include "decoder/model/quant.h"
 
-static void lay_out(size_t cols, const float *row, float *out, size_t stride)
+static inline float f32_at(const uint8_t *row, size_t i)
 {
-    for (size_t i = 0; i < cols / 32; i++)
-        for (unsigned j = 0; j < DOTS_OCTETS; j++)
-            memcpy(out + j * stride + 8 * i, row + 32 * i + 8 * j, 8 * sizeof *out);
-    for (size_t i = cols / 32 * 32; i < (cols + 31) / 32 * 32; i++)
-        out[i / 8 % 4 * stride + i / 32 * 8 + i % 8] = i < cols ? row[i] : 0;
+    float f;
+    memcpy(&f, row + 4 * i, sizeof f);
+    return f;
 }
 
-static void add(unsigned rows, unsigned n, size_t len, const float *w, const float *x, size_t stride,
-                float *sums, size_t sums_stride)
+static inline float f16_at(const uint8_t *row, size_t i)
 {
-    for (unsigned r = 0; r < rows; r++)
-        for (unsigned t = 0; t < n; t++) {
-            float *sum = sums + r * sums_stride + t * 8;
-            for (size_t i = 0; i < len; i += 8)
-                for (unsigned j = 0; j < 8; j++)
-                    sum[j] += w[r * stride + i + j] * x[t * stride + i + j];
-        }
+    return quant_f16(row + 2 * i);
 }
+
+static inline float bf16_at(const uint8_t *row, size_t i)
+{
+    return quant_bf16(row + 2 * i);
+}
+
+#define ADD(NAME)                                                                                \
+    static void add_##NAME(unsigned rows, unsigned n, size_t len, const void *w, size_t w_bytes, \
+                           const float *x, size_t x_stride, float *sums, size_t sums_stride)     \
+    {                                                                                            \
+        for (unsigned r = 0; r < rows; r++)                                                      \
+            for (unsigned t = 0; t < n; t++) {                                                   \
+                const uint8_t *row = (const uint8_t *)w + r * w_bytes;                           \
+                float *sum = sums + r * sums_stride + t * QUANT_LANES;                           \
+                for (size_t i = 0; i < len; i++)                                                 \
+                    sum[i % QUANT_LANES] += NAME##_at(row, i) * x[t * x_stride + i];             \
+            }                                                                                    \
+    }
+ADD(f32)
+ADD(f16)
+ADD(bf16)
 
 /* The tree of quant.c's dot. */
 static void sum(size_t n, const float *sums, float *out)
 {
-    for (size_t i = 0; i < n; i++, sums += 8) {
-        float v[8];
-        for (unsigned j = 0; j < 8; j++)
-            v[j] = (sums[j] + sums[8 * n + j]) + (sums[16 * n + j] + sums[24 * n + j]);
+    for (size_t i = 0; i < n; i++, sums += QUANT_LANES) {
+        float v[4];
         for (unsigned j = 0; j < 4; j++)
-            v[j] += v[4 + j];
+            v[j] = sums[j] + sums[4 + j];
         out[i] = (v[0] + v[2]) + (v[1] + v[3]);
     }
 }
 
-const struct dots_ops dots_portable = {lay_out, add, sum};
+const struct dots_ops dots_portable = {add_f32, add_f16, add_bf16, sum};
 
 static const struct dots_ops *of_family(const struct kernels *kernels)
 {
@@ -55,4 +67,9 @@ const struct dots_ops *dots_ops_named(const char *family)
 const struct dots_ops *dots_ops(void)
 {
     return of_family(kernels_get());
+}
+
+dots_add *dots_of_type(const struct dots_ops *ops, uint32_t type)
+{
+    return type == GGML_F32 ? ops->f32 : type == GGML_F16 ? ops->f16 : type == GGML_BF16 ? ops->bf16 : NULL;
 }

@@ -1,34 +1,37 @@
-/* dots.h: dots of several rows of weights with several vectors, in the lanes of quant.h.
+/* dots.h: dots of several rows of weights with several vectors.
  *
- * DESIGN. With several vectors, weights are read and spread to f32 once for all of them. Each product is
- * still summed as quant.h's dot sums it (element i in lane i mod 32, in rising order, then the lanes in a
- * fixed tree), so its bits are those of that dot alone, whatever comes with it. Lanes don't meet until the
- * end: eight of them are taken through all columns, then the next eight. A product so needs one register and
- * not four, a dozen products are under way at once, and an element that is loaded serves three or four of
- * them. For that, rows lie apart by octets of lanes (quant_ops.to_lanes). */
+ * DESIGN. With several vectors, weights are read and turned into f32 for all of them. Each product is still
+ * summed as quant.h's dot sums it (element i in lane i mod 8, in rising order, then the lanes in a fixed
+ * tree), so its bits are those of that dot alone, whatever comes with it. A dozen products are under way at
+ * once, and an element that is loaded serves three or four of them. Lanes don't meet until the end: sums go
+ * from one stretch of columns to the next as they are. */
 #ifndef DECODER_MODEL_DOTS_H
 #define DECODER_MODEL_DOTS_H
 
-#include <stddef.h>
+#include "decoder/model/quant.h"
 
-enum { DOTS_OCTETS = 4, DOTS_VECTORS = 4 };
+#include <stddef.h>
+#include <stdint.h>
+
+enum { DOTS_VECTORS = 4, DOTS_PRODUCTS = 12 };
+
+/* sums (rows, n, 8) += w (rows, len) · x (n, len): n at most DOTS_VECTORS, len a multiple of 8. Best is a
+ * multiple of DOTS_PRODUCTS / n rows. From one row to the next: w_bytes; x_stride, sums_stride (at least 8·n)
+ * floats. */
+typedef void dots_add(unsigned rows, unsigned n, size_t len, const void *w, size_t w_bytes, const float *x,
+                      size_t x_stride, float *sums, size_t sums_stride);
 
 struct dots_ops {
-    /* Apart by octets of lanes, zeros behind the last: element i goes to out[i / 8 % 4 * stride + i / 32 * 8
-     * + i % 8]. */
-    void (*lay_out)(size_t cols, const float *row, float *out, size_t stride);
-    /* One octet of lanes: sums (rows, n, 8) += w (rows, len) · x (n, len), both rows `stride` floats apart,
-     * of which every eight are one element of each lane. n is at most DOTS_VECTORS; rows of sums are
-     * sums_stride floats apart. */
-    void (*add)(unsigned rows, unsigned n, size_t len, const float *w, const float *x, size_t stride,
-                float *sums, size_t sums_stride);
-    /* out (n): the lanes of each added; sums (4, n, 8). */
+    dots_add *f32, *f16, *bf16; /* by w's type */
+    /* out (n): the lanes of each added; sums (n, 8). */
     void (*sum)(size_t n, const float *sums, float *out);
 };
 
 /* In the family that kernels_get() names; in a named one, NULL when this CPU can't run it. */
 const struct dots_ops *dots_ops(void);
 const struct dots_ops *dots_ops_named(const char *family);
+/* For weights of this enum ggml_type; NULL: spread them to f32 first. */
+dots_add *dots_of_type(const struct dots_ops *, uint32_t type);
 
 /* The families; only dots.c chooses between them. */
 extern const struct dots_ops dots_portable, dots_avx2;

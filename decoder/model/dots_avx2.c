@@ -1,82 +1,98 @@
-/* dots_avx2.c: the AVX2 family (with FMA); see dots.h. Elsewhere than on x86-64 it is empty and never chosen.
+/* dots_avx2.c: the AVX2 family (with FMA and F16C); see dots.h. Elsewhere than on x86-64 it is empty and
+ * never chosen.
  *
- * A block is R rows by T vectors, R·T = 12: of the 16 registers 12 hold sums, T hold x, one a weight. */
+ * A block is R rows by T vectors, R·T = 12: of the 16 registers 12 hold sums, T hold x, one a weight. Halves
+ * are turned into floats on their way into the units, again for every four vectors: a tile that is stored and
+ * read again costs more. */
 #include "decoder/model/dots.h"
 
 #ifdef __AVX2__
 #include <immintrin.h>
 
-static void lay_out(size_t cols, const float *row, float *out, size_t stride)
+#define INLINE static inline __attribute__((always_inline))
+
+INLINE __m256 f32_8(const uint8_t *row, size_t i)
 {
-    for (size_t i = 0; i < cols / 32; i++)
-        for (unsigned j = 0; j < DOTS_OCTETS; j++)
-            _mm256_storeu_ps(out + j * stride + 8 * i, _mm256_loadu_ps(row + 32 * i + 8 * j));
-    for (size_t i = cols / 32 * 32; i < (cols + 31) / 32 * 32; i++)
-        out[i / 8 % 4 * stride + i / 32 * 8 + i % 8] = i < cols ? row[i] : 0;
+    return _mm256_loadu_ps((const float *)(const void *)(row + 4 * i));
 }
 
-static inline __attribute__((always_inline)) void block(const unsigned R, const unsigned T, size_t len,
-                                                        const float *w, const float *x, size_t stride,
-                                                        float *sums, size_t sums_stride)
+INLINE __m256 f16_8(const uint8_t *row, size_t i)
 {
-    __m256 sum[12];
+    return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(row + 2 * i)));
+}
+
+INLINE __m256 bf16_8(const uint8_t *row, size_t i)
+{
+    __m256i h = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(row + 2 * i)));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(h, 16));
+}
+
+INLINE void block(__m256 (*const weights)(const uint8_t *, size_t), const unsigned R, const unsigned T,
+                  size_t len, const uint8_t *w, size_t w_bytes, const float *x, size_t x_stride, float *sums,
+                  size_t sums_stride)
+{
+    __m256 sum[DOTS_PRODUCTS];
     for (unsigned r = 0; r < R; r++)
         for (unsigned t = 0; t < T; t++)
-            sum[r * T + t] = _mm256_loadu_ps(sums + r * sums_stride + t * 8);
+            sum[r * T + t] = _mm256_loadu_ps(sums + r * sums_stride + t * QUANT_LANES);
     for (size_t i = 0; i < len; i += 8) {
         __m256 xs[DOTS_VECTORS];
         for (unsigned t = 0; t < T; t++)
-            xs[t] = _mm256_loadu_ps(x + t * stride + i);
+            xs[t] = _mm256_loadu_ps(x + t * x_stride + i);
         for (unsigned r = 0; r < R; r++) {
-            __m256 weight = _mm256_loadu_ps(w + r * stride + i);
+            __m256 weight = weights(w + r * w_bytes, i);
             for (unsigned t = 0; t < T; t++)
                 sum[r * T + t] = _mm256_fmadd_ps(weight, xs[t], sum[r * T + t]);
         }
     }
     for (unsigned r = 0; r < R; r++)
         for (unsigned t = 0; t < T; t++)
-            _mm256_storeu_ps(sums + r * sums_stride + t * 8, sum[r * T + t]);
+            _mm256_storeu_ps(sums + r * sums_stride + t * QUANT_LANES, sum[r * T + t]);
 }
 
 /* T vectors by all rows, R at a time. */
-#define COLUMN(T, R)                                                                                 \
-    static void column_##T(unsigned rows, size_t len, const float *w, const float *x, size_t stride, \
-                           float *sums, size_t sums_stride)                                          \
-    {                                                                                                \
-        unsigned r = 0;                                                                              \
-        for (; r + R <= rows; r += R)                                                                \
-            block(R, T, len, w + r * stride, x, stride, sums + r * sums_stride, sums_stride);        \
-        for (; r < rows; r++)                                                                        \
-            block(1, T, len, w + r * stride, x, stride, sums + r * sums_stride, sums_stride);        \
+#define COLUMN(NAME, T, R)                                                                            \
+    INLINE void column_##NAME##_##T(unsigned rows, size_t len, const uint8_t *w, size_t w_bytes,      \
+                                    const float *x, size_t x_stride, float *sums, size_t sums_stride) \
+    {                                                                                                 \
+        unsigned r = 0;                                                                               \
+        for (; r + R <= rows; r += R, w += R * w_bytes, sums += R * sums_stride)                      \
+            block(NAME##_8, R, T, len, w, w_bytes, x, x_stride, sums, sums_stride);                   \
+        for (; r < rows; r++, w += w_bytes, sums += sums_stride)                                      \
+            block(NAME##_8, 1, T, len, w, w_bytes, x, x_stride, sums, sums_stride);                   \
     }
-COLUMN(1, 12)
-COLUMN(2, 6)
-COLUMN(3, 4)
-COLUMN(4, 3)
-
-static void add(unsigned rows, unsigned n, size_t len, const float *w, const float *x, size_t stride,
-                float *sums, size_t sums_stride)
-{
-    (n == 4   ? column_4
-     : n == 3 ? column_3
-     : n == 2 ? column_2
-              : column_1)(rows, len, w, x, stride, sums, sums_stride);
-}
+#define ADD(NAME)                                                                                \
+    COLUMN(NAME, 1, 12)                                                                          \
+    COLUMN(NAME, 2, 6)                                                                           \
+    COLUMN(NAME, 3, 4)                                                                           \
+    COLUMN(NAME, 4, 3)                                                                           \
+    static void add_##NAME(unsigned rows, unsigned n, size_t len, const void *w, size_t w_bytes, \
+                           const float *x, size_t x_stride, float *sums, size_t sums_stride)     \
+    {                                                                                            \
+        if (n == 4)                                                                              \
+            column_##NAME##_4(rows, len, w, w_bytes, x, x_stride, sums, sums_stride);            \
+        else if (n == 3)                                                                         \
+            column_##NAME##_3(rows, len, w, w_bytes, x, x_stride, sums, sums_stride);            \
+        else if (n == 2)                                                                         \
+            column_##NAME##_2(rows, len, w, w_bytes, x, x_stride, sums, sums_stride);            \
+        else                                                                                     \
+            column_##NAME##_1(rows, len, w, w_bytes, x, x_stride, sums, sums_stride);            \
+    }
+ADD(f32)
+ADD(f16)
+ADD(bf16)
 
 /* The tree of quant_avx2.c's dot. */
 static void sum(size_t n, const float *sums, float *out)
 {
-    for (size_t i = 0; i < n; i++, sums += 8) {
-        __m256 v =
-            _mm256_add_ps(_mm256_add_ps(_mm256_loadu_ps(sums), _mm256_loadu_ps(sums + 8 * n)),
-                          _mm256_add_ps(_mm256_loadu_ps(sums + 16 * n), _mm256_loadu_ps(sums + 24 * n)));
-        __m128 h = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    for (size_t i = 0; i < n; i++, sums += QUANT_LANES) {
+        __m128 h = _mm_add_ps(_mm_loadu_ps(sums), _mm_loadu_ps(sums + 4));
         h = _mm_add_ps(h, _mm_movehl_ps(h, h));
         out[i] = _mm_cvtss_f32(_mm_add_ss(h, _mm_movehdup_ps(h)));
     }
 }
 
-const struct dots_ops dots_avx2 = {lay_out, add, sum};
+const struct dots_ops dots_avx2 = {add_f32, add_f16, add_bf16, sum};
 #else
 const struct dots_ops dots_avx2;
 #endif

@@ -1,5 +1,5 @@
-/* matmul_many.c: see matmul_many.h. A tile of weights is spread to f32 once, and stays in a core's caches
- * while all vectors go by; the next one is on its way from memory meanwhile. */
+/* matmul_many.c: see matmul_many.h. A tile of weights stays in a core's caches while all vectors go by, where
+ * needed spread to f32; the next one is on its way from memory meanwhile. */
 #include "decoder/model/matmul_many.h"
 
 #include <string.h>
@@ -9,9 +9,8 @@
 #include "decoder/model/quant.h"
 
 enum {
-    TILE_COLS = 1024,
-    OCTET = TILE_COLS / DOTS_OCTETS, /* floats of an octet of a row's lanes; rows lie so far apart */
-    MOST_X = 64,                     /* vectors that have sums at a time */
+    TILE_COLS = 512, /* so that a tile and what it is multiplied with at a time fit a first-level cache */
+    MOST_X = 64,     /* vectors that have sums at a time */
     LINE = 64,
 };
 
@@ -33,9 +32,9 @@ struct ahead {
 struct tile {
     const struct quant_ops *quant;
     const struct dots_ops *dots;
-    _Alignas(LINE) float row[TILE_COLS]; /* a load across two lines costs twice */
-    float w[DOTS_OCTETS * MANY_ROWS * OCTET];
-    float sums[DOTS_OCTETS * MANY_ROWS * MOST_X * 8];
+    dots_add *straight;                            /* NULL: they are spread first, */
+    _Alignas(LINE) float w[MANY_ROWS * TILE_COLS]; /* to here: a load across two lines costs twice */
+    float sums[MANY_ROWS * MOST_X * QUANT_LANES];
 };
 
 static uint32_t least(uint32_t a, uint32_t b)
@@ -43,7 +42,7 @@ static uint32_t least(uint32_t a, uint32_t b)
     return a < b ? a : b;
 }
 
-/* ---- vectors: (columns in tiles, octets, n, OCTET) ---- */
+/* ---- vectors: (columns in tiles, n, TILE_COLS) ---- */
 
 struct layout {
     uint32_t n, cols;
@@ -59,9 +58,12 @@ size_t many_floats(uint32_t n, uint32_t cols)
 static void lay_out_one(void *arg, unsigned t)
 {
     const struct layout *l = arg;
-    for (uint32_t col = 0; col < l->cols; col += TILE_COLS)
-        dots_ops()->lay_out(least(l->cols - col, TILE_COLS), l->x + (size_t)t * l->cols + col,
-                            l->out + (size_t)l->n * col + (size_t)t * OCTET, (size_t)l->n * OCTET);
+    for (uint32_t col = 0; col < l->cols; col += TILE_COLS) {
+        float *out = l->out + (size_t)l->n * col + (size_t)t * TILE_COLS;
+        uint32_t cols = least(l->cols - col, TILE_COLS);
+        memcpy(out, l->x + (size_t)t * l->cols + col, cols * sizeof *out);
+        memset(out + cols, 0, (TILE_COLS - cols) * sizeof *out);
+    }
 }
 
 void many_lay_out(struct pool *pool, uint32_t n, uint32_t cols, const float *x, float *out)
@@ -110,36 +112,44 @@ static void look_ahead(struct ahead *a, unsigned lines)
     }
 }
 
+/* Columns [col, col + cols) of some rows, zeros behind them up to `len`. */
 static void spread(struct tile *t, const struct matrix *m, uint32_t row, unsigned rows, uint32_t col,
-                   uint32_t cols)
+                   uint32_t cols, size_t len)
 {
     for (unsigned r = 0; r < rows; r++) {
-        const void *at = weights_at(m, row + r, col);
-        if (!m->f32)
-            t->quant->to_f32(cols, at, t->row);
-        t->dots->lay_out(cols, m->f32 ? at : t->row, t->w + r * OCTET, MANY_ROWS * OCTET);
+        float *w = t->w + r * TILE_COLS;
+        t->quant->to_f32(cols, weights_at(m, row + r, col), w);
+        memset(w + cols, 0, (len - cols) * sizeof *w);
     }
 }
 
-/* Columns [col, col + TILE_COLS) of some rows; vectors [first, first + n). */
+/* A tile by vectors [first, first + n). */
 static void add_tile(struct tile *t, const struct many *all, uint32_t row, unsigned rows, uint32_t col,
                      uint32_t first, unsigned n)
 {
     const struct matrix *m = all->mul->w;
-    const float *x = all->x + (size_t)all->n * col + (size_t)first * OCTET;
+    const float *x = all->x + (size_t)all->n * col + (size_t)first * TILE_COLS;
     uint32_t cols = least(m->cols - col, TILE_COLS);
-    size_t len = (cols + 31) / 32 * 8;
-    unsigned turns = DOTS_OCTETS * ((n + DOTS_VECTORS - 1) / DOTS_VECTORS);
+    size_t len = (cols + QUANT_LANES - 1) / QUANT_LANES * QUANT_LANES;
+    const uint8_t *w = weights_at(m, row, col);
+    size_t w_bytes = m->f32 ? m->cols * sizeof(float) : m->row_bytes;
+    dots_add *add = t->straight;
+    if (!add || len > cols) {
+        spread(t, m, row, rows, col, cols, len);
+        w = (const uint8_t *)t->w;
+        w_bytes = TILE_COLS * sizeof *t->w;
+        add = t->dots->f32;
+    }
     struct ahead ahead = next_tile(all, row, col);
-    unsigned lines = (ahead.lines + turns - 1) / turns; /* a turn: a few at a time can be under way */
-    spread(t, m, row, rows, col, cols);
-    for (unsigned octet = 0; octet < DOTS_OCTETS; octet++)
-        for (unsigned i = 0; i < n; i += DOTS_VECTORS) {
+    unsigned lines = ahead.lines / (1 + rows * n / DOTS_PRODUCTS) + 1; /* a few at a time can be under way */
+    for (unsigned i = 0; i < n; i += DOTS_VECTORS) {
+        unsigned vectors = least(n - i, DOTS_VECTORS), together = DOTS_PRODUCTS / vectors;
+        for (unsigned r = 0; r < rows; r += together) {
             look_ahead(&ahead, lines);
-            t->dots->add(rows, least(n - i, DOTS_VECTORS), len, t->w + octet * MANY_ROWS * OCTET,
-                         x + (size_t)octet * all->n * OCTET + i * OCTET, OCTET,
-                         t->sums + ((size_t)octet * rows * n + i) * 8, (size_t)n * 8);
+            add(least(rows - r, together), vectors, len, w + r * w_bytes, w_bytes, x + (size_t)i * TILE_COLS,
+                TILE_COLS, t->sums + ((size_t)r * n + i) * QUANT_LANES, (size_t)n * QUANT_LANES);
         }
+    }
 }
 
 static void some_rows(struct tile *t, const struct many *all, uint32_t row, uint32_t first, unsigned n)
@@ -147,7 +157,7 @@ static void some_rows(struct tile *t, const struct many *all, uint32_t row, uint
     const struct matrix *m = all->mul->w;
     unsigned rows = least(all->to - row, MANY_ROWS);
     float out[MANY_ROWS * MOST_X];
-    memset(t->sums, 0, (size_t)DOTS_OCTETS * rows * n * 8 * sizeof *t->sums);
+    memset(t->sums, 0, (size_t)rows * n * QUANT_LANES * sizeof *t->sums);
     for (uint32_t col = 0; col < m->cols; col += TILE_COLS)
         add_tile(t, all, row, rows, col, first, n);
     t->dots->sum((size_t)rows * n, t->sums, out);
@@ -160,10 +170,12 @@ static void some_rows(struct tile *t, const struct many *all, uint32_t row, uint
 
 void matmul_many(const struct matmul *mul, uint32_t from, uint32_t to, uint32_t n, const float *x, bool add)
 {
-    struct tile t; /* some 150 KiB of the stack */
+    struct tile t; /* some 25 KiB of the stack */
     const struct many all = {mul, to, n, x, add};
-    t.quant = quant_ops(mul->w->type);
+    uint32_t type = mul->w->f32 ? (uint32_t)GGML_F32 : mul->w->type;
+    t.quant = quant_ops(type);
     t.dots = dots_ops();
+    t.straight = dots_of_type(t.dots, type);
     for (uint32_t row = from; row < to; row += MANY_ROWS)
         for (uint32_t first = 0; first < n; first += MOST_X)
             some_rows(&t, &all, row, first, least(n - first, MOST_X));

@@ -6,10 +6,10 @@
 
 enum {
     MANY_LEAST = 4, /* for fewer vectors, laying rows out costs more than it saves */
-    MANY_ROWS = 12, /* are taken together: a part is best a multiple of them */
+    MANY_ROWS = 6,  /* are taken together: a part is best a multiple of them */
 };
 
-/* Vectors x (n, cols) as matmul_many takes them: apart by octets of lanes, zeros behind the last. */
+/* Vectors x (n, cols) as matmul_many takes them: in stretches of columns, zeros behind the last. */
 size_t many_floats(uint32_t n, uint32_t cols);
 void many_lay_out(struct pool *, uint32_t n, uint32_t cols, const float *x, float *out);
 

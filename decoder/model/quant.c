@@ -20,12 +20,8 @@ static inline void f16_group(const uint8_t *row, size_t i, float w[32])
 
 static inline void bf16_group(const uint8_t *row, size_t i, float w[32])
 {
-    for (unsigned j = 0; j < 32; j++) {
-        uint16_t h;
-        memcpy(&h, row + i * 64 + 2 * j, sizeof h);
-        uint32_t bits = (uint32_t)h << 16;
-        memcpy(&w[j], &bits, sizeof bits);
-    }
+    for (unsigned j = 0; j < 32; j++)
+        w[j] = quant_bf16(row + i * 64 + 2 * j);
 }
 
 static inline void q8_0_group(const uint8_t *row, size_t i, float w[32])
@@ -75,17 +71,15 @@ static inline void q6_k_group(const uint8_t *row, size_t i, float w[32])
     }
 }
 
-static inline void add_group(const float w[32], const float *x, float acc[32])
+static inline void add_group(const float w[32], const float *x, float acc[8])
 {
     for (unsigned j = 0; j < 32; j++)
-        acc[j] += w[j] * x[j];
+        acc[j % 8] += w[j] * x[j];
 }
 
-/* The same tree as in the AVX2 family: four vectors of eight lanes, then halves. */
-static inline float add_lanes(float acc[32])
+/* The same tree as in the AVX2 family: halves. */
+static inline float add_lanes(float acc[8])
 {
-    for (unsigned j = 0; j < 8; j++)
-        acc[j] = (acc[j] + acc[8 + j]) + (acc[16 + j] + acc[24 + j]);
     for (unsigned j = 0; j < 4; j++)
         acc[j] += acc[4 + j];
     return (acc[0] + acc[2]) + (acc[1] + acc[3]);
@@ -107,7 +101,7 @@ static inline float add_lanes(float acc[32])
     }                                                                                     \
     static float NAME##_dot(size_t n, const void *row, const float *x)                    \
     {                                                                                     \
-        float w[32], acc[32] = {0};                                                       \
+        float w[32], acc[8] = {0};                                                        \
         for (size_t i = 0; i < n / 32; i++) {                                             \
             NAME##_group(row, i, w);                                                      \
             add_group(w, x + 32 * i, acc);                                                \

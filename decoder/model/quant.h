@@ -5,10 +5,11 @@
  * without spreading it first. Both see exactly the same f32 weights, so `dot` has the bits of `to_f32`
  * followed by the F32 `dot`.
  *
- * DESIGN. dot sums in 32 lanes: element i goes to lane i mod 32, the lanes are added in a fixed tree. A row's
- * bits depend on the row and the vector only, within one kernel family (portable, avx2: chosen like
- * decoder/kernels does). dot_side takes four rows side by side, since one stream of reads does not keep
- * memory busy. */
+ * DESIGN. dot sums in 8 lanes: element i goes to lane i mod 8, in rising order; the lanes are added in a
+ * fixed tree. A row's bits depend on the row and the vector only, within one kernel family (portable, avx2:
+ * chosen like decoder/kernels does). dot_side takes four rows side by side: one stream of reads does not keep
+ * memory busy, nor one chain of additions the units.
+ */
 #ifndef DECODER_MODEL_QUANT_H
 #define DECODER_MODEL_QUANT_H
 
@@ -29,7 +30,10 @@ enum {
     Q6_K_BYTES = 210, /* u8 low[128], high[64]; i8 scale[16]; f16 d:  w = d·scale·(q - 32) */
 };
 
-enum { QUANT_SIDE = 4 };
+enum {
+    QUANT_LANES = 8, /* part of contexts' recipes: other ones make other bits */
+    QUANT_SIDE = 4,
+};
 struct quant_ops {
     void (*to_f32)(size_t n, const void *row, float *out);
     float (*dot)(size_t n, const void *row, const float *x);
@@ -60,6 +64,16 @@ static inline float quant_f16(const void *p)
     } else {
         bits = sign | (exponent == 31 ? 0x7f800000 : (exponent + 112) << 23) | mantissa << 13;
     }
+    memcpy(&f, &bits, sizeof f);
+    return f;
+}
+
+static inline float quant_bf16(const void *p)
+{
+    uint16_t h;
+    memcpy(&h, p, sizeof h);
+    uint32_t bits = (uint32_t)h << 16;
+    float f;
     memcpy(&f, &bits, sizeof f);
     return f;
 }

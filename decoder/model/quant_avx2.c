@@ -1,10 +1,10 @@
 /* quant_avx2.c: the AVX2 family (with FMA and F16C); see quant.h. Elsewhere than on x86-64 it is empty and
  * never chosen.
  *
- * DESIGN. Four rows are read side by side, a chunk of each in turn, so that the processor follows four
- * streams of memory. Each row has its lanes for itself, in its own order: neighbours don't touch its bits.
- * Inside a chunk the groups of 32 are written out: where a group has its bits and scales is known to the
- * compiler. */
+ * DESIGN. Four rows are read side by side, 32 weights of each in turn, so that the processor follows four
+ * streams of memory and has four chains of additions under way. Each row has its lanes for itself, in its own
+ * order: neighbours don't touch its bits. Inside a chunk the groups of 32 are written out: where a group has
+ * its bits and scales is known to the compiler. */
 #include "decoder/model/quant.h"
 
 #ifdef __AVX2__
@@ -163,25 +163,33 @@ INLINE void store_group(struct group w, float *out)
         _mm256_storeu_ps(out + 8 * j, w.v[j]);
 }
 
-INLINE void add_group(struct group w, const float *x, __m256 acc[4])
+INLINE __m256 add_group(struct group w, const float *x, __m256 acc)
 {
     for (unsigned j = 0; j < 4; j++)
-        acc[j] = _mm256_fmadd_ps(w.v[j], _mm256_loadu_ps(x + 8 * j), acc[j]);
+        acc = _mm256_fmadd_ps(w.v[j], _mm256_loadu_ps(x + 8 * j), acc);
+    return acc;
 }
 
-INLINE float add_lanes(const __m256 acc[4])
+INLINE float add_lanes(__m256 v)
 {
-    __m256 v = _mm256_add_ps(_mm256_add_ps(acc[0], acc[1]), _mm256_add_ps(acc[2], acc[3]));
     __m128 h = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
     h = _mm_add_ps(h, _mm_movehl_ps(h, h));
     return _mm_cvtss_f32(_mm_add_ss(h, _mm_movehdup_ps(h)));
 }
 
-/* GROUPS: of a chunk. BLOCK: bytes of 256 weights. ELEMENT: the size of one weight where rows may end inside
- * a group of 32 (F32, F16, BF16), else 0. Types with SCALES have chunks of a block, whose scales are made
- * once, and rows of whole blocks. */
-#define ADD(NAME, i) add_group(NAME##_group(chunk, i, &s), x + 32 * (i), a)
+/* GROUPS: of a chunk, which shares scales: 1, or 8 (a block) where they are made at once; then rows have
+ * whole blocks. BLOCK: bytes of 256 weights. ELEMENT: the size of one weight where rows may end inside a
+ * group of 32 (F32, F16, BF16), else 0. */
+#define ADD(NAME, i)                    \
+    for (unsigned r = 0; r < rows; r++) \
+    acc[r] = add_group(NAME##_group(chunk + r * apart, i, &s[r]), x + 32 * (i), acc[r])
 #define FAMILY(NAME, GROUPS, BLOCK, ELEMENT, SCALES)                                                         \
+    INLINE struct group NAME##_tail(size_t n, const uint8_t *row)                                            \
+    {                                                                                                        \
+        uint8_t tail[128] = {0};                                                                             \
+        memcpy(tail, row + n / 32 * 32 * ELEMENT, n % 32 * ELEMENT);                                         \
+        return NAME##_group(tail, 0, NULL);                                                                  \
+    }                                                                                                        \
     static void NAME##_to_f32(size_t n, const void *row, float *out)                                         \
     {                                                                                                        \
         for (size_t i = 0; i < n / 32; i++) {                                                                \
@@ -190,51 +198,41 @@ INLINE float add_lanes(const __m256 acc[4])
             store_group(NAME##_group(block, i % 8, &s), out + 32 * i);                                       \
         }                                                                                                    \
         if (ELEMENT && n % 32) {                                                                             \
-            uint8_t tail[128] = {0};                                                                         \
             float w[32];                                                                                     \
-            memcpy(tail, (const uint8_t *)row + n / 32 * 32 * ELEMENT, n % 32 * ELEMENT);                    \
-            store_group(NAME##_group(tail, 0, NULL), w);                                                     \
+            store_group(NAME##_tail(n, row), w);                                                             \
             memcpy(out + n / 32 * 32, w, n % 32 * sizeof *w);                                                \
         }                                                                                                    \
-    }                                                                                                        \
-    INLINE void NAME##_chunk(const uint8_t *chunk, const float *x, __m256 acc[4])                            \
-    {                                                                                                        \
-        const struct scales s = SCALES(chunk);                                                               \
-        __m256 a[4] = {acc[0], acc[1], acc[2], acc[3]};                                                      \
-        ADD(NAME, 0), ADD(NAME, 1);                                                                          \
-        if (GROUPS >= 4)                                                                                     \
-            ADD(NAME, 2), ADD(NAME, 3);                                                                      \
-        if (GROUPS == 8)                                                                                     \
-            ADD(NAME, 4), ADD(NAME, 5), ADD(NAME, 6), ADD(NAME, 7);                                          \
-        for (unsigned j = 0; j < 4; j++)                                                                     \
-            acc[j] = a[j];                                                                                   \
-    }                                                                                                        \
-    /* What of a row is beyond its chunks, and the sum. */                                                   \
-    INLINE float NAME##_end(size_t n, const uint8_t *row, const float *x, __m256 acc[4])                     \
-    {                                                                                                        \
-        for (size_t i = n / 32 / GROUPS * GROUPS; GROUPS < 8 && i < n / 32; i++)                             \
-            add_group(NAME##_group(row, i, NULL), x + 32 * i, acc);                                          \
-        if (ELEMENT && n % 32) {                                                                             \
-            uint8_t tail[128] = {0};                                                                         \
-            float xs[32] = {0};                                                                              \
-            memcpy(tail, row + n / 32 * 32 * ELEMENT, n % 32 * ELEMENT);                                     \
-            memcpy(xs, x + n / 32 * 32, n % 32 * sizeof *xs);                                                \
-            add_group(NAME##_group(tail, 0, NULL), xs, acc);                                                 \
-        }                                                                                                    \
-        return add_lanes(acc);                                                                               \
     }                                                                                                        \
     INLINE void NAME##_rows(const unsigned rows, size_t n, const uint8_t *row, size_t apart, const float *x, \
                             float *y)                                                                        \
     {                                                                                                        \
-        __m256 acc[QUANT_SIDE][4];                                                                           \
+        const uint8_t *chunk = row;                                                                          \
+        __m256 acc[QUANT_SIDE];                                                                              \
+        struct scales s[QUANT_SIDE];                                                                         \
         for (unsigned r = 0; r < rows; r++)                                                                  \
-            for (unsigned j = 0; j < 4; j++)                                                                 \
-                acc[r][j] = _mm256_setzero_ps();                                                             \
-        for (size_t c = 0; c < n / 32 / GROUPS; c++)                                                         \
+            acc[r] = _mm256_setzero_ps();                                                                    \
+        for (size_t c = 0; c < n / 32 / GROUPS; c++, chunk += (BLOCK)*GROUPS / 8, x += 32 * GROUPS) {        \
             for (unsigned r = 0; r < rows; r++)                                                              \
-                NAME##_chunk(row + r * apart + c * ((BLOCK)*GROUPS / 8), x + 32 * GROUPS * c, acc[r]);       \
+                s[r] = SCALES(chunk + r * apart);                                                            \
+            ADD(NAME, 0);                                                                                    \
+            if (GROUPS == 8) {                                                                               \
+                ADD(NAME, 1);                                                                                \
+                ADD(NAME, 2);                                                                                \
+                ADD(NAME, 3);                                                                                \
+                ADD(NAME, 4);                                                                                \
+                ADD(NAME, 5);                                                                                \
+                ADD(NAME, 6);                                                                                \
+                ADD(NAME, 7);                                                                                \
+            }                                                                                                \
+        }                                                                                                    \
+        if (ELEMENT && n % 32) {                                                                             \
+            float xs[32] = {0};                                                                              \
+            memcpy(xs, x, n % 32 * sizeof *xs);                                                              \
+            for (unsigned r = 0; r < rows; r++)                                                              \
+                acc[r] = add_group(NAME##_tail(n, row + r * apart), xs, acc[r]);                             \
+        }                                                                                                    \
         for (unsigned r = 0; r < rows; r++)                                                                  \
-            y[r] = NAME##_end(n, row + r * apart, x, acc[r]);                                                \
+            y[r] = add_lanes(acc[r]);                                                                        \
     }                                                                                                        \
     static void NAME##_dot_side(size_t n, const void *row, size_t apart, const float *x,                     \
                                 float y[QUANT_SIDE])                                                         \
@@ -247,11 +245,11 @@ INLINE float add_lanes(const __m256 acc[4])
         NAME##_rows(1, n, row, 0, x, &y);                                                                    \
         return y;                                                                                            \
     }
-FAMILY(f32, 4, 1024, 4, no_scales)
-FAMILY(f16, 4, 512, 2, no_scales)
-FAMILY(bf16, 4, 512, 2, no_scales)
-FAMILY(q8_0, 4, 8 * Q8_0_BYTES, 0, no_scales)
-FAMILY(q4_0, 4, 8 * Q4_0_BYTES, 0, no_scales)
+FAMILY(f32, 1, 1024, 4, no_scales)
+FAMILY(f16, 1, 512, 2, no_scales)
+FAMILY(bf16, 1, 512, 2, no_scales)
+FAMILY(q8_0, 1, 8 * Q8_0_BYTES, 0, no_scales)
+FAMILY(q4_0, 1, 8 * Q4_0_BYTES, 0, no_scales)
 FAMILY(q4_k, 8, Q4_K_BYTES, 0, q4_k_scales)
 FAMILY(q6_k, 8, Q6_K_BYTES, 0, q6_k_scales)
 

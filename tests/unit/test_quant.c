@@ -387,41 +387,36 @@ static void test_many_have_the_bits_of_one(void **state)
         check_many(GGML_F16, 30, cols, 5, cols % 2);
 }
 
-/* The same of both families, whichever is in use. */
+/* The same of both families, whichever is in use, in two stretches of columns. */
 static void test_dots_of_families(void **state)
 {
     (void)state;
-    enum { STRIDE = 64, LEN = 56, R = 13 };
-    static float w[R][STRIDE * DOTS_OCTETS], x[DOTS_VECTORS][STRIDE * DOTS_OCTETS];
-    static float laid_w[DOTS_OCTETS][R][STRIDE], laid_x[DOTS_OCTETS][DOTS_VECTORS][STRIDE];
+    enum { MOST = 64, R = 13, SUMS = DOTS_VECTORS * QUANT_LANES };
+    static const uint32_t types[] = {GGML_F32, GGML_F16, GGML_BF16};
+    static uint8_t w[R][MOST * 4 + 3];
+    static float x[DOTS_VECTORS][MOST];
     const char *const families[] = {"portable", "avx2"};
-    const uint32_t cols = LEN / 8 * 32 - 3;
-    for (unsigned f = 0; f < 2; f++) {
-        const struct dots_ops *dots = dots_ops_named(families[f]);
-        for (unsigned n = 1; dots && n <= DOTS_VECTORS; n++) {
-            float sums[DOTS_OCTETS][R][DOTS_VECTORS * 8] = {0}, packed[DOTS_OCTETS * R * DOTS_VECTORS * 8],
-                                                      *at, y[R * DOTS_VECTORS];
-            for (unsigned r = 0; r < R; r++) {
-                random_row(GGML_F32, cols, (uint8_t *)w[r]);
-                dots->lay_out(cols, w[r], laid_w[0][r], R * STRIDE);
-            }
-            for (unsigned i = 0; i < n; i++) {
-                random_row(GGML_F32, cols, (uint8_t *)x[i]);
-                dots->lay_out(cols, x[i], laid_x[0][i], DOTS_VECTORS * STRIDE);
-            }
-            at = packed;
-            for (unsigned o = 0; o < DOTS_OCTETS; o++) {
-                dots->add(R, n, LEN, laid_w[o][0], laid_x[o][0], STRIDE, sums[o][0], DOTS_VECTORS * 8);
-                for (unsigned r = 0; r < R; r++, at += 8 * n)
-                    memcpy(at, sums[o][r], 8 * n * sizeof *at);
-            }
-            dots->sum((size_t)R * n, packed, y);
-            for (unsigned r = 0; r < R; r++)
+    for (unsigned f = 0; f < 2; f++)
+        for (unsigned t = 0; t < 3; t++) {
+            const struct dots_ops *dots = dots_ops_named(families[f]);
+            for (unsigned n = 1; dots && n <= DOTS_VECTORS; n++) {
+                dots_add *add = dots_of_type(dots, types[t]);
+                float sums[R][SUMS] = {0}, y[DOTS_VECTORS];
+                size_t first = ggml_row_bytes(types[t], 40);
+                for (unsigned r = 0; r < R; r++)
+                    random_row(types[t], MOST, w[r]);
                 for (unsigned i = 0; i < n; i++)
-                    assert_true(y[r * n + i] ==
-                                quant_ops_named(families[f], GGML_F32)->dot(cols, w[r], x[i]));
+                    random_row(GGML_F32, MOST, (uint8_t *)x[i]);
+                add(R, n, 40, w, sizeof *w, x[0], MOST, sums[0], SUMS);
+                add(R, n, 24, w[0] + first, sizeof *w, x[0] + 40, MOST, sums[0], SUMS);
+                for (unsigned r = 0; r < R; r++) {
+                    dots->sum(n, sums[r], y);
+                    for (unsigned i = 0; i < n; i++)
+                        assert_true(y[i] == quant_ops_named(families[f], types[t])->dot(MOST, w[r], x[i]));
+                }
+            }
         }
-    }
+    assert_null(dots_of_type(dots_ops(), GGML_Q8_0));
 }
 
 int main(void)
