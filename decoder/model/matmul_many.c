@@ -1,5 +1,6 @@
-/* matmul_many.c: see matmul_many.h. A tile of weights stays in a core's caches while all vectors go by, where
- * needed spread to f32; the next one is on its way from memory meanwhile. */
+/* matmul_many.c: see matmul_many.h. A tile of weights stays in a core's caches while all vectors go by. Where
+ * it is used as it lies, it is wide, and the processor foresees the next one. Where it is spread to f32
+ * first, it must leave room for that, and the next one is asked for meanwhile. */
 #include "decoder/model/matmul_many.h"
 
 #include <string.h>
@@ -9,7 +10,8 @@
 #include "decoder/model/quant.h"
 
 enum {
-    TILE_COLS = 512, /* so that a tile and what it is multiplied with at a time fit a first-level cache */
+    WIDE = 2048,     /* columns of a tile of weights as they lie; so far apart are vectors */
+    TILE_COLS = 512, /* of one that is spread */
     MOST_X = 64,     /* vectors that have sums at a time */
     LINE = 64,
 };
@@ -42,7 +44,7 @@ static uint32_t least(uint32_t a, uint32_t b)
     return a < b ? a : b;
 }
 
-/* ---- vectors: (columns in tiles, n, TILE_COLS) ---- */
+/* ---- vectors: (stretches of columns, n, WIDE) ---- */
 
 struct layout {
     uint32_t n, cols;
@@ -52,17 +54,17 @@ struct layout {
 
 size_t many_floats(uint32_t n, uint32_t cols)
 {
-    return (size_t)n * ((cols + TILE_COLS - 1) / TILE_COLS * TILE_COLS);
+    return (size_t)n * ((cols + WIDE - 1) / WIDE * WIDE);
 }
 
 static void lay_out_one(void *arg, unsigned t)
 {
     const struct layout *l = arg;
-    for (uint32_t col = 0; col < l->cols; col += TILE_COLS) {
-        float *out = l->out + (size_t)l->n * col + (size_t)t * TILE_COLS;
-        uint32_t cols = least(l->cols - col, TILE_COLS);
+    for (uint32_t col = 0; col < l->cols; col += WIDE) {
+        float *out = l->out + (size_t)l->n * col + (size_t)t * WIDE;
+        uint32_t cols = least(l->cols - col, WIDE);
         memcpy(out, l->x + (size_t)t * l->cols + col, cols * sizeof *out);
-        memset(out + cols, 0, (TILE_COLS - cols) * sizeof *out);
+        memset(out + cols, 0, (WIDE - cols) * sizeof *out);
     }
 }
 
@@ -80,7 +82,16 @@ static const uint8_t *weights_at(const struct matrix *m, uint32_t row, uint32_t 
                   : m->data + row * m->row_bytes + ggml_row_bytes(m->type, col);
 }
 
-/* The tile behind this one: further columns, else the next rows; nothing behind the last. */
+/* Columns of the tile that begins at one. A last few that are less than the lanes are spread, with zeros
+ * behind them. */
+static uint32_t tile_cols(const struct tile *t, uint32_t left)
+{
+    uint32_t wide = least(left, WIDE) / QUANT_LANES * QUANT_LANES;
+    return t->straight && wide ? wide : least(left, TILE_COLS);
+}
+
+/* The tile of spread weights behind this one: further columns, else the next rows; nothing behind the last.
+ */
 static struct ahead next_tile(const struct many *all, uint32_t row, uint32_t col)
 {
     const struct matrix *m = all->mul->w;
@@ -99,12 +110,15 @@ static struct ahead next_tile(const struct many *all, uint32_t row, uint32_t col
 }
 
 /* Asks for the next so many lines. */
-static void look_ahead(struct ahead *a, unsigned lines)
+static void look_ahead(struct ahead *a, size_t lines)
 {
-    for (; lines && a->rows; lines--) {
-        __builtin_prefetch(a->row + a->at, 0, 2);
-        a->at += LINE;
-        if (a->at >= a->bytes) {
+    while (lines && a->rows) {
+        size_t left = (a->bytes - a->at + LINE - 1) / LINE, now = lines < left ? lines : left;
+        for (const uint8_t *p = a->row + a->at, *end = p + now * LINE; p < end; p += LINE)
+            __builtin_prefetch(p, 0, 2);
+        lines -= now;
+        a->at += now * LINE;
+        if (now == left) {
             a->at = 0;
             a->row += a->row_bytes;
             a->rows--;
@@ -112,10 +126,11 @@ static void look_ahead(struct ahead *a, unsigned lines)
     }
 }
 
-/* Columns [col, col + cols) of some rows, zeros behind them up to `len`. */
+/* Columns [col, col + cols) of some rows, zeros behind them up to a multiple of the lanes. */
 static void spread(struct tile *t, const struct matrix *m, uint32_t row, unsigned rows, uint32_t col,
-                   uint32_t cols, size_t len)
+                   uint32_t cols)
 {
+    size_t len = (cols + QUANT_LANES - 1) / QUANT_LANES * QUANT_LANES;
     for (unsigned r = 0; r < rows; r++) {
         float *w = t->w + r * TILE_COLS;
         t->quant->to_f32(cols, weights_at(m, row + r, col), w);
@@ -125,29 +140,29 @@ static void spread(struct tile *t, const struct matrix *m, uint32_t row, unsigne
 
 /* A tile by vectors [first, first + n). */
 static void add_tile(struct tile *t, const struct many *all, uint32_t row, unsigned rows, uint32_t col,
-                     uint32_t first, unsigned n)
+                     uint32_t cols, uint32_t first, unsigned n)
 {
     const struct matrix *m = all->mul->w;
-    const float *x = all->x + (size_t)all->n * col + (size_t)first * TILE_COLS;
-    uint32_t cols = least(m->cols - col, TILE_COLS);
-    size_t len = (cols + QUANT_LANES - 1) / QUANT_LANES * QUANT_LANES;
+    const float *x = all->x + (size_t)all->n * (col - col % WIDE) + (size_t)first * WIDE + col % WIDE;
     const uint8_t *w = weights_at(m, row, col);
     size_t w_bytes = m->f32 ? m->cols * sizeof(float) : m->row_bytes;
+    struct ahead ahead = {.rows = 0};
     dots_add *add = t->straight;
-    if (!add || len > cols) {
-        spread(t, m, row, rows, col, cols, len);
+    if (!add || cols < QUANT_LANES) {
+        spread(t, m, row, rows, col, cols);
         w = (const uint8_t *)t->w;
         w_bytes = TILE_COLS * sizeof *t->w;
         add = t->dots->f32;
+        ahead = next_tile(all, row, col);
     }
-    struct ahead ahead = next_tile(all, row, col);
+    size_t len = (cols + QUANT_LANES - 1) / QUANT_LANES * QUANT_LANES;
     unsigned lines = ahead.lines / (1 + rows * n / DOTS_PRODUCTS) + 1; /* a few at a time can be under way */
     for (unsigned i = 0; i < n; i += DOTS_VECTORS) {
         unsigned vectors = least(n - i, DOTS_VECTORS), together = DOTS_PRODUCTS / vectors;
         for (unsigned r = 0; r < rows; r += together) {
             look_ahead(&ahead, lines);
-            add(least(rows - r, together), vectors, len, w + r * w_bytes, w_bytes, x + (size_t)i * TILE_COLS,
-                TILE_COLS, t->sums + ((size_t)r * n + i) * QUANT_LANES, (size_t)n * QUANT_LANES);
+            add(least(rows - r, together), vectors, len, w + r * w_bytes, w_bytes, x + (size_t)i * WIDE, WIDE,
+                t->sums + ((size_t)r * n + i) * QUANT_LANES, (size_t)n * QUANT_LANES);
         }
     }
 }
@@ -158,8 +173,10 @@ static void some_rows(struct tile *t, const struct many *all, uint32_t row, uint
     unsigned rows = least(all->to - row, MANY_ROWS);
     float out[MANY_ROWS * MOST_X];
     memset(t->sums, 0, (size_t)rows * n * QUANT_LANES * sizeof *t->sums);
-    for (uint32_t col = 0; col < m->cols; col += TILE_COLS)
-        add_tile(t, all, row, rows, col, first, n);
+    for (uint32_t col = 0, cols; col < m->cols; col += cols) {
+        cols = tile_cols(t, m->cols - col);
+        add_tile(t, all, row, rows, col, cols, first, n);
+    }
     t->dots->sum((size_t)rows * n, t->sums, out);
     for (unsigned i = 0; i < n; i++)
         for (unsigned r = 0; r < rows; r++) {

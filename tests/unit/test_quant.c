@@ -385,6 +385,8 @@ static void test_many_have_the_bits_of_one(void **state)
     }
     for (uint32_t cols = 8; cols < 1200; cols += 131)
         check_many(GGML_F16, 30, cols, 5, cols % 2);
+    for (uint32_t cols = 2045; cols < 2060; cols += 2) /* what is left behind a wide tile */
+        check_many(GGML_BF16, 7, cols, 4, false);
 }
 
 /* The same of both families, whichever is in use, in two stretches of columns. */
