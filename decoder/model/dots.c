@@ -31,7 +31,7 @@ static inline float bf16_at(const uint8_t *row, size_t i)
         for (unsigned r = 0; r < rows; r++)                                                      \
             for (unsigned t = 0; t < n; t++) {                                                   \
                 const uint8_t *row = (const uint8_t *)w + r * w_bytes;                           \
-                float *sum = sums + r * sums_stride + t * QUANT_LANES;                           \
+                float *sum = sums + t * sums_stride + r * QUANT_LANES;                           \
                 for (size_t i = 0; i < len; i++)                                                 \
                     sum[i % QUANT_LANES] += NAME##_at(row, i) * x[t * x_stride + i];             \
             }                                                                                    \

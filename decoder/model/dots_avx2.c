@@ -34,7 +34,7 @@ INLINE void block(__m256 (*const weights)(const uint8_t *, size_t), const unsign
     __m256 sum[DOTS_PRODUCTS];
     for (unsigned r = 0; r < R; r++)
         for (unsigned t = 0; t < T; t++)
-            sum[r * T + t] = _mm256_loadu_ps(sums + r * sums_stride + t * QUANT_LANES);
+            sum[r * T + t] = _mm256_loadu_ps(sums + t * sums_stride + r * QUANT_LANES);
     for (size_t i = 0; i < len; i += 8) {
         __m256 xs[DOTS_VECTORS];
         for (unsigned t = 0; t < T; t++)
@@ -47,7 +47,7 @@ INLINE void block(__m256 (*const weights)(const uint8_t *, size_t), const unsign
     }
     for (unsigned r = 0; r < R; r++)
         for (unsigned t = 0; t < T; t++)
-            _mm256_storeu_ps(sums + r * sums_stride + t * QUANT_LANES, sum[r * T + t]);
+            _mm256_storeu_ps(sums + t * sums_stride + r * QUANT_LANES, sum[r * T + t]);
 }
 
 /* T vectors by all rows, R at a time. */
@@ -56,9 +56,9 @@ INLINE void block(__m256 (*const weights)(const uint8_t *, size_t), const unsign
                                     const float *x, size_t x_stride, float *sums, size_t sums_stride) \
     {                                                                                                 \
         unsigned r = 0;                                                                               \
-        for (; r + R <= rows; r += R, w += R * w_bytes, sums += R * sums_stride)                      \
+        for (; r + R <= rows; r += R, w += R * w_bytes, sums += R * QUANT_LANES)                      \
             block(NAME##_8, R, T, len, w, w_bytes, x, x_stride, sums, sums_stride);                   \
-        for (; r < rows; r++, w += w_bytes, sums += sums_stride)                                      \
+        for (; r < rows; r++, w += w_bytes, sums += QUANT_LANES)                                      \
             block(NAME##_8, 1, T, len, w, w_bytes, x, x_stride, sums, sums_stride);                   \
     }
 #define ADD(NAME)                                                                                \
@@ -82,13 +82,21 @@ ADD(f32)
 ADD(f16)
 ADD(bf16)
 
-/* The tree of quant_avx2.c's dot. */
+/* The tree of quant_avx2.c's dot, of four at a time. */
 static void sum(size_t n, const float *sums, float *out)
 {
-    for (size_t i = 0; i < n; i++, sums += QUANT_LANES) {
-        __m128 h = _mm_add_ps(_mm_loadu_ps(sums), _mm_loadu_ps(sums + 4));
-        h = _mm_add_ps(h, _mm_movehl_ps(h, h));
-        out[i] = _mm_cvtss_f32(_mm_add_ss(h, _mm_movehdup_ps(h)));
+    __m128 h[4];
+    for (; n >= 4; n -= 4, sums += 4 * QUANT_LANES, out += 4) {
+        for (unsigned i = 0; i < 4; i++)
+            h[i] = _mm_add_ps(_mm_loadu_ps(sums + i * QUANT_LANES), _mm_loadu_ps(sums + i * QUANT_LANES + 4));
+        __m128 a = _mm_add_ps(_mm_unpacklo_ps(h[0], h[1]), _mm_unpackhi_ps(h[0], h[1]));
+        __m128 b = _mm_add_ps(_mm_unpacklo_ps(h[2], h[3]), _mm_unpackhi_ps(h[2], h[3]));
+        _mm_storeu_ps(out, _mm_add_ps(_mm_movelh_ps(a, b), _mm_movehl_ps(b, a)));
+    }
+    for (; n; n--, sums += QUANT_LANES, out++) {
+        h[0] = _mm_add_ps(_mm_loadu_ps(sums), _mm_loadu_ps(sums + 4));
+        h[0] = _mm_add_ps(h[0], _mm_movehl_ps(h[0], h[0]));
+        *out = _mm_cvtss_f32(_mm_add_ss(h[0], _mm_movehdup_ps(h[0])));
     }
 }
 

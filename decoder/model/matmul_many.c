@@ -10,9 +10,10 @@
 #include "decoder/model/quant.h"
 
 enum {
-    WIDE = 2048,     /* columns of a tile of weights as they lie; so far apart are vectors */
-    TILE_COLS = 512, /* of one that is spread */
-    MOST_X = 64,     /* vectors that have sums at a time */
+    WIDE = 2048,      /* columns of a tile of weights as they lie; so far apart are vectors */
+    TILE_COLS = 512,  /* of one that is spread */
+    MOST_X = 64,      /* vectors that have sums at a time */
+    BEGINNING = 1024, /* bytes */
     LINE = 64,
 };
 
@@ -36,7 +37,7 @@ struct tile {
     const struct dots_ops *dots;
     dots_add *straight;                            /* NULL: they are spread first, */
     _Alignas(LINE) float w[MANY_ROWS * TILE_COLS]; /* to here: a load across two lines costs twice */
-    float sums[MANY_ROWS * MOST_X * QUANT_LANES];
+    float sums[MOST_X][MANY_ROWS * QUANT_LANES];
 };
 
 static uint32_t least(uint32_t a, uint32_t b)
@@ -90,18 +91,20 @@ static uint32_t tile_cols(const struct tile *t, uint32_t left)
     return t->straight && wide ? wide : least(left, TILE_COLS);
 }
 
-/* The tile of spread weights behind this one: further columns, else the next rows; nothing behind the last.
- */
-static struct ahead next_tile(const struct many *all, uint32_t row, uint32_t col)
+/* What to ask for of the tile behind this one (further columns, else the next rows): all of it if it will be
+ * spread, else where its rows begin, since from there on the processor foresees them. Nothing behind the
+ * last. */
+static struct ahead next_tile(const struct tile *t, const struct many *all, uint32_t row, uint32_t col)
 {
     const struct matrix *m = all->mul->w;
-    col += TILE_COLS;
     if (col >= m->cols) {
         col = 0;
         row += least(all->to - row, MANY_ROWS);
     }
-    size_t bytes = ggml_row_bytes(m->f32 ? GGML_F32 : m->type, least(m->cols - col, TILE_COLS));
     unsigned rows = least(all->to - row, MANY_ROWS);
+    size_t bytes = ggml_row_bytes(m->f32 ? GGML_F32 : m->type, tile_cols(t, m->cols - col));
+    if (t->straight && bytes > BEGINNING)
+        bytes = BEGINNING;
     return (struct ahead){.row = weights_at(m, row, col),
                           .row_bytes = m->f32 ? m->cols * sizeof(float) : m->row_bytes,
                           .bytes = bytes,
@@ -146,15 +149,14 @@ static void add_tile(struct tile *t, const struct many *all, uint32_t row, unsig
     const float *x = all->x + (size_t)all->n * (col - col % WIDE) + (size_t)first * WIDE + col % WIDE;
     const uint8_t *w = weights_at(m, row, col);
     size_t w_bytes = m->f32 ? m->cols * sizeof(float) : m->row_bytes;
-    struct ahead ahead = {.rows = 0};
     dots_add *add = t->straight;
     if (!add || cols < QUANT_LANES) {
         spread(t, m, row, rows, col, cols);
         w = (const uint8_t *)t->w;
         w_bytes = TILE_COLS * sizeof *t->w;
         add = t->dots->f32;
-        ahead = next_tile(all, row, col);
     }
+    struct ahead ahead = next_tile(t, all, row, col + cols);
     size_t len = (cols + QUANT_LANES - 1) / QUANT_LANES * QUANT_LANES;
     unsigned lines = ahead.lines / (1 + rows * n / DOTS_PRODUCTS) + 1; /* a few at a time can be under way */
     for (unsigned i = 0; i < n; i += DOTS_VECTORS) {
@@ -162,7 +164,7 @@ static void add_tile(struct tile *t, const struct many *all, uint32_t row, unsig
         for (unsigned r = 0; r < rows; r += together) {
             look_ahead(&ahead, lines);
             add(least(rows - r, together), vectors, len, w + r * w_bytes, w_bytes, x + (size_t)i * WIDE, WIDE,
-                t->sums + ((size_t)r * n + i) * QUANT_LANES, (size_t)n * QUANT_LANES);
+                t->sums[i] + r * QUANT_LANES, MANY_ROWS * QUANT_LANES);
         }
     }
 }
@@ -171,18 +173,17 @@ static void some_rows(struct tile *t, const struct many *all, uint32_t row, uint
 {
     const struct matrix *m = all->mul->w;
     unsigned rows = least(all->to - row, MANY_ROWS);
-    float out[MANY_ROWS * MOST_X];
-    memset(t->sums, 0, (size_t)rows * n * QUANT_LANES * sizeof *t->sums);
+    memset(t->sums, 0, n * sizeof *t->sums);
     for (uint32_t col = 0, cols; col < m->cols; col += cols) {
         cols = tile_cols(t, m->cols - col);
         add_tile(t, all, row, rows, col, cols, first, n);
     }
-    t->dots->sum((size_t)rows * n, t->sums, out);
-    for (unsigned i = 0; i < n; i++)
-        for (unsigned r = 0; r < rows; r++) {
-            float *at = &all->mul->y[(size_t)(first + i) * m->rows + row + r], v = out[r * n + i];
-            *at = all->add ? *at + v : v;
-        }
+    for (unsigned i = 0; i < n; i++) {
+        float out[MANY_ROWS], *y = all->mul->y + (size_t)(first + i) * m->rows + row;
+        t->dots->sum(rows, t->sums[i], all->add ? out : y);
+        for (unsigned r = 0; all->add && r < rows; r++)
+            y[r] += out[r];
+    }
 }
 
 void matmul_many(const struct matmul *mul, uint32_t from, uint32_t to, uint32_t n, const float *x, bool add)

@@ -393,7 +393,7 @@ static void test_many_have_the_bits_of_one(void **state)
 static void test_dots_of_families(void **state)
 {
     (void)state;
-    enum { MOST = 64, R = 13, SUMS = DOTS_VECTORS * QUANT_LANES };
+    enum { MOST = 64, R = 13 };
     static const uint32_t types[] = {GGML_F32, GGML_F16, GGML_BF16};
     static uint8_t w[R][MOST * 4 + 3];
     static float x[DOTS_VECTORS][MOST];
@@ -403,18 +403,18 @@ static void test_dots_of_families(void **state)
             const struct dots_ops *dots = dots_ops_named(families[f]);
             for (unsigned n = 1; dots && n <= DOTS_VECTORS; n++) {
                 dots_add *add = dots_of_type(dots, types[t]);
-                float sums[R][SUMS] = {0}, y[DOTS_VECTORS];
+                float sums[DOTS_VECTORS][R * QUANT_LANES] = {0}, y[R];
                 size_t first = ggml_row_bytes(types[t], 40);
                 for (unsigned r = 0; r < R; r++)
                     random_row(types[t], MOST, w[r]);
                 for (unsigned i = 0; i < n; i++)
                     random_row(GGML_F32, MOST, (uint8_t *)x[i]);
-                add(R, n, 40, w, sizeof *w, x[0], MOST, sums[0], SUMS);
-                add(R, n, 24, w[0] + first, sizeof *w, x[0] + 40, MOST, sums[0], SUMS);
-                for (unsigned r = 0; r < R; r++) {
-                    dots->sum(n, sums[r], y);
-                    for (unsigned i = 0; i < n; i++)
-                        assert_true(y[i] == quant_ops_named(families[f], types[t])->dot(MOST, w[r], x[i]));
+                add(R, n, 40, w, sizeof *w, x[0], MOST, sums[0], R * QUANT_LANES);
+                add(R, n, 24, w[0] + first, sizeof *w, x[0] + 40, MOST, sums[0], R * QUANT_LANES);
+                for (unsigned i = 0; i < n; i++) {
+                    dots->sum(R, sums[i], y);
+                    for (unsigned r = 0; r < R; r++)
+                        assert_true(y[r] == quant_ops_named(families[f], types[t])->dot(MOST, w[r], x[i]));
                 }
             }
         }
