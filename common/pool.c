@@ -1,6 +1,9 @@
-/* pool.c: see pool.h. Workers sleep on a condition variable: with two cores shared with memory nodes and
- * zmq's own threads, spinning would take time from those that work. */
+/* pool.c: see pool.h. Whoever waits looks on for some microseconds, since runs follow each other closely
+ * while a step computes and waking a thread takes longer; then it sleeps on a condition variable: with two
+ * cores shared with memory nodes and zmq's own threads, spinning would take time from those that work. */
 #include "common/pool.h"
+
+#include "common/clock.h"
 
 #include <pthread.h>
 #include <sched.h>
@@ -8,24 +11,42 @@
 #include <stdbool.h>
 #include <stdlib.h>
 
+enum { LOOK_ON_NS = 20000 };
+
 struct pool {
     pthread_mutex_t lock;
     pthread_cond_t start, done;
     void (*fn)(void *, unsigned);
     void *arg;
     unsigned n_parts;
-    atomic_uint next;    /* next part to hand out */
-    unsigned generation; /* counts pool_run calls: a worker that sees a new one joins in */
-    unsigned busy;       /* workers inside the current run */
+    atomic_uint next;       /* next part to hand out */
+    atomic_uint generation; /* counts pool_run calls: a worker that sees a new one joins in */
+    atomic_uint busy;       /* workers inside the current run */
     bool quit;
     unsigned n_workers;
     pthread_t workers[];
 };
 
+static inline void relax(void)
+{
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#endif
+}
+
 static void work(struct pool *p, void (*fn)(void *, unsigned), void *arg, unsigned n_parts)
 {
     for (unsigned part; (part = atomic_fetch_add(&p->next, 1)) < n_parts;)
         fn(arg, part);
+}
+
+/* Until *what is or isn't `value`, or for LOOK_ON_NS. */
+static void look_on(const atomic_uint *what, unsigned value, bool is)
+{
+    uint64_t end = clock_ns() + LOOK_ON_NS;
+    while ((atomic_load_explicit(what, memory_order_relaxed) == value) != is && clock_ns() < end)
+        for (unsigned i = 0; i < 8; i++)
+            relax();
 }
 
 static void *worker(void *arg)
@@ -50,6 +71,9 @@ static void *worker(void *arg)
         pthread_mutex_lock(&p->lock);
         if (--p->busy == 0)
             pthread_cond_signal(&p->done);
+        pthread_mutex_unlock(&p->lock);
+        look_on(&p->generation, seen, false);
+        pthread_mutex_lock(&p->lock);
     }
     pthread_mutex_unlock(&p->lock);
     return NULL;
@@ -111,6 +135,7 @@ void pool_run(struct pool *p, unsigned n_parts, void (*fn)(void *, unsigned), vo
     pthread_cond_broadcast(&p->start);
     pthread_mutex_unlock(&p->lock);
     work(p, fn, arg, n_parts);
+    look_on(&p->busy, 0, true);
     pthread_mutex_lock(&p->lock);
     p->fn = NULL;
     while (p->busy > 0)
