@@ -22,7 +22,7 @@
 enum { PROBE_BYTES = 256 << 20, PROBE_PASSES = 3 };
 
 struct args {
-    const char *model, *llama;
+    const char *model, *llama, *activations;
     uint32_t tokens, steps, rounds, threads;
     bool json;
 };
@@ -36,6 +36,8 @@ static const struct opt table[] = {
     {"steps", 'n', OPT_U32, AT(steps), "N", "tokens decoded in a round", .min = 1, .max = 1 << 16},
     {"rounds", 0, OPT_U32, AT(rounds), "N", "how often it is measured", .min = 1, .max = SERIES_MAX},
     {"threads", 't', OPT_U32, AT(threads), "N", "threads; 0: all cores", .max = 1024},
+    {"activations", 0, OPT_CHOICE, AT(activations), NULL, "ours, as of scoutkv run; llama.cpp's have 8 bits",
+     .choices = "exact|int8"},
     {"llama", 0, OPT_STRING, AT(llama), "DIR",
      "where deploy/peers --llama DIR put llama.cpp: it decodes too, in turns"},
     {"json", 0, OPT_FLAG, AT(json), NULL, "print one object instead of the table"},
@@ -249,7 +251,7 @@ static const char about[] = "Times dense decoding at a short context, where a to
 
 int cmd_bench_decode(int argc, char **argv)
 {
-    struct args a = {.tokens = 64, .steps = 16, .rounds = 7};
+    struct args a = {.activations = "exact", .tokens = 64, .steps = 16, .rounds = 7};
     struct opt_memory mem = {0};
     struct skv_error err = {0};
     const struct opt_group groups[] = {{"Options", table, &a}, {0}};
@@ -270,6 +272,7 @@ int cmd_bench_decode(int argc, char **argv)
     kv_options_defaults(&b->kv);
     b->kv.policy = "dense";
     b->kv.threads = a.threads;
+    b->kv.activations = a.activations;
     interrupt_catch();
     rc = bench(b, &err);
     rc = interrupted() ? EXIT_INTERRUPTED : rc ? cli_fail(cmd.name, &err) : 0;

@@ -244,6 +244,7 @@ static const char about[] =
     "                 the scout's scores of representatives; integers, so only memory is a limit that is "
     "told\n"
     "  gemv_TYPE      one vector by 4,096-column weights of that type (decode)\n"
+    "  gemv_int8_TYPE the same with activations rounded to 8 bits (--activations int8 of scoutkv run)\n"
     "  gemv16_TYPE    16 vectors by such weights, each with the bits of gemv (16 streams decoded at once)\n"
     "  gemm_TYPE      256 vectors by 1,024 such rows (prefill)\n"
     "  checksum       of pages of 8 KiB";

@@ -14,8 +14,10 @@ int engine_open(struct engine *e, const char *path, const struct kv_options *kv,
 {
     e->kv = kv;
     int rc = model_open(path, &e->model, err);
-    if (!rc)
+    if (!rc) {
+        e->model->activations = kv_activations(kv);
         rc = tokenizer_from_gguf(e->model->gguf, &e->tok, err);
+    }
     if (!rc)
         model_shape(e->model, &e->shape);
     if (!rc && kv->calib)
@@ -67,6 +69,7 @@ int engine_context(struct engine *e, const struct skv_context_opts *opts, skv_co
 
 int engine_session(struct engine *e, skv_context *ctx, struct session **session, struct skv_error *err)
 {
+    e->model->activations = kv_activations(e->kv); /* a resumed context says itself */
     int rc = session_open(e->model, e->tier, ctx, e->kv->threads, session, err);
     if (rc == 0)
         on_loss_watch(&e->loss, e->kv, *session);

@@ -186,6 +186,7 @@ struct weights {
     uint8_t *data;
     float *x, *y; /* (tokens, COLS), (tokens, rows) */
     uint32_t tokens;
+    enum activations activations;
     struct matmul_room room;
 };
 
@@ -241,7 +242,22 @@ static void gemv(struct kernel_job *j, struct pool *pool)
 {
     struct weights *s = j->self;
     struct matmul m = {&s->w, s->y};
-    (void)matmul_rows(pool, &s->room, &m, 1, s->tokens, s->x, false);
+    (void)matmul_rows(pool, &s->room, s->activations, &m, 1, s->tokens, s->x, false);
+}
+
+/* The same with activations rounded to 8 bits. */
+static int gemv_int8_make(struct kernel_job *j, size_t bytes)
+{
+    int rc = weights_make(j, bytes, 1);
+    if (!rc)
+        ((struct weights *)j->self)->activations = ACTIVATIONS_INT8;
+    j->flops = 0; /* integers */
+    return rc;
+}
+
+static void gemv_int8(struct kernel_job *j, struct pool *pool)
+{
+    gemv(j, pool);
 }
 
 /* Vectors of a batch, each with the bits of gemv. */
@@ -294,6 +310,8 @@ static void gemm(struct kernel_job *j, struct pool *pool)
         .type = number                                                                                       \
     }
 #define GEMV(type_name, number) WEIGHTS(gemv, type_name, number, "one vector by weights")
+#define GEMV_INT8(type_name, number) \
+    WEIGHTS(gemv_int8, type_name, number, "one vector, rounded to 8 bits, by weights")
 #define GEMV16(type_name, number) WEIGHTS(gemv16, type_name, number, "16 vectors by weights, as one by one")
 #define GEMM(type_name, number) WEIGHTS(gemm, type_name, number, "256 vectors by weights")
 
@@ -323,6 +341,10 @@ static const struct kernel_job jobs[] = {
     GEMV("q6_k", GGML_Q6_K),
     GEMV("q4_k", GGML_Q4_K),
     GEMV("q4_0", GGML_Q4_0),
+    GEMV_INT8("q8_0", GGML_Q8_0),
+    GEMV_INT8("q6_k", GGML_Q6_K),
+    GEMV_INT8("q4_k", GGML_Q4_K),
+    GEMV_INT8("q4_0", GGML_Q4_0),
     GEMV16("f16", GGML_F16),
     GEMV16("q8_0", GGML_Q8_0),
     GEMM("f32", GGML_F32),

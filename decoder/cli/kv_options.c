@@ -116,6 +116,12 @@ const struct opt kv_cache_table[] = {
      "bytes, q4 0.34, rounded when a page of 16 tokens is full; `scoutkv "
      "eval` says what that costs",
      .choices = "f16|f32|q8_0|q4"},
+    {"activations", 0, OPT_CHOICE, AT(activations), NULL,
+     "what a decode step multiplies weights with. int8: activations rounded to 8 bits, 32 with a scale, "
+     "where "
+     "weights have 8 bits or fewer; faster, most of all for Q4_K and Q6_K; `scoutkv eval text` says what "
+     "that costs",
+     .choices = "exact|int8"},
     {"ack", 0, OPT_CHOICE, AT(ack), NULL, "when a node has a block: in its memory, or on its disk",
      .choices = "ram|durable"},
     {"hints", 0, OPT_CHOICE, AT(hints), NULL,
@@ -140,6 +146,7 @@ void kv_options_defaults(struct kv_options *o)
         .prefill = skv_policy_name(d.prefill.policy),
         .representatives = "full",
         .kv_type = skv_dtype_name(d.dtype),
+        .activations = "exact",
         .ack = d.durable ? "durable" : "ram",
         .hints = d.hints ? "on" : "off",
         .on_loss = "fail",
@@ -288,14 +295,22 @@ int kv_schedule(const struct kv_options *o, enum skv_schedule *out, struct skv_e
 }
 
 /* What of ours changes the bits of K and V, besides the context's own options. */
-#define RECIPE "chunk=%" PRIu32 " sums=%d"
+#define RECIPE "chunk=%" PRIu32 " sums=%d%s"
+#define INT8 " int8"
 
-bool kv_recipe_read(const char *recipe, uint32_t *chunk)
+bool kv_recipe_read(const char *recipe, uint32_t *chunk, const char **activations)
 {
-    int sums;
-    char end;
-    return recipe && sscanf(recipe, "chunk=%" SCNu32 " sums=%d%c", chunk, &sums, &end) == 2 &&
-           sums == QUANT_LANES && *chunk > 0 && *chunk % SKV_BLOCK == 0;
+    int sums, end = 0;
+    if (!recipe || sscanf(recipe, "chunk=%" SCNu32 " sums=%d%n", chunk, &sums, &end) != 2)
+        return false;
+    bool int8 = !strcmp(recipe + end, INT8);
+    *activations = int8 ? "int8" : "exact";
+    return (int8 || !recipe[end]) && sums == QUANT_LANES && *chunk > 0 && *chunk % SKV_BLOCK == 0;
+}
+
+enum activations kv_activations(const struct kv_options *o)
+{
+    return !strcmp(o->activations, "int8") ? ACTIVATIONS_INT8 : ACTIVATIONS_EXACT;
 }
 
 int kv_context_opts(const struct kv_options *o, struct kv_ranges *ranges, char recipe[32],
@@ -318,7 +333,7 @@ int kv_context_opts(const struct kv_options *o, struct kv_ranges *ranges, char r
         rc = skv_policy_parse(o->prefill, &out->prefill, err);
     if (rc)
         return rc;
-    snprintf(recipe, 32, RECIPE, o->chunk, QUANT_LANES);
+    snprintf(recipe, 32, RECIPE, o->chunk, QUANT_LANES, kv_activations(o) == ACTIVATIONS_INT8 ? INT8 : "");
     out->decode.budget = o->budget;
     out->decode.unit = out->prefill.unit = o->select;
     out->decode.mass = (float)o->mass;

@@ -4,6 +4,7 @@
 #define CLI_KV_OPTIONS_H
 
 #include "common/options.h"
+#include "decoder/model/matmul.h"
 #include "decoder/scoutkv.h"
 
 struct kv_options {
@@ -13,7 +14,7 @@ struct kv_options {
     struct opt_list disk; /* of the node inside this process */
     uint32_t replicas, heartbeat_ms, timeout_ms, step_deadline_ms, threads;
     /* contexts */
-    const char *representatives, *policy, *prefill, *kv_type, *ack, *hints, *on_loss;
+    const char *representatives, *policy, *prefill, *kv_type, *activations, *ack, *hints, *on_loss;
     uint32_t budget, refresh, refresh_budget, select, window, seal_lag, sinks, prefill_budget, chunk;
     double mass, refresh_turn;
     bool tail;
@@ -53,6 +54,7 @@ enum skv_representatives kv_representatives(const struct kv_options *);
 /* false: no type has this name. */
 bool kv_dtype_named(const char *name, size_t len, enum skv_dtype *type);
 enum skv_dtype kv_dtype(const struct kv_options *); /* --kv-type */
+enum activations kv_activations(const struct kv_options *);
 
 /* --schedule, or what --calib means without it. Part of it too. */
 int kv_schedule(const struct kv_options *, enum skv_schedule *out, struct skv_error *);
@@ -64,8 +66,8 @@ int kv_context_opts(const struct kv_options *, struct kv_ranges *ranges, char re
                     struct skv_context_opts *out, struct skv_error *);
 /* The same, only to find mistakes before anything is opened. */
 int kv_check(const struct kv_options *, struct skv_error *);
-/* Takes the chunk from such a recipe; false: it is of another engine, or of other sums. */
-bool kv_recipe_read(const char *recipe, uint32_t *chunk);
+/* Takes the chunk and --activations from such a recipe; false: it is of another engine, or of other sums. */
+bool kv_recipe_read(const char *recipe, uint32_t *chunk, const char **activations);
 /* What the context does; the engine sees to `recompute`. */
 enum skv_on_loss kv_on_loss(const struct kv_options *);
 void kv_tier_opts(const struct kv_options *, struct skv_tier_opts *out);

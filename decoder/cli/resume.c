@@ -74,7 +74,8 @@ static int take_fixed(const struct skv_saved *m, const struct resume_typed *t, s
 {
     const struct skv_context_opts *o = &m->opts;
     uint32_t chunk;
-    if (!kv_recipe_read(o->recipe, &chunk))
+    const char *activations;
+    if (!kv_recipe_read(o->recipe, &chunk, &activations))
         return skv_fail(
             err, -EINVAL,
             "context \"%s\" was not saved by this scoutkv, but by another engine or version (recipe: "
@@ -102,6 +103,8 @@ static int take_fixed(const struct skv_saved *m, const struct resume_typed *t, s
         rc = differs_number(m, t, "sinks", o->sinks, &kv->sinks, err);
     if (rc == 0)
         rc = differs_number(m, t, "chunk", chunk, &kv->chunk, err);
+    if (rc == 0)
+        rc = differs_text(m, t, "activations", activations, &kv->activations, err);
     return rc;
 }
 

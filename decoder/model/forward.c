@@ -184,8 +184,9 @@ static int multiply(struct pass *p, const struct matmul *w, size_t n_w, const fl
                     struct skv_error *err)
 {
     struct session *s = p->s;
-    int rc = p->mode == SKV_DECODE ? matmul_rows(s->pool, &s->room, w, n_w, p->n, x, add)
-                                   : matmul_tiles(s->pool, &s->room, w, n_w, p->n, x, add);
+    int rc = p->mode == SKV_DECODE
+                 ? matmul_rows(s->pool, &s->room, s->model->activations, w, n_w, p->n, x, add)
+                 : matmul_tiles(s->pool, &s->room, w, n_w, p->n, x, add);
     return rc ? skv_fail(err, rc, "out of memory for a product of matrices") : 0;
 }
 
@@ -262,7 +263,7 @@ static int output_block(struct pass *p, float *logits, bool all, struct skv_erro
         return multiply(p, &out, 1, s->h, false, err);
     }
     rms_norm(m->params.dim, m->params.norm_eps, s->x + (size_t)(p->n - 1) * m->params.dim, p->norm, s->h);
-    matmul_rows(s->pool, NULL, &out, 1, 1, s->h, false);
+    matmul_rows(s->pool, NULL, ACTIVATIONS_EXACT, &out, 1, 1, s->h, false);
     return 0;
 }
 

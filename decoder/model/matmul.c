@@ -9,6 +9,7 @@
 
 #include "decoder/model/matmul_many.h"
 #include "decoder/model/quant.h"
+#include "decoder/model/rounded.h"
 
 enum {
     MAX_W = 3,  /* matrices of one call: q, k, v */
@@ -54,11 +55,17 @@ struct rows_job {
     const struct matmul *w;
     size_t n_w;
     uint32_t n;
-    const float *x; /* from MANY_LEAST vectors on as matmul_many takes them */
+    const float *x;   /* from MANY_LEAST vectors on as matmul_many takes them */
+    uint8_t *rounded; /* (n, rounded_bytes), NULL: x is exact for all weights */
     bool add;
     uint32_t part_rows[MAX_W];
     unsigned first_part[MAX_W];
 };
+
+static const struct rounded_ops *rounding(const struct rows_job *job, const struct matrix *w)
+{
+    return job->rounded ? rounded_ops(w->type) : NULL;
+}
 
 /* Row r of every x, and rows r + stride … with it where there are n (1 or QUANT_SIDE). */
 static void rows_times(const struct rows_job *job, const struct matmul *m, uint32_t r, uint32_t stride,
@@ -66,11 +73,15 @@ static void rows_times(const struct rows_job *job, const struct matmul *m, uint3
 {
     const struct matrix *w = m->w;
     const struct quant_ops *ops = quant_ops(w->type);
+    const struct rounded_ops *rounded = rounding(job, w);
     const uint8_t *row = w->data + r * w->row_bytes;
     for (uint32_t t = 0; t < job->n; t++) {
         const float *x = job->x + (size_t)t * w->cols;
         float y[QUANT_SIDE], *out = m->y + (size_t)t * w->rows + r;
-        if (n == QUANT_SIDE)
+        if (rounded) {
+            struct rounded q = rounded_at(job->rounded + t * rounded_bytes(w->cols), w->cols);
+            rounded->dot(n, w->cols, row, stride * w->row_bytes, &q, y);
+        } else if (n == QUANT_SIDE)
             ops->dot_side(w->cols, row, stride * w->row_bytes, x, y);
         else
             y[0] = ops->dot(w->cols, row, x);
@@ -89,7 +100,7 @@ static void rows_part(void *arg, unsigned part)
     const struct matrix *w = job->w[i].w;
     uint32_t from = (part - job->first_part[i]) * job->part_rows[i];
     uint32_t to = from + job->part_rows[i] < w->rows ? from + job->part_rows[i] : w->rows;
-    if (job->n >= MANY_LEAST) {
+    if (job->n >= MANY_LEAST && !rounding(job, w)) {
         matmul_many(&job->w[i], from, to, job->n, job->x, job->add);
         return;
     }
@@ -107,8 +118,49 @@ static uint32_t rows_a_part(const struct matrix *m, uint32_t n, uint64_t weights
     return n >= MANY_LEAST ? (rows + MANY_ROWS - 1) / MANY_ROWS * MANY_ROWS : rows;
 }
 
-int matmul_rows(struct pool *pool, struct matmul_room *room, const struct matmul *w, size_t n_w, uint32_t n,
-                const float *x, bool add)
+struct rounding_job {
+    uint32_t cols;
+    const float *x;
+    uint8_t *out;
+};
+
+static void round_one(void *arg, unsigned t)
+{
+    const struct rounding_job *job = arg;
+    struct rounded out = rounded_at(job->out + t * rounded_bytes(job->cols), job->cols);
+    rounded_from_f32(job->cols, job->x + (size_t)t * job->cols, &out);
+}
+
+/* Vectors laid out as the products want them. */
+static int prepare(struct pool *pool, struct matmul_room *room, enum activations activations,
+                   struct rows_job *job)
+{
+    uint32_t cols = job->w->w->cols;
+    bool exact = false, rounded = false;
+    for (size_t i = 0; i < job->n_w; i++) {
+        bool few = activations == ACTIVATIONS_INT8 && rounded_ops(job->w[i].w->type);
+        rounded |= few;
+        exact |= !few;
+    }
+    size_t floats = exact && job->n >= MANY_LEAST ? (many_floats(job->n, cols) + 15) / 16 * 16 : 0;
+    size_t bytes = rounded ? job->n * rounded_bytes(cols) : 0;
+    if (!floats && !bytes)
+        return 0;
+    if (room_grow(room, 1, floats + bytes / sizeof(float)))
+        return -ENOMEM;
+    if (rounded) {
+        job->rounded = (uint8_t *)(room->tiles + floats);
+        pool_run(pool, job->n, round_one, &(struct rounding_job){cols, job->x, job->rounded});
+    }
+    if (floats) {
+        many_lay_out(pool, job->n, cols, job->x, room->tiles);
+        job->x = room->tiles;
+    }
+    return 0;
+}
+
+int matmul_rows(struct pool *pool, struct matmul_room *room, enum activations activations,
+                const struct matmul *w, size_t n_w, uint32_t n, const float *x, bool add)
 {
     assert(n_w >= 1 && n_w <= MAX_W);
     struct rows_job job = {.w = w, .n_w = n_w, .n = n, .x = x, .add = add};
@@ -126,12 +178,8 @@ int matmul_rows(struct pool *pool, struct matmul_room *room, const struct matmul
     }
     if (weights * n < SERIAL_WEIGHTS)
         pool = NULL;
-    if (n >= MANY_LEAST) {
-        if (room_grow(room, 1, many_floats(n, w->w->cols)))
-            return -ENOMEM;
-        many_lay_out(pool, n, w->w->cols, x, room->tiles);
-        job.x = room->tiles;
-    }
+    if (prepare(pool, room, activations, &job))
+        return -ENOMEM;
     pool_run(pool, parts, rows_part, &job);
     return 0;
 }

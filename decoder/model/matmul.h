@@ -3,7 +3,9 @@
  * Two forms. Rows (decode): each output is one dot of quant.h, so its bits depend on its own row and its own
  * x, not on how many x there are, nor on threads. Tiles (prefill): tiles of W are spread to f32 and
  * multiplied by OpenBLAS; tile borders depend on shapes only, so bits don't depend on threads, but they do on
- * how many x come together. */
+ * how many x come together.
+ *
+ * Rows may round activations to 8 bits (rounded.h), for weights of few bits. */
 #ifndef DECODER_MODEL_MATMUL_H
 #define DECODER_MODEL_MATMUL_H
 
@@ -26,17 +28,23 @@ struct matmul {
     float *y; /* (n, w->rows) */
 };
 
-/* Room for what is multiplied, laid out otherwise: tiles, one per thread, or vectors; grows by itself. */
+/* Room for what is multiplied, laid out otherwise: tiles, one per thread, or vectors and rounded ones; grows
+ * by itself. */
 struct matmul_room {
     float *tiles;
     size_t tile_floats, n;
 };
 void matmul_room_free(struct matmul_room *);
 
+enum activations {
+    ACTIVATIONS_EXACT, /* f32 */
+    ACTIVATIONS_INT8,  /* rounded, where weights have at most 8 bits */
+};
+
 /* y = x·wᵀ for several matrices of one input x (n, cols); y += x·wᵀ with add. Weights are read once for all
- * x. 0 or -ENOMEM; n = 1 needs no room (NULL) and can't fail. */
-int matmul_rows(struct pool *, struct matmul_room *, const struct matmul *, size_t n_w, uint32_t n,
-                const float *x, bool add);
+ * x. 0 or -ENOMEM; n = 1 with exact activations needs no room (NULL) and can't fail. */
+int matmul_rows(struct pool *, struct matmul_room *, enum activations, const struct matmul *, size_t n_w,
+                uint32_t n, const float *x, bool add);
 /* The same by tiles. Returns 0 or -ENOMEM. */
 int matmul_tiles(struct pool *, struct matmul_room *, const struct matmul *, size_t n_w, uint32_t n,
                  const float *x, bool add);

@@ -48,6 +48,7 @@ struct model {
     float *spread;           /* f32 copies of small models' layer matrices, which prefill multiplies with */
     struct skv_layer *shape; /* [n_layers], for model_shape */
     uint8_t fingerprint[SKV_FINGERPRINT];
+    enum activations activations; /* of decode; exact unless set before the first session */
 };
 
 int model_open(const char *path, struct model **out, struct skv_error *err);

@@ -77,14 +77,6 @@ static inline void add_group(const float w[32], const float *x, float acc[8])
         acc[j % 8] += w[j] * x[j];
 }
 
-/* The same tree as in the AVX2 family: halves. */
-static inline float add_lanes(float acc[8])
-{
-    for (unsigned j = 0; j < 4; j++)
-        acc[j] += acc[4 + j];
-    return (acc[0] + acc[2]) + (acc[1] + acc[3]);
-}
-
 /* ELEMENT is the size of one weight where rows may end inside a group of 32 (F32, F16, BF16), else 0. */
 #define FAMILY(NAME, ELEMENT)                                                             \
     static void NAME##_to_f32(size_t n, const void *row, float *out)                      \
@@ -114,7 +106,7 @@ static inline float add_lanes(float acc[8])
             NAME##_group(tail, 0, w);                                                     \
             add_group(w, xs, acc);                                                        \
         }                                                                                 \
-        return add_lanes(acc);                                                            \
+        return quant_add_lanes(acc);                                                      \
     }                                                                                     \
     static void NAME##_dot_side(size_t n, const void *row, size_t apart, const float *x,  \
                                 float y[QUANT_SIDE])                                      \

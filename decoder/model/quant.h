@@ -92,6 +92,14 @@ static inline void q4_k_scale(const uint8_t *scales, unsigned j, uint8_t *scale,
     }
 }
 
+/* The lanes of a dot, in the tree that all families have: halves. */
+static inline float quant_add_lanes(float acc[8])
+{
+    for (unsigned j = 0; j < 4; j++)
+        acc[j] += acc[4 + j];
+    return (acc[0] + acc[2]) + (acc[1] + acc[3]);
+}
+
 /* The families, by type number; only quant.c chooses between them. */
 enum { QUANT_TYPES = 31 };
 extern const struct quant_ops quant_portable[QUANT_TYPES], quant_avx2[QUANT_TYPES];

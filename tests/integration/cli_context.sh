@@ -75,6 +75,20 @@ ends 1 run --resume few -m "$dir/random.gguf" -c 40000 --ignore-eos --nodes "$no
 says 'was saved with --kv-type q4, not f16'
 ends 0 context rm few --nodes "$nodes"
 
+# So are rounded activations: they are part of what a context is, and say so.
+ends 0 make-model random -o "$dir/q.gguf" --type Q8_0
+set -- -m "$dir/q.gguf" -c 40000 --ignore-eos --nodes "$nodes" --temp 0
+ends 0 run "$@" -f "$dir/prompt" -n 24 --activations int8 --fresh
+cp "$dir/out" "$dir/want-int8"
+ends 0 run "$@" -f "$dir/prompt" -n 11 --activations int8 --save rounded
+ends 1 run --resume rounded "$@" --activations exact
+says 'was saved with --activations int8, not exact'
+ends 0 run --resume rounded "$@" -n 13
+tail -c "$(wc -c <"$dir/out")" "$dir/want-int8" >"$dir/rest"
+same "$dir/rest" "$dir/out" "a context with rounded activations went on otherwise"
+ends 0 context rm rounded --nodes "$nodes"
+set -- $common
+
 # A fork goes its own way, and stays when the first is removed.
 ends 0 context fork book tale --nodes "$nodes" --ttl 2d
 ends 1 context fork book tale --nodes "$nodes"

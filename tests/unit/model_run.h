@@ -139,6 +139,30 @@ static inline void check_passes(const char *what, const char *path, const uint32
     run_end(&r);
 }
 
+/* Decoded with activations in 8 bits, one by one and five at once: the same bits, near what is expected, and
+ * other than with exact ones. */
+static inline void check_rounded(const char *what, const char *path, const uint32_t *ids, uint32_t n,
+                                 const float *expected, double tolerance)
+{
+    struct run r = run_start(path, SKV_F32, 2);
+    size_t vocab = r.model->params.vocab;
+    float *one = malloc(n * vocab * sizeof *one), *five = malloc(n * vocab * sizeof *five);
+    eval(&r, SKV_DECODE, ids, 1, five);
+    r.model->activations = ACTIVATIONS_INT8;
+    run_restart(&r, SKV_F32);
+    for (uint32_t t = 0; t < n; t++)
+        eval(&r, SKV_DECODE, ids + t, 1, one + t * vocab);
+    check_logits(what, one, expected, n * vocab, tolerance);
+    assert_memory_not_equal(one, five, vocab * sizeof *one);
+    run_restart(&r, SKV_F32);
+    for (uint32_t t = 0; t < n; t += 5)
+        eval(&r, SKV_DECODE, ids + t, n - t < 5 ? n - t : 5, five + t * vocab);
+    assert_memory_equal(one, five, n * vocab * sizeof *one);
+    free(one);
+    free(five);
+    run_end(&r);
+}
+
 static inline const char *write_random(const char *name, const struct random_model_opts *o)
 {
     struct skv_error err;

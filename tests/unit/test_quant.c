@@ -16,6 +16,7 @@
 #include "decoder/model/matmul.h"
 #include "decoder/model/matmul_many.h"
 #include "decoder/model/quant.h"
+#include "decoder/model/rounded.h"
 
 static const uint32_t all_types[] = {GGML_F32,  GGML_F16,  GGML_BF16, GGML_Q8_0,
                                      GGML_Q4_0, GGML_Q4_K, GGML_Q6_K};
@@ -225,6 +226,55 @@ static void test_rows_side_by_side(void **state)
             }
 }
 
+/* Activations in 8 bits: a half of a step each, no more; families agree; four rows side by side have the bits
+ * of one. */
+static void test_rounded_activations(void **state)
+{
+    (void)state;
+    enum { N = 1024, APART = 5 };
+    const char *const families[] = {"portable", "avx2"};
+    static float x[N], w[N];
+    static uint8_t memory[N * 2];
+    struct rounded q = rounded_at(memory, N);
+    assert_true(rounded_bytes(N) <= sizeof memory && rounded_bytes(N) % 64 == 0);
+    for (unsigned i = 0; i < N; i++)
+        x[i] = i / 32 == 3 ? 0 : random_float() * (float)(i / 32 + 1);
+    rounded_from_f32(N, x, &q);
+    for (unsigned i = 0; i < N; i++)
+        assert_true(fabsf(x[i] - q.d[i / 32] * q.q[i]) <= 0.501f * q.d[i / 32]);
+    for (unsigned t = 0; t < N_TYPES; t++)
+        for (unsigned f = 0; f < 2; f++) {
+            const struct rounded_ops *ops = rounded_ops_named(families[f], all_types[t]);
+            size_t bytes = ggml_row_bytes(all_types[t], N), apart = bytes + APART;
+            if (!ops)
+                continue;
+            uint8_t *rows = malloc((QUANT_SIDE - 1) * apart + bytes);
+            float y[QUANT_SIDE], one;
+            for (unsigned r = 0; r < QUANT_SIDE; r++)
+                random_row(all_types[t], N, rows + r * apart);
+            ops->dot(QUANT_SIDE, N, rows, apart, &q, y);
+            for (unsigned r = 0; r < QUANT_SIDE; r++) {
+                double of_codes = 0, scale = 0;
+                quant_ops(all_types[t])->to_f32(N, rows + r * apart, w);
+                for (unsigned i = 0; i < N; i++) {
+                    double term = (double)w[i] * (double)q.d[i / 32] * q.q[i];
+                    of_codes += term;
+                    scale += fabs(term);
+                }
+                if (fabs((double)y[r] - of_codes) > 4e-6 * scale)
+                    fail_msg("%s %s: dot %g, exact %g", families[f], ggml_type_name(all_types[t]),
+                             (double)y[r], of_codes);
+                ops->dot(1, N, rows + r * apart, 0, &q, &one);
+                assert_true(one == y[r]);
+            }
+            free(rows);
+        }
+    assert_null(rounded_ops(GGML_F16));
+    x[40] = INFINITY;
+    rounded_from_f32(N, x, &q);
+    assert_true(isnan(q.d[1]) && q.q[40] == 0 && isnan(q.sum[1]) && !isnan(q.d[0]));
+}
+
 static void test_quantisers_are_near(void **state)
 {
     (void)state;
@@ -294,13 +344,14 @@ static void test_products(void **state)
     for (unsigned t = 0; t < N_TYPES; t++) {
         struct matrix w = make_matrix(all_types[t], data);
         for (unsigned p = 0; p < 3; p++)
-            assert_int_equal(matmul_rows(pools[p], &vectors, &(struct matmul){&w, y[p]}, 1, TOKENS, x, false),
+            assert_int_equal(matmul_rows(pools[p], &vectors, ACTIVATIONS_EXACT, &(struct matmul){&w, y[p]}, 1,
+                                         TOKENS, x, false),
                              0);
         check_product(&w, x, y[0], 0, "rows");
         assert_memory_equal(y[0], y[1], TOKENS * ROWS * sizeof *y[0]); /* bits don't depend on threads */
         assert_memory_equal(y[0], y[2], TOKENS * ROWS * sizeof *y[0]);
         /* nor on neighbours */
-        matmul_rows(pools[1], NULL, &(struct matmul){&w, y[1]}, 1, 1, x + 3 * COLS, false);
+        matmul_rows(pools[1], NULL, ACTIVATIONS_EXACT, &(struct matmul){&w, y[1]}, 1, 1, x + 3 * COLS, false);
         assert_memory_equal(y[0] + 3 * ROWS, y[1], ROWS * sizeof *y[0]);
 
         for (unsigned at_hand = 0; at_hand < 2; at_hand++) {
@@ -321,7 +372,8 @@ static void test_products(void **state)
             for (unsigned i = 0; i < TOKENS * ROWS; i++)
                 y[p][i] = 5;
             if (p == 0)
-                matmul_rows(pools[1], &vectors, &(struct matmul){&w, y[p]}, 1, TOKENS, x, true);
+                matmul_rows(pools[1], &vectors, ACTIVATIONS_EXACT, &(struct matmul){&w, y[p]}, 1, TOKENS, x,
+                            true);
             else
                 assert_int_equal(
                     matmul_tiles(pools[1], &room, &(struct matmul){&w, y[p]}, 1, TOKENS, x, true), 0);
@@ -358,10 +410,11 @@ static void check_many(uint32_t type, uint32_t rows, uint32_t cols, uint32_t n, 
         x[i] = random_float();
     for (size_t i = 0; i < (size_t)n * rows; i++)
         many[i] = one[i] = (float)i;
-    assert_int_equal(matmul_rows(NULL, &room, &(struct matmul){&w, many}, 1, n, x, n % 2), 0);
+    assert_int_equal(matmul_rows(NULL, &room, ACTIVATIONS_EXACT, &(struct matmul){&w, many}, 1, n, x, n % 2),
+                     0);
     for (uint32_t t = 0; t < n; t++)
-        matmul_rows(NULL, NULL, &(struct matmul){&w, one + (size_t)t * rows}, 1, 1, x + (size_t)t * cols,
-                    n % 2);
+        matmul_rows(NULL, NULL, ACTIVATIONS_EXACT, &(struct matmul){&w, one + (size_t)t * rows}, 1, 1,
+                    x + (size_t)t * cols, n % 2);
     if (memcmp(many, one, n * rows * sizeof *one))
         fail_msg("%s %u×%u: %u vectors at once have other bits than one by one", ggml_type_name(type), rows,
                  cols, n);
@@ -429,7 +482,7 @@ int main(void)
         cmocka_unit_test(test_q6_k_block),        cmocka_unit_test(test_families_agree),
         cmocka_unit_test(test_rows_side_by_side), cmocka_unit_test(test_quantisers_are_near),
         cmocka_unit_test(test_products),          cmocka_unit_test(test_many_have_the_bits_of_one),
-        cmocka_unit_test(test_dots_of_families),
+        cmocka_unit_test(test_dots_of_families),  cmocka_unit_test(test_rounded_activations),
     };
     return cmocka_run_group_tests_name("quant", tests, NULL, NULL);
 }
