@@ -10,16 +10,17 @@
 
 #include "decoder/model/quant.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
 enum { DOTS_VECTORS = 4, DOTS_PRODUCTS = 12 };
 
-/* sums (n, rows, 8) += w (rows, len) · x (n, len): n at most DOTS_VECTORS, len a multiple of 8. Best is a
- * multiple of DOTS_PRODUCTS / n rows. From one row of w to the next w_bytes; of x, x_stride floats; from one
- * vector's sums to the next, sums_stride (at least 8·rows). */
-typedef void dots_add(unsigned rows, unsigned n, size_t len, const void *w, size_t w_bytes, const float *x,
-                      size_t x_stride, float *sums, size_t sums_stride);
+/* sums (n, rows, 8) += w (rows, len) · x (n, len), or = where they begin: n at most DOTS_VECTORS, len a
+ * multiple of 8. Best is a multiple of DOTS_PRODUCTS / n rows. From one row of w to the next w_bytes; of x,
+ * x_stride floats; from one vector's sums to the next, sums_stride (at least 8·rows). */
+typedef void dots_add(bool begin, unsigned rows, unsigned n, size_t len, const void *w, size_t w_bytes,
+                      const float *x, size_t x_stride, float *sums, size_t sums_stride);
 
 struct dots_ops {
     dots_add *f32, *f16, *bf16; /* by w's type */

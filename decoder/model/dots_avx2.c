@@ -27,14 +27,15 @@ INLINE __m256 bf16_8(const uint8_t *row, size_t i)
     return _mm256_castsi256_ps(_mm256_slli_epi32(h, 16));
 }
 
-INLINE void block(__m256 (*const weights)(const uint8_t *, size_t), const unsigned R, const unsigned T,
-                  size_t len, const uint8_t *w, size_t w_bytes, const float *x, size_t x_stride, float *sums,
-                  size_t sums_stride)
+INLINE void block(__m256 (*const weights)(const uint8_t *, size_t), bool begin, const unsigned R,
+                  const unsigned T, size_t len, const uint8_t *w, size_t w_bytes, const float *x,
+                  size_t x_stride, float *sums, size_t sums_stride)
 {
     __m256 sum[DOTS_PRODUCTS];
     for (unsigned r = 0; r < R; r++)
         for (unsigned t = 0; t < T; t++)
-            sum[r * T + t] = _mm256_loadu_ps(sums + t * sums_stride + r * QUANT_LANES);
+            sum[r * T + t] =
+                begin ? _mm256_setzero_ps() : _mm256_loadu_ps(sums + t * sums_stride + r * QUANT_LANES);
     for (size_t i = 0; i < len; i += 8) {
         __m256 xs[DOTS_VECTORS];
         for (unsigned t = 0; t < T; t++)
@@ -51,32 +52,32 @@ INLINE void block(__m256 (*const weights)(const uint8_t *, size_t), const unsign
 }
 
 /* T vectors by all rows, R at a time. */
-#define COLUMN(NAME, T, R)                                                                            \
-    INLINE void column_##NAME##_##T(unsigned rows, size_t len, const uint8_t *w, size_t w_bytes,      \
-                                    const float *x, size_t x_stride, float *sums, size_t sums_stride) \
-    {                                                                                                 \
-        unsigned r = 0;                                                                               \
-        for (; r + R <= rows; r += R, w += R * w_bytes, sums += R * QUANT_LANES)                      \
-            block(NAME##_8, R, T, len, w, w_bytes, x, x_stride, sums, sums_stride);                   \
-        for (; r < rows; r++, w += w_bytes, sums += QUANT_LANES)                                      \
-            block(NAME##_8, 1, T, len, w, w_bytes, x, x_stride, sums, sums_stride);                   \
+#define COLUMN(NAME, T, R)                                                                                   \
+    INLINE void column_##NAME##_##T(bool begin, unsigned rows, size_t len, const uint8_t *w, size_t w_bytes, \
+                                    const float *x, size_t x_stride, float *sums, size_t sums_stride)        \
+    {                                                                                                        \
+        unsigned r = 0;                                                                                      \
+        for (; r + R <= rows; r += R, w += R * w_bytes, sums += R * QUANT_LANES)                             \
+            block(NAME##_8, begin, R, T, len, w, w_bytes, x, x_stride, sums, sums_stride);                   \
+        for (; r < rows; r++, w += w_bytes, sums += QUANT_LANES)                                             \
+            block(NAME##_8, begin, 1, T, len, w, w_bytes, x, x_stride, sums, sums_stride);                   \
     }
-#define ADD(NAME)                                                                                \
-    COLUMN(NAME, 1, 12)                                                                          \
-    COLUMN(NAME, 2, 6)                                                                           \
-    COLUMN(NAME, 3, 4)                                                                           \
-    COLUMN(NAME, 4, 3)                                                                           \
-    static void add_##NAME(unsigned rows, unsigned n, size_t len, const void *w, size_t w_bytes, \
-                           const float *x, size_t x_stride, float *sums, size_t sums_stride)     \
-    {                                                                                            \
-        if (n == 4)                                                                              \
-            column_##NAME##_4(rows, len, w, w_bytes, x, x_stride, sums, sums_stride);            \
-        else if (n == 3)                                                                         \
-            column_##NAME##_3(rows, len, w, w_bytes, x, x_stride, sums, sums_stride);            \
-        else if (n == 2)                                                                         \
-            column_##NAME##_2(rows, len, w, w_bytes, x, x_stride, sums, sums_stride);            \
-        else                                                                                     \
-            column_##NAME##_1(rows, len, w, w_bytes, x, x_stride, sums, sums_stride);            \
+#define ADD(NAME)                                                                                            \
+    COLUMN(NAME, 1, 12)                                                                                      \
+    COLUMN(NAME, 2, 6)                                                                                       \
+    COLUMN(NAME, 3, 4)                                                                                       \
+    COLUMN(NAME, 4, 3)                                                                                       \
+    static void add_##NAME(bool begin, unsigned rows, unsigned n, size_t len, const void *w, size_t w_bytes, \
+                           const float *x, size_t x_stride, float *sums, size_t sums_stride)                 \
+    {                                                                                                        \
+        if (n == 4)                                                                                          \
+            column_##NAME##_4(begin, rows, len, w, w_bytes, x, x_stride, sums, sums_stride);                 \
+        else if (n == 3)                                                                                     \
+            column_##NAME##_3(begin, rows, len, w, w_bytes, x, x_stride, sums, sums_stride);                 \
+        else if (n == 2)                                                                                     \
+            column_##NAME##_2(begin, rows, len, w, w_bytes, x, x_stride, sums, sums_stride);                 \
+        else                                                                                                 \
+            column_##NAME##_1(begin, rows, len, w, w_bytes, x, x_stride, sums, sums_stride);                 \
     }
 ADD(f32)
 ADD(f16)

@@ -168,8 +168,8 @@ int matmul_rows(struct pool *pool, struct matmul_room *room, enum activations ac
     uint64_t weights = 0;
     for (size_t i = 0; i < n_w; i++)
         weights += (uint64_t)w[i].w->rows * w[i].w->cols;
-    uint64_t a_part = weights / PARTS;
-    a_part = a_part < LEAST_WEIGHTS ? LEAST_WEIGHTS : a_part > MOST_WEIGHTS ? MOST_WEIGHTS : a_part;
+    uint64_t a_part = weights / PARTS, least = LEAST_WEIGHTS / (n < 4 ? n : 4);
+    a_part = a_part < least ? least : a_part > MOST_WEIGHTS ? MOST_WEIGHTS : a_part;
     for (size_t i = 0; i < n_w; i++) {
         const struct matrix *m = w[i].w;
         job.part_rows[i] = rows_a_part(m, n, a_part);

@@ -163,8 +163,8 @@ static void add_tile(struct tile *t, const struct many *all, uint32_t row, unsig
         unsigned vectors = least(n - i, DOTS_VECTORS), together = DOTS_PRODUCTS / vectors;
         for (unsigned r = 0; r < rows; r += together) {
             look_ahead(&ahead, lines);
-            add(least(rows - r, together), vectors, len, w + r * w_bytes, w_bytes, x + (size_t)i * WIDE, WIDE,
-                t->sums[i] + r * QUANT_LANES, MANY_ROWS * QUANT_LANES);
+            add(col == 0, least(rows - r, together), vectors, len, w + r * w_bytes, w_bytes,
+                x + (size_t)i * WIDE, WIDE, t->sums[i] + r * QUANT_LANES, MANY_ROWS * QUANT_LANES);
         }
     }
 }
@@ -173,7 +173,6 @@ static void some_rows(struct tile *t, const struct many *all, uint32_t row, uint
 {
     const struct matrix *m = all->mul->w;
     unsigned rows = least(all->to - row, MANY_ROWS);
-    memset(t->sums, 0, n * sizeof *t->sums);
     for (uint32_t col = 0, cols; col < m->cols; col += cols) {
         cols = tile_cols(t, m->cols - col);
         add_tile(t, all, row, rows, col, cols, first, n);

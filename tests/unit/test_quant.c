@@ -456,14 +456,14 @@ static void test_dots_of_families(void **state)
             const struct dots_ops *dots = dots_ops_named(families[f]);
             for (unsigned n = 1; dots && n <= DOTS_VECTORS; n++) {
                 dots_add *add = dots_of_type(dots, types[t]);
-                float sums[DOTS_VECTORS][R * QUANT_LANES] = {0}, y[R];
+                float sums[DOTS_VECTORS][R * QUANT_LANES], y[R];
                 size_t first = ggml_row_bytes(types[t], 40);
                 for (unsigned r = 0; r < R; r++)
                     random_row(types[t], MOST, w[r]);
                 for (unsigned i = 0; i < n; i++)
                     random_row(GGML_F32, MOST, (uint8_t *)x[i]);
-                add(R, n, 40, w, sizeof *w, x[0], MOST, sums[0], R * QUANT_LANES);
-                add(R, n, 24, w[0] + first, sizeof *w, x[0] + 40, MOST, sums[0], R * QUANT_LANES);
+                add(true, R, n, 40, w, sizeof *w, x[0], MOST, sums[0], R * QUANT_LANES);
+                add(false, R, n, 24, w[0] + first, sizeof *w, x[0] + 40, MOST, sums[0], R * QUANT_LANES);
                 for (unsigned i = 0; i < n; i++) {
                     dots->sum(R, sums[i], y);
                     for (unsigned r = 0; r < R; r++)
