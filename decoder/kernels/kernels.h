@@ -58,6 +58,10 @@ struct kernels {
     /* x[i] <- exp(x[i] - max), returns the sum (f64 accumulation in 8 fixed lanes). */
     double (*exp_sum)(size_t n, float *x, float max);
 
+    /* x (rows, ld), of which n columns: each row times its factor; sum (n): of a column's products, row by
+     * row. */
+    void (*scale_rows)(unsigned rows, size_t n, size_t ld, float *x, const float *factor, float *sum);
+
     /* Rows of exp: softmax numerators of a tile for prefill. s (rows, ld) holds scores; row i covers cols[i]
      * columns; writes exp(s - m_i) in place (0 beyond cols), m (rows), l (rows). */
     void (*softmax_tile)(unsigned rows, unsigned ld, unsigned width, const uint32_t *cols, float *s, float *m,

@@ -275,6 +275,16 @@ static void scout_groups(const struct scout_scan *s, float *out, size_t ld)
     }
 }
 
+static void scale_rows(unsigned rows, size_t n, size_t ld, float *x, const float *factor, float *sum)
+{
+    for (size_t i = 0; i < n; i++) {
+        float s = 0.0f;
+        for (unsigned r = 0; r < rows; r++)
+            s += x[r * ld + i] *= factor[r];
+        sum[i] = s;
+    }
+}
+
 const struct kernels kernels_portable = {
     .name = "portable",
     .page_f16 = page_f16,
@@ -283,6 +293,7 @@ const struct kernels kernels_portable = {
     .scout_groups = scout_groups,
     .max = row_max,
     .exp_sum = exp_sum,
+    .scale_rows = scale_rows,
     .softmax_tile = softmax_tile,
     .f16_to_f32 = f16_to_f32,
     .f32_to_f16 = f32_to_f16,

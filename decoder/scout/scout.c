@@ -11,7 +11,7 @@
 #include <stdbool.h>
 #include <string.h>
 
-enum { MAX_DIMS = 1024, PIECES_AT_ONCE = 128 };
+enum { MAX_DIMS = 1024, MAX_ROWS = 256, PIECES_AT_ONCE = 128 };
 
 _Static_assert((int)SCOUT_LANES == (int)REPS_LANES, "a kernel scores what a group holds");
 
@@ -166,13 +166,13 @@ void scout_score(const struct scout_head *h, size_t n_pages, unsigned g, const f
 void scout_aggregate(size_t n_pages, unsigned g, float *logmass, size_t ld, float *lse, float *score)
 {
     const struct kernels *k = kernels_get();
-    memset(score, 0, n_pages * sizeof *score);
-    for (unsigned r = 0; r < g; r++, logmass += ld) {
-        float max = k->max(n_pages, logmass);
-        double sum = k->exp_sum(n_pages, logmass, max);
+    float factor[MAX_ROWS];
+    assert(g <= MAX_ROWS);
+    for (unsigned r = 0; r < g; r++) {
+        float max = k->max(n_pages, logmass + r * ld);
+        double sum = k->exp_sum(n_pages, logmass + r * ld, max);
         lse[r] = sum > 0 ? max + (float)log(sum) : -INFINITY;
-        float share = sum > 0 ? (float)(1.0 / sum) : 0.0f;
-        for (size_t i = 0; i < n_pages; i++)
-            score[i] += logmass[i] *= share;
+        factor[r] = sum > 0 ? (float)(1.0 / sum) : 0.0f;
     }
+    k->scale_rows(g, n_pages, ld, logmass, factor, score);
 }

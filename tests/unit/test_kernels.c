@@ -437,6 +437,32 @@ static void test_exp_sum(void **state)
     }
 }
 
+static void test_scale_rows(void **state)
+{
+    (void)state;
+    enum { ROWS = 5, LD = 70 };
+    float in[ROWS * LD], x[ROWS * LD], factor[ROWS], sum[LD + 1];
+    for (size_t n = 0; n <= LD; n++)
+        for (unsigned f = 0; f < n_families; f++) { /* products and sums in order: the same bits everywhere */
+            unsigned rows = 1 + (unsigned)n % ROWS;
+            fill(ROWS * LD, in, 3.0f);
+            fill(ROWS, factor, 2.0f);
+            memcpy(x, in, sizeof in);
+            sum[n] = 7.0f;
+            families[f]->scale_rows(rows, n, LD, x, factor, sum);
+            assert_true(sum[n] == 7.0f);
+            for (size_t i = 0; i < LD; i++) {
+                float want = 0;
+                for (unsigned r = 0; r < ROWS; r++) {
+                    float y = r < rows && i < n ? in[r * LD + i] * factor[r] : in[r * LD + i];
+                    assert_true(x[r * LD + i] == y);
+                    want += r < rows ? y : 0;
+                }
+                assert_true(i >= n || sum[i] == want);
+            }
+        }
+}
+
 static void test_softmax_tile(void **state)
 {
     (void)state;
@@ -692,6 +718,7 @@ int main(void)
         cmocka_unit_test_setup(test_merge, setup),
         cmocka_unit_test_setup(test_merge_empty, setup),
         cmocka_unit_test_setup(test_exp_sum, setup),
+        cmocka_unit_test_setup(test_scale_rows, setup),
         cmocka_unit_test_setup(test_softmax_tile, setup),
         cmocka_unit_test_setup(test_dot, setup),
         cmocka_unit_test_setup(test_scout_group, setup),
