@@ -47,7 +47,7 @@ struct skv_tier {
     struct pool *pool;
     const struct kernels *k;
     uint64_t ns;
-    struct scratch scratch[MAX_HEADS]; /* by KV head while choosing, by layer while sealing */
+    struct scratch scratch[MAX_HEADS]; /* by KV head or thread while choosing, by layer while sealing */
 };
 /* At least n bytes, 64-aligned, contents undefined; NULL when out of memory. */
 void *scratch_take(struct scratch *, size_t n);
@@ -113,6 +113,9 @@ void *span_part(const struct shape *, const struct span *, enum index_part, unsi
 /* All of one KV head, as policies see it (scout/policy.h). */
 struct far_piece;
 void span_piece(const struct shape *, const struct span *, unsigned layer, unsigned head, struct far_piece *);
+/* The same of n spans: out (n). */
+void span_pieces(const struct shape *, struct span *const *, size_t n, unsigned layer, unsigned head,
+                 struct far_piece *out);
 /* Makes room for a part in a span that has none; -ENOMEM. */
 int span_part_new(const struct shape *, struct span *, enum index_part);
 /* Forgets blocks from n on. */

@@ -142,6 +142,28 @@ void span_piece(const struct shape *s, const struct span *sp, unsigned layer, un
         out->part[part] = span_part(s, sp, part, layer, head);
 }
 
+void span_pieces(const struct shape *s, struct span *const *spans, size_t n, unsigned layer, unsigned head,
+                 struct far_piece *out)
+{
+    if (n == 0)
+        return;
+    span_piece(s, spans[0], layer, head, &out[0]);
+    for (size_t i = 1; i < n; i++) { /* everything lies as far from a span's beginning as in the first */
+        const uint8_t *base = spans[i]->data, *first = spans[0]->data;
+        out[i] = (struct far_piece){
+            .page_groups = base + (out[0].page_groups - first),
+            .block_groups = base + (out[0].block_groups - first),
+            .norms = (const float *)(base + ((const uint8_t *)out[0].norms - first)),
+            .scatter = (const float *)(base + ((const uint8_t *)out[0].scatter - first)),
+            .salience = (const float *)(base + ((const uint8_t *)out[0].salience - first)),
+            .page_kind = s->pages,
+        };
+        for (unsigned part = 0; part < INDEX_PARTS; part++)
+            if (spans[i]->part[part])
+                out[i].part[part] = span_part(s, spans[i], part, layer, head);
+    }
+}
+
 int span_part_new(const struct shape *s, struct span *sp, enum index_part part)
 {
     assert(!sp->part[part]);
