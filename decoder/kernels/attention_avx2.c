@@ -64,6 +64,16 @@ static double exp_sum(size_t n, float *x, float max)
     __m256 shift = _mm256_set1_ps(max == -INFINITY ? 0.0f : max);
     __m256d sum[2] = {_mm256_setzero_pd(), _mm256_setzero_pd()};
     size_t i = 0;
+    for (; i + 32 <= n; i += 32) {
+        __m256 e[4];
+        for (unsigned j = 0; j < 4; j++)
+            e[j] = _mm256_sub_ps(_mm256_loadu_ps(x + i + 8 * j), shift);
+        exp_many_avx2(4, e);
+        for (unsigned j = 0; j < 4; j++) {
+            _mm256_storeu_ps(x + i + 8 * j, e[j]);
+            add_wide(sum, e[j]);
+        }
+    }
     for (; i + 8 <= n; i += 8) {
         __m256 e = exp_avx2(_mm256_sub_ps(_mm256_loadu_ps(x + i), shift));
         _mm256_storeu_ps(x + i, e);
