@@ -122,11 +122,10 @@ static struct cut find_cut(size_t n, const uint32_t *key, size_t k, double enoug
         if (weighed)
             memset(sum, 0, (mask + 1) * sizeof *sum);
         for (size_t i = 0; i < n; i++) {
-            if (key[i] >> shift >> width != prefix)
-                continue;
+            const bool here = key[i] >> shift >> width == prefix; /* no branch: it could not be foreseen */
             uint32_t digit = key[i] >> shift & mask;
-            count[i % 2][digit]++;
-            if (weighed && key[i] >= ZERO_KEY)
+            count[i % 2][digit] += here;
+            if (weighed && here && key[i] >= ZERO_KEY)
                 sum[digit] += key_score(key[i]);
         }
         uint32_t d = mask;
@@ -161,7 +160,7 @@ static size_t put_aside(size_t n, const uint32_t *key, size_t k, uint32_t *at, u
     size_t lanes = 64;
     while (lanes < 2 * k && lanes < MOST_LANES)
         lanes *= 2;
-    if (lanes < 2 * k || n < 8 * lanes)
+    if (lanes < 2 * k || n < 4 * lanes)
         return 0;
     for (size_t i = 0; i + lanes <= n; i += lanes) /* the rest needs no lane: the key is low enough without */
         for (size_t j = 0; j < lanes; j++)
@@ -176,13 +175,13 @@ static size_t put_aside(size_t n, const uint32_t *key, size_t k, uint32_t *at, u
             any |= (int32_t)key[run + i] >= (int32_t)least;
         if (!any && run + RUN <= n)
             continue;
-        if (n_left + RUN > MOST_LEFT)
+        if (n_left + RUN >= MOST_LEFT)
             return 0;
-        for (size_t i = run; i < end; i++)
-            if (key[i] >= least) {
-                at[n_left] = (uint32_t)i;
-                left[n_left++] = key[i];
-            }
+        for (size_t i = run; i < end; i++) {
+            at[n_left] = (uint32_t)i;
+            left[n_left] = key[i];
+            n_left += key[i] >= least;
+        }
     }
     return n_left;
 }
