@@ -7,12 +7,19 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
-/* Groups are aligned: a row of one that lies in two lines costs the scan half as much again. */
+enum { HUGE_BYTES = 2 << 20 };
+
+/* Groups are aligned: a row of one that lies in two lines costs the scan half as much again. A span of many
+ * layers lies in huge pages where there are any: a step looks into a hundred places of it, each on another
+ * page. */
 static struct span *allocate(const struct shape *s, struct shelf *beside, unsigned place)
 {
-    size_t bytes = sizeof(struct span) + s->span_bytes;
-    struct span *sp = aligned_alloc(64, (bytes + 63) / 64 * 64);
+    const size_t bytes = sizeof(struct span) + s->span_bytes, align = bytes < HUGE_BYTES ? 64 : HUGE_BYTES;
+    struct span *sp = aligned_alloc(align, (bytes + align - 1) / align * align);
+    if (sp && align == HUGE_BYTES)
+        (void)madvise(sp, bytes / align * align, MADV_HUGEPAGE); /* only the whole ones: none is wasted */
     struct shelf *shelf = shelf_take(s, beside, place);
     if (!sp || !shelf) {
         shelf_give(shelf, place);
