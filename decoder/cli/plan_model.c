@@ -19,14 +19,14 @@ enum { PAGES_A_BLOCK = SKV_BLOCK / SKV_PAGE, MIN_CANDIDATES = 128 };
 const struct plan_constants plan_measured = {.g = 4,
                                              .d = 128,
                                              .threads = 2,
-                                             .scan_ns = 21.4,
-                                             .candidate_ns = 865,
-                                             .page_ns = 1340,
-                                             .merge_ns = 171,
-                                             .fetch_us = 535,
-                                             .fetch_gbps = 1.58,
-                                             .overlap = 0.05,
-                                             .rest_us = 397};
+                                             .scan_ns = 8.23,
+                                             .candidate_ns = 580,
+                                             .page_ns = 1030,
+                                             .merge_ns = 153,
+                                             .fetch_us = 760,
+                                             .fetch_gbps = 2.13,
+                                             .overlap = 0.11,
+                                             .rest_us = 332};
 
 const char *const plan_part_name[PLAN_PARTS] = {"scout", "attention", "merge", "fetch", "rest"};
 

@@ -226,7 +226,7 @@ int context_make_spans(struct skv_context *c, uint64_t n_blocks)
         return -ENOMEM;
     c->spans_cap = n + 1;
     for (; c->n_spans < n; c->n_spans++) {
-        struct span *sp = span_new(c->shape);
+        struct span *sp = span_new(c->shape, c->n_spans ? c->spans[c->n_spans - 1] : NULL, c->n_spans);
         if (!sp)
             return -ENOMEM;
         uint64_t left = n_blocks - c->n_spans * SPAN_BLOCKS;

@@ -15,6 +15,7 @@
 #include "common/identity.h"
 #include "common/pool.h"
 #include "decoder/context/page.h"
+#include "decoder/context/shelf.h"
 #include "decoder/kernels/kernels.h"
 #include "decoder/scout/calibration.h"
 #include "decoder/scout/parts.h"
@@ -47,7 +48,7 @@ struct skv_tier {
     struct pool *pool;
     const struct kernels *k;
     uint64_t ns;
-    struct scratch scratch[MAX_HEADS]; /* by KV head while choosing, by layer while sealing */
+    struct scratch scratch[MAX_HEADS]; /* by KV head or thread while choosing, by layer while sealing */
 };
 /* At least n bytes, 64-aligned, contents undefined; NULL when out of memory. */
 void *scratch_take(struct scratch *, size_t n);
@@ -62,8 +63,10 @@ struct shape {
     struct block_layout *put;       /* per layer: of blocks as they are put; the same but for few bits */
     bool packed;                    /* they differ */
     size_t *span_at;                /* per layer: where its heads' index begins in a span's data */
-    size_t *head_bytes;             /* per layer: index bytes of one KV head in a span */
+    size_t *head_bytes;             /* per layer: of one KV head in there */
     size_t span_bytes;              /* of a span's data */
+    size_t *shelf_at;               /* per layer: where its heads' blocks begin on a shelf */
+    size_t shelf_bytes;             /* of a shelf's data */
     size_t part_bytes[INDEX_PARTS]; /* of a span's part, all layers and heads */
     size_t token_bytes;             /* K and V of one token at rest, all layers */
     size_t local_bytes;             /* of one token of a local block: as put, and at rest if that differs */
@@ -90,19 +93,23 @@ struct span {
     unsigned refs; /* shared by forks; written only while there is one holder */
     unsigned n_blocks;
     bool remade; /* holds blocks whose first bits were lost: an index that was stored may name those */
+    struct shelf *shelf;        /* has its blocks' representatives, */
+    unsigned place;             /* here */
     uint8_t *part[INDEX_PARTS]; /* NULL, or of all n_blocks (parts.h); found again, not saved */
     uint8_t chain[SPAN_BLOCKS][CHAIN_BYTES];
-    _Alignas(uint64_t) uint8_t data[]; /* per layer and KV head: groups of pages [32] and of blocks [8],
-                       checksums [256] u64, norms [256] f32, scatter [dims of representatives] f32, salience
-                       [256] f32 */
+    _Alignas(64) uint8_t data[]; /* per layer and KV head: groups of pages [32], checksums [256] u64, norms
+                       [256] f32, scatter [dims of representatives] f32, salience [256] f32 */
 };
-struct span *span_new(const struct shape *);
+/* The i-th span of a context, which lies behind `before` (NULL: the first, or unknown). */
+struct span *span_new(const struct shape *, const struct span *before, size_t i);
 struct span *span_ref(struct span *);
 void span_unref(struct span *);
 /* The same span with one holder: itself, or a copy (the reference on the old one is given up). NULL: no
  * memory. */
 struct span *span_own(const struct shape *, struct span *);
 uint8_t *span_groups(const struct shape *, const struct span *, unsigned layer, unsigned head);
+size_t span_groups_bytes(const struct shape *, unsigned layer); /* of one KV head's pages; */
+size_t span_blocks_bytes(const struct shape *, unsigned layer); /* of its blocks */
 float *span_norms(const struct shape *, const struct span *, unsigned layer, unsigned head);
 float *span_scatter(const struct shape *, const struct span *, unsigned layer, unsigned head);
 float *span_salience(const struct shape *, const struct span *, unsigned layer, unsigned head);
@@ -113,6 +120,9 @@ void *span_part(const struct shape *, const struct span *, enum index_part, unsi
 /* All of one KV head, as policies see it (scout/policy.h). */
 struct far_piece;
 void span_piece(const struct shape *, const struct span *, unsigned layer, unsigned head, struct far_piece *);
+/* The same of n spans: out (n). */
+void span_pieces(const struct shape *, struct span *const *, size_t n, unsigned layer, unsigned head,
+                 struct far_piece *out);
 /* Makes room for a part in a span that has none; -ENOMEM. */
 int span_part_new(const struct shape *, struct span *, enum index_part);
 /* Forgets blocks from n on. */

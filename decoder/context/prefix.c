@@ -47,10 +47,11 @@ static int prepare(struct search *f, const uint32_t *ids, uint64_t n, struct skv
     return 0;
 }
 
-/* An empty span for blocks from `first` on, whose chain is known. */
+/* An empty span for blocks from `first` on, whose chain is known; c->spans has those before. */
 static struct span *span_of(const struct search *f, uint64_t first, unsigned n_blocks)
 {
-    struct span *sp = span_new(f->c->shape);
+    size_t i = first / SPAN_BLOCKS;
+    struct span *sp = span_new(f->c->shape, i ? f->c->spans[i - 1] : NULL, i);
     if (sp) {
         sp->n_blocks = n_blocks;
         memcpy(sp->chain, f->chain[first], n_blocks * sizeof *sp->chain);

@@ -32,7 +32,7 @@ static uint64_t index_bytes(const struct shape *s, const struct skv_context_opts
                             uint64_t sealed)
 {
     uint32_t needs = needs_of(o);
-    uint64_t of_span = sizeof(struct span) + s->span_bytes;
+    uint64_t of_span = sizeof(struct span) + s->span_bytes + s->shelf_bytes / SHELF_SPANS;
     for (unsigned part = 0; part < INDEX_PARTS; part++)
         of_span += needs >> part & 1 ? s->part_bytes[part] : 0;
     uint64_t bytes =

@@ -228,7 +228,7 @@ static struct span *open_span(struct skv_context *c)
         c->spans = spans;
         c->spans_cap = cap;
     }
-    struct span *sp = span_new(c->shape);
+    struct span *sp = span_new(c->shape, i ? c->spans[i - 1] : NULL, i);
     for (unsigned part = 0; sp && part < INDEX_PARTS; part++)
         if (c->needs >> part & 1 && span_part_new(c->shape, sp, part)) {
             span_unref(sp);

@@ -1,23 +1,27 @@
 /* select.c: which far pages each KV head reads: asks the policy, and adds the protected ones.
  *
- * Whatever a policy scans first is cut into slices, so that threads share the work evenly whatever the number
- * of heads; a score doesn't depend on the slice it is in. */
+ * Where threads can share the heads evenly, each takes whole heads, one after the other, and works on all of
+ * them in the same memory, which stays in its cache. Otherwise whatever a policy scans first is cut into
+ * slices; a score doesn't depend on the slice it is in. */
 #include "decoder/context/attend.h"
 #include "decoder/scout/policy.h"
 
 #include <errno.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
 _Static_assert((int)PIECE_BLOCKS == (int)SPAN_BLOCKS, "a policy's piece is a span");
 
-/* One head on its way to its choice. Arrays lie in the head's scratch. */
+/* One head on its way to its choice. Arrays lie in a scratch, from chooser_open on. */
 struct chooser {
     const struct skv_context *c;
     const struct policy *policy;
     struct choice *out;
     bool asks;          /* the policy chooses; else out is complete already */
     bool looks, learns; /* at the query; at this refresh, what pages get of it */
+    size_t most;        /* pages that it may choose, with the protected ones */
+    int rc;             /* of opening it */
     struct far_view view;
     struct far_piece *pieces;
     float opt[SKV_POLICY_OPTS];
@@ -28,7 +32,8 @@ struct chooser {
 
 struct choosers {
     struct chooser *heads;
-    unsigned n_slices;
+    unsigned n_heads, n_slices;
+    atomic_uint next; /* head, where they are taken whole */
 };
 
 /* Protected sealed pages as a rising list appended to pages[]; returns how many. */
@@ -66,10 +71,9 @@ static void view_pieces(struct chooser *h)
     const struct skv_context *c = h->c;
     const struct far_view *v = &h->view;
     bool learned = plan_salience(c, v->layer, v->head);
-    for (size_t i = 0; i < c->n_spans; i++) {
-        span_piece(c->shape, c->spans[i], v->layer, v->head, &h->pieces[i]);
-        h->pieces[i].salience = learned ? h->pieces[i].salience : NULL;
-    }
+    span_pieces(c->shape, c->spans, c->n_spans, v->layer, v->head, h->pieces);
+    for (size_t i = 0; i < c->n_spans && !learned; i++)
+        h->pieces[i].salience = NULL;
 }
 
 /* What the context remembers, if the policy goes by it; pooled queries repeat the group's means. */
@@ -91,18 +95,18 @@ static void view_history(struct chooser *h)
 }
 
 /* Gives every array its place; -ENOMEM. */
-static int lay_out(struct chooser *h, size_t n_chosen)
+static int lay_out(struct chooser *h, struct scratch *scratch)
 {
     const struct far_view *v = &h->view;
     size_t sizes[] = {policy_room(h->policy, v), h->c->n_spans * sizeof *h->pieces,
-                      (size_t)v->rows * v->d_k * sizeof *h->raw, n_chosen * sizeof *h->chosen,
+                      (size_t)v->rows * v->d_k * sizeof *h->raw, (h->most + 1) * sizeof *h->chosen,
                       2 * (size_t)v->rows * v->d_rep * sizeof *h->q_rep};
     size_t n = 0, at[5];
     for (unsigned i = 0; i < 5; i++) {
         at[i] = n;
         n += (sizes[i] + 63) / 64 * 64;
     }
-    char *base = scratch_take(&h->c->tier->scratch[v->head], n);
+    char *base = scratch_take(scratch, n);
     if (!base)
         return -ENOMEM;
     h->view.scratch = base + at[0];
@@ -155,28 +159,41 @@ static int chooser_begin(struct chooser *h, const struct skv_select *s, bool ref
             h->out->pages[p] = (uint32_t)p;
         return 0;
     }
-    if (lay_out(h, cap + n_protected + 1))
-        return -ENOMEM;
+    h->most = cap + n_protected;
+    return 0;
+}
+
+/* What the policy sees, laid out in the scratch; sets rc. */
+static void chooser_open(struct chooser *h, struct scratch *scratch)
+{
+    struct far_view *v = &h->view;
+    if (!h->asks || (h->rc = lay_out(h, scratch)))
+        return;
     view_pieces(h);
     view_history(h);
     if (v->d_rep)
-        plan_project_queries(c, v->layer, v->head, v->rows, v->q, h->q_rep);
+        plan_project_queries(h->c, v->layer, v->head, v->rows, v->q, h->q_rep);
     v->q_rep = h->q_rep;
-    return 0;
+}
+
+static void open_head(void *arg, unsigned head)
+{
+    struct chooser *h = &((struct choosers *)arg)->heads[head];
+    chooser_open(h, &h->c->tier->scratch[head]);
 }
 
 static void scan_slice(void *arg, unsigned part)
 {
     const struct choosers *all = arg;
     struct chooser *h = &all->heads[part / all->n_slices];
-    if (h->asks)
+    if (h->asks && !h->rc)
         h->policy->scan(&h->view, part % all->n_slices);
 }
 
 static void take_best(void *arg, unsigned head)
 {
     struct chooser *h = &((struct choosers *)arg)->heads[head];
-    if (!h->asks)
+    if (!h->asks || h->rc)
         return;
     if (h->learns)
         reestimate_pages(h->out->all, &h->view, h->looks, received_weight(h->c->received, h->view.layer));
@@ -185,6 +202,35 @@ static void take_best(void *arg, unsigned head)
     merge_sorted(h->out->pages, h->chosen, n, h->chosen + n, n_protected);
     h->out->n = n + n_protected;
     h->out->estimated = h->view.estimated;
+}
+
+static void choose_whole(void *arg, unsigned worker)
+{
+    struct choosers *all = arg;
+    struct scratch *scratch = &all->heads[0].c->tier->scratch[worker];
+    for (unsigned head; (head = atomic_fetch_add(&all->next, 1)) < all->n_heads;) {
+        chooser_open(&all->heads[head], scratch);
+        for (unsigned i = 0; i < all->n_slices; i++)
+            scan_slice(all, head * all->n_slices + i);
+        take_best(all, head);
+    }
+}
+
+static int choose_all(struct choosers *all, struct pool *pool)
+{
+    const unsigned n = all->n_heads, threads = pool_threads(pool);
+    int rc = 0;
+    all->n_slices = policy_slices(all->heads[0].policy, &all->heads[0].view);
+    if (n % threads == 0 || n >= 4 * threads) {
+        pool_run(pool, threads, choose_whole, all);
+    } else {
+        pool_run(pool, n, open_head, all);
+        pool_run(pool, n * all->n_slices, scan_slice, all);
+        pool_run(pool, n, take_best, all);
+    }
+    for (unsigned h = 0; h < n && rc == 0; h++)
+        rc = all->heads[h].rc;
+    return rc;
 }
 
 /* The true masses for all heads, if the policy wants them: *memory holds them. */
@@ -218,7 +264,7 @@ int choose_pages(struct skv_context *c, unsigned layer, const struct skv_select 
     const struct skv_layer *y = &c->shape->layers[layer];
     const struct policy *policy = policy_get(s->policy);
     float *truth = NULL;
-    struct choosers all = {.heads = calloc(n_heads, sizeof *all.heads)};
+    struct choosers all = {.heads = calloc(n_heads, sizeof *all.heads), .n_heads = n_heads};
     int rc = all.heads ? 0 : skv_fail(err, -ENOMEM, "out of memory");
     bool any = false;
     for (unsigned h = 0; h < n_heads && rc == 0; h++) {
@@ -239,12 +285,8 @@ int choose_pages(struct skv_context *c, unsigned layer, const struct skv_select 
     }
     if (rc == 0)
         rc = view_truth(c, all.heads, n_heads, q, &truth, err);
-    if (rc == 0 && any) {
-        all.n_slices = policy_slices(policy, &all.heads[0].view);
-        if (all.n_slices)
-            pool_run(c->tier->pool, n_heads * all.n_slices, scan_slice, &all);
-        pool_run(c->tier->pool, n_heads, take_best, &all);
-    }
+    if (rc == 0 && any && choose_all(&all, c->tier->pool))
+        rc = skv_fail(err, -ENOMEM, "out of memory");
     for (unsigned h = 0; h < n_heads && rc == 0; h++)
         c->stats.scout_bytes += all.heads[h].view.bytes;
     free(all.heads);

@@ -55,7 +55,8 @@ int shape_new(const struct skv_model *m, const struct skv_context_opts *o, struc
     s->packed = o->dtype == SKV_Q8_0 || o->dtype == SKV_Q4;
     s->span_at = calloc(m->n_layers, sizeof *s->span_at);
     s->head_bytes = calloc(m->n_layers, sizeof *s->head_bytes);
-    if (!s->layers || !s->layouts || !s->put || !s->span_at || !s->head_bytes) {
+    s->shelf_at = calloc(m->n_layers, sizeof *s->shelf_at);
+    if (!s->layers || !s->layouts || !s->put || !s->span_at || !s->head_bytes || !s->shelf_at) {
         shape_unref(s);
         return skv_fail(err, -ENOMEM, "out of memory");
     }
@@ -72,15 +73,15 @@ int shape_new(const struct skv_model *m, const struct skv_context_opts *o, struc
         if (s->packed)
             s->put[i].dtype = SKV_F16;
         size_t page = layout_page_bytes(&s->layouts[i]), put = s->packed ? layout_page_bytes(&s->put[i]) : 0;
-        s->head_bytes[i] = SPAN_GROUPS * reps_group_bytes(s->pages, shape_rep_dims(s, i)) +
-                           SPAN_BLOCK_GROUPS * reps_group_bytes(REPS_BLOCK, shape_rep_dims(s, i)) +
-                           SPAN_PAGES * (2 * sizeof(float) + sizeof(uint64_t)) +
+        s->head_bytes[i] = span_groups_bytes(s, i) + SPAN_PAGES * (2 * sizeof(float) + sizeof(uint64_t)) +
                            shape_rep_dims(s, i) * sizeof(float);
         s->span_at[i] = s->span_bytes;
         s->span_bytes += l->n_kv_heads * s->head_bytes[i];
         s->token_bytes += l->n_kv_heads * page / PAGE_TOKENS;
         s->local_bytes += l->n_kv_heads * (page + put) / PAGE_TOKENS;
-        s->page_index_bytes += l->n_kv_heads * s->head_bytes[i] / SPAN_PAGES;
+        s->shelf_at[i] = s->shelf_bytes;
+        s->shelf_bytes += (size_t)l->n_kv_heads * SHELF_SPANS * span_blocks_bytes(s, i);
+        s->page_index_bytes += l->n_kv_heads * (s->head_bytes[i] + span_blocks_bytes(s, i)) / SPAN_PAGES;
         for (unsigned p = 0; p < INDEX_PARTS; p++)
             s->part_bytes[p] += l->n_kv_heads * shape_part_bytes(s, p, i);
         if (page > s->max_page_bytes)
@@ -105,5 +106,6 @@ void shape_unref(struct shape *s)
     free(s->put);
     free(s->span_at);
     free(s->head_bytes);
+    free(s->shelf_at);
     free(s);
 }

@@ -7,13 +7,38 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
-struct span *span_new(const struct shape *s)
+enum { HUGE_BYTES = 2 << 20 };
+
+/* Groups are aligned: a row of one that lies in two lines costs the scan half as much again. A span of many
+ * layers lies in huge pages where there are any: a step looks into a hundred places of it, each on another
+ * page. */
+static struct span *allocate(const struct shape *s, struct shelf *beside, unsigned place)
 {
-    struct span *sp = calloc(1, sizeof *sp + s->span_bytes);
+    const size_t bytes = sizeof(struct span) + s->span_bytes, align = bytes < HUGE_BYTES ? 64 : HUGE_BYTES;
+    struct span *sp = aligned_alloc(align, (bytes + align - 1) / align * align);
+    if (sp && align == HUGE_BYTES)
+        (void)madvise(sp, bytes / align * align, MADV_HUGEPAGE); /* only the whole ones: none is wasted */
+    struct shelf *shelf = shelf_take(s, beside, place);
+    if (!sp || !shelf) {
+        shelf_give(shelf, place);
+        free(sp);
+        return NULL;
+    }
+    memset(sp, 0, bytes);
+    sp->refs = 1;
+    sp->shelf = shelf;
+    sp->place = place;
+    return sp;
+}
+
+struct span *span_new(const struct shape *s, const struct span *before, size_t i)
+{
+    unsigned place = i % SHELF_SPANS;
+    struct span *sp = allocate(s, before && place ? before->shelf : NULL, place);
     if (!sp)
         return NULL;
-    sp->refs = 1;
     for (unsigned l = 0; l < s->n_layers; l++) {
         unsigned dims = shape_rep_dims(s, l);
         for (unsigned h = 0; h < s->layers[l].n_kv_heads; h++) {
@@ -40,6 +65,7 @@ void span_unref(struct span *sp)
         return;
     for (unsigned i = 0; i < INDEX_PARTS; i++)
         free(sp->part[i]);
+    shelf_give(sp->shelf, sp->place);
     free(sp);
 }
 
@@ -47,12 +73,16 @@ struct span *span_own(const struct shape *s, struct span *sp)
 {
     if (sp->refs == 1)
         return sp;
-    struct span *copy = malloc(sizeof *copy + s->span_bytes);
+    struct span *copy = allocate(s, NULL, sp->place);
     if (!copy)
         return NULL;
-    memcpy(copy, sp, sizeof *sp + s->span_bytes);
-    copy->refs = 1;
-    memset(copy->part, 0, sizeof copy->part);
+    copy->n_blocks = sp->n_blocks;
+    copy->remade = sp->remade;
+    memcpy(copy->chain, sp->chain, sizeof copy->chain);
+    memcpy(copy->data, sp->data, s->span_bytes);
+    for (unsigned l = 0; l < s->n_layers; l++)
+        for (unsigned h = 0; h < s->layers[l].n_kv_heads; h++)
+            memcpy(span_block_groups(s, copy, l, h), span_block_groups(s, sp, l, h), span_blocks_bytes(s, l));
     for (unsigned i = 0; i < INDEX_PARTS; i++) {
         if (!sp->part[i])
             continue;
@@ -73,14 +103,22 @@ uint8_t *span_groups(const struct shape *s, const struct span *sp, unsigned laye
 
 uint8_t *span_block_groups(const struct shape *s, const struct span *sp, unsigned layer, unsigned head)
 {
-    return span_groups(s, sp, layer, head) +
-           SPAN_GROUPS * reps_group_bytes(s->pages, shape_rep_dims(s, layer));
+    return shelf_groups(s, sp->shelf, sp->place, layer, head);
+}
+
+size_t span_groups_bytes(const struct shape *s, unsigned layer)
+{
+    return SPAN_GROUPS * reps_group_bytes(s->pages, shape_rep_dims(s, layer));
+}
+
+size_t span_blocks_bytes(const struct shape *s, unsigned layer)
+{
+    return SPAN_BLOCK_GROUPS * reps_group_bytes(REPS_BLOCK, shape_rep_dims(s, layer));
 }
 
 uint64_t *span_checksums(const struct shape *s, const struct span *sp, unsigned layer, unsigned head)
 {
-    return (uint64_t *)(span_block_groups(s, sp, layer, head) +
-                        SPAN_BLOCK_GROUPS * reps_group_bytes(REPS_BLOCK, shape_rep_dims(s, layer)));
+    return (uint64_t *)(span_groups(s, sp, layer, head) + span_groups_bytes(s, layer));
 }
 
 float *span_norms(const struct shape *s, const struct span *sp, unsigned layer, unsigned head)
@@ -140,6 +178,28 @@ void span_piece(const struct shape *s, const struct span *sp, unsigned layer, un
     out->salience = span_salience(s, sp, layer, head);
     for (unsigned part = 0; part < INDEX_PARTS; part++)
         out->part[part] = span_part(s, sp, part, layer, head);
+}
+
+void span_pieces(const struct shape *s, struct span *const *spans, size_t n, unsigned layer, unsigned head,
+                 struct far_piece *out)
+{
+    if (n == 0)
+        return;
+    span_piece(s, spans[0], layer, head, &out[0]);
+    for (size_t i = 1; i < n; i++) { /* everything lies as far from a span's beginning as in the first */
+        const uint8_t *base = spans[i]->data, *first = spans[0]->data;
+        out[i] = (struct far_piece){
+            .page_groups = base + (out[0].page_groups - first),
+            .block_groups = span_block_groups(s, spans[i], layer, head),
+            .norms = (const float *)(base + ((const uint8_t *)out[0].norms - first)),
+            .scatter = (const float *)(base + ((const uint8_t *)out[0].scatter - first)),
+            .salience = (const float *)(base + ((const uint8_t *)out[0].salience - first)),
+            .page_kind = s->pages,
+        };
+        for (unsigned part = 0; part < INDEX_PARTS; part++)
+            if (spans[i]->part[part])
+                out[i].part[part] = span_part(s, spans[i], part, layer, head);
+    }
 }
 
 int span_part_new(const struct shape *s, struct span *sp, enum index_part part)

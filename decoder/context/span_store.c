@@ -22,9 +22,15 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Of one KV head: its pages' groups, its blocks' (which lie on a shelf here), and what follows them. */
+static size_t stored_head_bytes(const struct shape *s, unsigned layer)
+{
+    return s->head_bytes[layer] + span_blocks_bytes(s, layer);
+}
+
 static unsigned heads_an_object(const struct shape *s, unsigned layer)
 {
-    size_t n = TIER_OBJECT_MAX / s->head_bytes[layer];
+    size_t n = TIER_OBJECT_MAX / stored_head_bytes(s, layer);
     return n ? (unsigned)n : 1;
 }
 
@@ -66,27 +72,77 @@ void span_object_name(const struct shape *s, const uint8_t *chain, size_t i, con
              p.layer, p.head);
 }
 
+/* Where the stored bytes of one KV head are here, one behind the other. */
+struct run {
+    uint8_t *at;
+    size_t n;
+};
+enum { RUNS = 3 };
+static void head_runs(const struct shape *s, const struct span *sp, unsigned layer, unsigned head,
+                      struct run run[RUNS])
+{
+    size_t pages = span_groups_bytes(s, layer);
+    uint8_t *at = span_groups(s, sp, layer, head);
+    run[0] = (struct run){at, pages};
+    run[1] = (struct run){span_block_groups(s, sp, layer, head), span_blocks_bytes(s, layer)};
+    run[2] = (struct run){at + pages, s->head_bytes[layer] - pages};
+}
+
+static void gather(const struct shape *s, const struct span *sp, struct piece p, uint8_t *bytes)
+{
+    struct run run[RUNS];
+    for (unsigned h = p.head; h < p.head + p.n_heads; h++) {
+        head_runs(s, sp, p.layer, h, run);
+        for (unsigned i = 0; i < RUNS; bytes += run[i++].n)
+            memcpy(bytes, run[i].at, run[i].n);
+    }
+}
+
+static void scatter(const struct shape *s, const struct span *sp, struct piece p, const uint8_t *bytes)
+{
+    struct run run[RUNS];
+    for (unsigned h = p.head; h < p.head + p.n_heads; h++) {
+        head_runs(s, sp, p.layer, h, run);
+        for (unsigned i = 0; i < RUNS; bytes += run[i++].n)
+            memcpy(run[i].at, bytes, run[i].n);
+    }
+}
+
+static int put_piece(struct skv_tier *t, const struct span *sp, const char *name, const uint8_t *bytes,
+                     size_t len, const struct tier_object_opts *o, struct skv_error *err)
+{
+    int rc = tier_object_put(t->tier, TIER_SIDECAR, name, bytes, len, o, err);
+    if (rc == -ESTALE && sp->remade) { /* names bytes that no node has: of no use to anyone */
+        rc = tier_object_drop(t->tier, TIER_SIDECAR, name, err);
+        if (rc == 0 || rc == -ENOENT)
+            rc = tier_object_put(t->tier, TIER_SIDECAR, name, bytes, len, o, err);
+    }
+    /* Another writer of the same prefix was first, with other bits: its version is the one whose blocks are
+     * stored, and stays. */
+    return rc == -ESTALE ? 0 : rc;
+}
+
 int span_put(struct skv_tier *t, const struct shape *s, const struct span *sp, const struct index_kind *kind,
              const struct tier_object_opts *o, struct skv_error *err)
 {
     char name[TIER_NAME_MAX + 1];
-    for (size_t i = 0, n = span_objects(s); i < n; i++) {
+    uint8_t *bytes = NULL;
+    int rc = 0;
+    for (size_t i = 0, n = span_objects(s); i < n && rc == 0; i++) {
         struct piece p = piece_at(s, i);
-        span_object_name(s, sp->chain[sp->n_blocks - 1], i, kind, name);
-        int rc = tier_object_put(t->tier, TIER_SIDECAR, name, span_groups(s, sp, p.layer, p.head),
-                                 p.n_heads * s->head_bytes[p.layer], o, err);
-        if (rc == -ESTALE && sp->remade) { /* names bytes that no node has: of no use to anyone */
-            rc = tier_object_drop(t->tier, TIER_SIDECAR, name, err);
-            if (rc == 0 || rc == -ENOENT)
-                rc = tier_object_put(t->tier, TIER_SIDECAR, name, span_groups(s, sp, p.layer, p.head),
-                                     p.n_heads * s->head_bytes[p.layer], o, err);
+        size_t len = p.n_heads * stored_head_bytes(s, p.layer);
+        uint8_t *room = realloc(bytes, len);
+        if (!room) {
+            rc = skv_fail(err, -ENOMEM, "out of memory");
+            break;
         }
-        /* Another writer of the same prefix was first, with other bits: its version is the one whose blocks
-         * are stored, and stays. */
-        if (rc && rc != -ESTALE)
-            return rc;
+        bytes = room;
+        gather(s, sp, p, bytes);
+        span_object_name(s, sp->chain[sp->n_blocks - 1], i, kind, name);
+        rc = put_piece(t, sp, name, bytes, len, o, err);
     }
-    return 0;
+    free(bytes);
+    return rc;
 }
 
 /* ---- at2 ---- */
@@ -130,12 +186,12 @@ static int on_object(void *arg, size_t i, int rc, const uint8_t *bytes, size_t l
 {
     const struct spans_read *r = arg;
     struct piece p = piece_at(r->shape, i % r->objects);
-    if (rc == 0 && len != p.n_heads * r->shape->head_bytes[p.layer])
+    if (rc == 0 && len != p.n_heads * stored_head_bytes(r->shape, p.layer))
         rc = skv_fail(err, -EBADMSG,
                       "the saved index of span %zu, layer %u has another size than this model's",
                       i / r->objects, p.layer);
     if (rc == 0) {
-        memcpy(span_groups(r->shape, r->spans[i / r->objects], p.layer, p.head), bytes, len);
+        scatter(r->shape, r->spans[i / r->objects], p, bytes);
     } else if (r->missing && (rc == -ENOENT || rc == -EBADMSG || rc == -EHOSTUNREACH)) {
         r->missing[i / r->objects] = true;
         rc = 0;

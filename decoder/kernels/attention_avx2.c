@@ -64,6 +64,16 @@ static double exp_sum(size_t n, float *x, float max)
     __m256 shift = _mm256_set1_ps(max == -INFINITY ? 0.0f : max);
     __m256d sum[2] = {_mm256_setzero_pd(), _mm256_setzero_pd()};
     size_t i = 0;
+    for (; i + 32 <= n; i += 32) {
+        __m256 e[4];
+        for (unsigned j = 0; j < 4; j++)
+            e[j] = _mm256_sub_ps(_mm256_loadu_ps(x + i + 8 * j), shift);
+        exp_many_avx2(4, e);
+        for (unsigned j = 0; j < 4; j++) {
+            _mm256_storeu_ps(x + i + 8 * j, e[j]);
+            add_wide(sum, e[j]);
+        }
+    }
     for (; i + 8 <= n; i += 8) {
         __m256 e = exp_avx2(_mm256_sub_ps(_mm256_loadu_ps(x + i), shift));
         _mm256_storeu_ps(x + i, e);
@@ -96,6 +106,26 @@ static float row_max(size_t n, const float *s)
     return max_avx2(max);
 }
 
+static void scale_rows(unsigned rows, size_t n, size_t ld, float *x, const float *factor, float *sum)
+{
+    size_t i = 0;
+    for (; i + 8 <= n; i += 8) {
+        __m256 s = _mm256_setzero_ps();
+        for (unsigned r = 0; r < rows; r++) {
+            __m256 y = _mm256_mul_ps(_mm256_loadu_ps(x + r * ld + i), _mm256_set1_ps(factor[r]));
+            _mm256_storeu_ps(x + r * ld + i, y);
+            s = _mm256_add_ps(s, y);
+        }
+        _mm256_storeu_ps(sum + i, s);
+    }
+    for (; i < n; i++) {
+        float s = 0.0f;
+        for (unsigned r = 0; r < rows; r++)
+            s += x[r * ld + i] *= factor[r];
+        sum[i] = s;
+    }
+}
+
 /* s[0, n) <- exp(s - shift); returns the sum. */
 static float row_exp(unsigned n, float *s, float shift)
 {
@@ -126,12 +156,12 @@ static void softmax_tile(unsigned rows, unsigned ld, unsigned width, const uint3
     }
 }
 
-#define AVX2_WITH(scout)                                                                              \
-    {                                                                                                 \
-        .name = "avx2", .page_f16 = page_f16_avx2, .page_f32 = page_f32_avx2, .merge = merge_avx2,    \
-        .max = row_max, .exp_sum = exp_sum, .softmax_tile = softmax_tile, .f16_to_f32 = f16_to_f32,   \
-        .f32_to_f16 = f32_to_f16, .dot = dot, .scout_groups = scout, .unpack_q8_0 = unpack_q8_0_avx2, \
-        .unpack_q4 = unpack_q4_avx2                                                                   \
+#define AVX2_WITH(scout)                                                                            \
+    {                                                                                               \
+        .name = "avx2", .page_f16 = page_f16_avx2, .page_f32 = page_f32_avx2, .merge = merge_avx2,  \
+        .max = row_max, .exp_sum = exp_sum, .scale_rows = scale_rows, .softmax_tile = softmax_tile, \
+        .f16_to_f32 = f16_to_f32, .f32_to_f16 = f32_to_f16, .dot = dot, .scout_groups = scout,      \
+        .unpack_q8_0 = unpack_q8_0_avx2, .unpack_q4 = unpack_q4_avx2                                \
     }
 const struct kernels kernels_avx2 = AVX2_WITH(scout_groups_avx2);
 const struct kernels kernels_avx2_vnni = AVX2_WITH(scout_groups_vnni);

@@ -23,12 +23,8 @@ void page_f32_avx2(unsigned g, unsigned n, unsigned d_k, unsigned d_v, const flo
                    const float *v, const struct pages_ahead *ahead, float *m, float *l, float *o);
 void merge_avx2(unsigned g, unsigned d_v, float *M, float *L, float *O, const float *m, const float *l,
                 const float *o);
-void scout_groups_avx2(size_t n_groups, unsigned g, unsigned d_k, unsigned n_vec, const uint8_t *groups,
-                       const int8_t *q8, const float *qscale, const int32_t *qsum, const float *qsq,
-                       float *out, size_t ld);
-void scout_groups_vnni(size_t n_groups, unsigned g, unsigned d_k, unsigned n_vec, const uint8_t *groups,
-                       const int8_t *q8, const float *qscale, const int32_t *qsum, const float *qsq,
-                       float *out, size_t ld);
+void scout_groups_avx2(const struct scout_scan *, float *out, size_t ld);
+void scout_groups_vnni(const struct scout_scan *, float *out, size_t ld);
 void unpack_q8_0_avx2(unsigned d_k, unsigned d_v, const uint8_t *page, float *k, float *v);
 void unpack_q4_avx2(unsigned d_k, unsigned d_v, const uint8_t *page, float *k, float *v);
 #endif

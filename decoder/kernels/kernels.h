@@ -9,7 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { SCOUT_LANES = 8, SCOUT_AHEAD = 4 }; /* pages scored side by side; groups of them asked for ahead */
+enum { SCOUT_LANES = 8, SCOUT_ROWS = 16 }; /* pages scored side by side; query rows a scan takes */
 
 /* The pages that will be attended next, wherever they lie. While a page is computed, a quarter of each of
  * them is brought nearer: one stream of reads gets half of what memory gives to four. `turn` counts the
@@ -18,6 +18,19 @@ enum { SCOUT_LANES = 8, SCOUT_AHEAD = 4 }; /* pages scored side by side; groups 
 struct pages_ahead {
     const uint8_t *page[4];
     unsigned turn;
+};
+
+/* What a scan goes over: groups of 8 pages (scout/reps.h has the layout) in pieces that lie anywhere, and the
+ * query rows that they are scored for. */
+struct scout_scan {
+    const uint8_t *const *pieces; /* of per_piece groups behind each other, the last of what is left */
+    size_t n_groups;
+    unsigned per_piece, n_vec, d_k, g;
+    const int8_t *q8;     /* (g, d_k) the rows in 8 bits; g <= SCOUT_ROWS */
+    const float *scale;   /* (g) of q8 */
+    const int32_t *sum;   /* (g) of q8 */
+    const float *square;  /* (pieces, g) what spreads are multiplied with: |q|^2 of the scaled query */
+    unsigned square_step; /* g; or 0: the same (g) for all pieces */
 };
 
 struct kernels {
@@ -36,18 +49,18 @@ struct kernels {
     void (*merge)(unsigned g, unsigned d_v, float *M, float *L, float *O, const float *m, const float *l,
                   const float *o);
 
-    /* Log-mass scores of groups of 8 pages that lie behind each other (scout/reps.h has the layout) for g
-     * query rows. q8 (g, d_k) int8, qscale (g), qsum (g) = sum of q8, qsq (g) = |q|^2 of the scaled query;
-     * out (g, ld), of which each row gets 8·n_groups scores. */
-    void (*scout_groups)(size_t n_groups, unsigned g, unsigned d_k, unsigned n_vec, const uint8_t *groups,
-                         const int8_t *q8, const float *qscale, const int32_t *qsum, const float *qsq,
-                         float *out, size_t ld);
+    /* Log-mass scores: out (g, ld), of which each row gets 8·n_groups. */
+    void (*scout_groups)(const struct scout_scan *, float *out, size_t ld);
 
     /* Largest of n, -inf for none; NaN is passed over. */
     float (*max)(size_t n, const float *x);
 
     /* x[i] <- exp(x[i] - max), returns the sum (f64 accumulation in 8 fixed lanes). */
     double (*exp_sum)(size_t n, float *x, float max);
+
+    /* x (rows, ld), of which n columns: each row times its factor; sum (n): of a column's products, row by
+     * row. */
+    void (*scale_rows)(unsigned rows, size_t n, size_t ld, float *x, const float *factor, float *sum);
 
     /* Rows of exp: softmax numerators of a tile for prefill. s (rows, ld) holds scores; row i covers cols[i]
      * columns; writes exp(s - m_i) in place (0 beyond cols), m (rows), l (rows). */

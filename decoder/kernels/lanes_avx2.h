@@ -6,23 +6,42 @@
 
 #include <immintrin.h>
 
+/* exp of n <= 4 vectors, step by step: one alone keeps the units waiting for its chain of 15 operations, and
+ * the processor does not see far enough to find the next. */
+static inline __attribute__((always_inline)) void exp_many_avx2(const unsigned n, __m256 *x)
+{
+    __m256 p[4], power[4];
+    for (unsigned j = 0; j < n; j++) {
+        /* max and min return their second operand when one is NaN: NaN stays NaN */
+        __m256 tiny = _mm256_cmp_ps(x[j], _mm256_set1_ps(EXP_LOWEST), _CMP_LT_OQ);
+        x[j] = _mm256_min_ps(_mm256_set1_ps(EXP_HIGHEST), _mm256_max_ps(_mm256_set1_ps(EXP_LOWEST), x[j]));
+        __m256i whole = _mm256_cvtps_epi32(_mm256_mul_ps(x[j], _mm256_set1_ps(EXP_LOG2E)));
+        __m256i exponent = _mm256_slli_epi32(_mm256_add_epi32(whole, _mm256_set1_epi32(127)), 23);
+        p[j] = _mm256_cvtepi32_ps(whole);
+        power[j] = _mm256_andnot_ps(tiny, _mm256_castsi256_ps(exponent));
+    }
+    for (unsigned j = 0; j < n; j++)
+        x[j] = _mm256_fnmadd_ps(p[j], _mm256_set1_ps(EXP_LN2_HIGH), x[j]);
+    for (unsigned j = 0; j < n; j++)
+        x[j] = _mm256_fnmadd_ps(p[j], _mm256_set1_ps(EXP_LN2_LOW), x[j]);
+    for (unsigned j = 0; j < n; j++)
+        p[j] = _mm256_fmadd_ps(_mm256_set1_ps(EXP_P4), x[j], _mm256_set1_ps(EXP_P3));
+    for (unsigned j = 0; j < n; j++)
+        p[j] = _mm256_fmadd_ps(p[j], x[j], _mm256_set1_ps(EXP_P2));
+    for (unsigned j = 0; j < n; j++)
+        p[j] = _mm256_fmadd_ps(p[j], x[j], _mm256_set1_ps(EXP_P1));
+    for (unsigned j = 0; j < n; j++)
+        p[j] = _mm256_fmadd_ps(p[j], x[j], _mm256_set1_ps(EXP_P0));
+    for (unsigned j = 0; j < n; j++)
+        p[j] = _mm256_add_ps(_mm256_fmadd_ps(p[j], _mm256_mul_ps(x[j], x[j]), x[j]), _mm256_set1_ps(1.0f));
+    for (unsigned j = 0; j < n; j++)
+        x[j] = _mm256_mul_ps(p[j], power[j]);
+}
+
 static inline __m256 exp_avx2(__m256 x)
 {
-    /* max and min return their second operand when one is NaN: NaN stays NaN */
-    __m256 y = _mm256_max_ps(_mm256_set1_ps(EXP_LOWEST), x);
-    y = _mm256_min_ps(_mm256_set1_ps(EXP_HIGHEST), y);
-    __m256i whole = _mm256_cvtps_epi32(_mm256_mul_ps(y, _mm256_set1_ps(EXP_LOG2E)));
-    __m256 n = _mm256_cvtepi32_ps(whole);
-    __m256 r = _mm256_fnmadd_ps(n, _mm256_set1_ps(EXP_LN2_HIGH), y);
-    r = _mm256_fnmadd_ps(n, _mm256_set1_ps(EXP_LN2_LOW), r);
-    __m256 p = _mm256_fmadd_ps(_mm256_set1_ps(EXP_P4), r, _mm256_set1_ps(EXP_P3));
-    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(EXP_P2));
-    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(EXP_P1));
-    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(EXP_P0));
-    __m256 e = _mm256_add_ps(_mm256_fmadd_ps(p, _mm256_mul_ps(r, r), r), _mm256_set1_ps(1.0f));
-    __m256i power = _mm256_slli_epi32(_mm256_add_epi32(whole, _mm256_set1_epi32(127)), 23);
-    __m256 tiny = _mm256_cmp_ps(x, _mm256_set1_ps(EXP_LOWEST), _CMP_LT_OQ);
-    return _mm256_andnot_ps(tiny, _mm256_mul_ps(e, _mm256_castsi256_ps(power)));
+    exp_many_avx2(1, &x);
+    return x;
 }
 
 static inline __m256 exp2_avx2(__m256 x)

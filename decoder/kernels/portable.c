@@ -265,13 +265,24 @@ static void scout_group(unsigned g, unsigned d_k, unsigned n_vec, const uint8_t 
     }
 }
 
-static void scout_groups(size_t n_groups, unsigned g, unsigned d_k, unsigned n_vec, const uint8_t *groups,
-                         const int8_t *q8, const float *qscale, const int32_t *qsum, const float *qsq,
-                         float *out, size_t ld)
+static void scout_groups(const struct scout_scan *s, float *out, size_t ld)
 {
-    const size_t bytes = (size_t)n_vec * (d_k / 8 * 32 + 32) + 64;
-    for (size_t i = 0; i < n_groups; i++)
-        scout_group(g, d_k, n_vec, groups + i * bytes, q8, qscale, qsum, qsq, out + i * SCOUT_LANES, ld);
+    const size_t bytes = (size_t)s->n_vec * (s->d_k / 8 * 32 + 32) + 64;
+    for (size_t i = 0; i < s->n_groups; i++, out += SCOUT_LANES) {
+        size_t piece = i / s->per_piece;
+        scout_group(s->g, s->d_k, s->n_vec, s->pieces[piece] + i % s->per_piece * bytes, s->q8, s->scale,
+                    s->sum, s->square + piece * s->square_step, out, ld);
+    }
+}
+
+static void scale_rows(unsigned rows, size_t n, size_t ld, float *x, const float *factor, float *sum)
+{
+    for (size_t i = 0; i < n; i++) {
+        float s = 0.0f;
+        for (unsigned r = 0; r < rows; r++)
+            s += x[r * ld + i] *= factor[r];
+        sum[i] = s;
+    }
 }
 
 const struct kernels kernels_portable = {
@@ -282,6 +293,7 @@ const struct kernels kernels_portable = {
     .scout_groups = scout_groups,
     .max = row_max,
     .exp_sum = exp_sum,
+    .scale_rows = scale_rows,
     .softmax_tile = softmax_tile,
     .f16_to_f32 = f16_to_f32,
     .f32_to_f16 = f32_to_f16,

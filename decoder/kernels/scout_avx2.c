@@ -10,28 +10,19 @@
 #define SCOUT_GROUPS scout_groups_avx2
 #include "decoder/kernels/scout_lanes.h"
 
-static inline __m256i repeat_4(const int8_t *q)
-{
-    int32_t four;
-    memcpy(&four, q, sizeof four);
-    return _mm256_set1_epi32(four);
-}
-
-INLINE void add_rows(const unsigned rows, unsigned n, unsigned d_k, const uint8_t *codes, const int8_t *q8,
-                     __m256i *acc)
+INLINE void add_rows(const unsigned rows, unsigned n, const uint8_t *codes, const __m256i *q, __m256i *acc)
 {
     const __m256i nibble = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1);
     __m256i sum[MAX_ROWS];
     for (unsigned r = 0; r < rows; r++)
         sum[r] = _mm256_setzero_si256();
-    for (unsigned i = 0; i < n; i++) {
+    for (unsigned i = 0; i < n; i++, q += (size_t)2 * rows) {
         __m256i x = _mm256_loadu_si256((const void *)(codes + 32 * i));
         __m256i low = _mm256_and_si256(x, nibble), high = _mm256_and_si256(_mm256_srli_epi16(x, 4), nibble);
         for (unsigned r = 0; r < rows; r++) {
-            const int8_t *q = q8 + (size_t)r * d_k + 8 * i;
-            __m256i both = _mm256_add_epi16(_mm256_maddubs_epi16(low, repeat_4(q)),
-                                            _mm256_maddubs_epi16(high, repeat_4(q + 4)));
-            sum[r] = _mm256_add_epi16(sum[r], both);
+            __m256i both = _mm256_add_epi16(_mm256_maddubs_epi16(low, q[2 * r]),
+                                            _mm256_maddubs_epi16(high, q[2 * r + 1]));
+            sum[r] = i ? _mm256_add_epi16(sum[r], both) : both;
             __asm__("" : "+x"(sum[r])); /* in this order: else gcc sums pairs, and has no registers left */
         }
     }

@@ -8,27 +8,18 @@
 #define SCOUT_GROUPS scout_groups_vnni
 #include "decoder/kernels/scout_lanes.h"
 
-static inline __m256i repeat_4(const int8_t *q)
-{
-    int32_t four;
-    memcpy(&four, q, sizeof four);
-    return _mm256_set1_epi32(four);
-}
-
-INLINE void add_rows(const unsigned rows, unsigned n, unsigned d_k, const uint8_t *codes, const int8_t *q8,
-                     __m256i *acc)
+INLINE void add_rows(const unsigned rows, unsigned n, const uint8_t *codes, const __m256i *q, __m256i *acc)
 {
     const __m256i nibble = _mm256_set1_epi8(15);
     __m256i high_sum[MAX_ROWS]; /* apart from the low ones: two short chains instead of a long one */
     for (unsigned r = 0; r < rows; r++)
         high_sum[r] = _mm256_setzero_si256();
-    for (unsigned i = 0; i < n; i++) {
+    for (unsigned i = 0; i < n; i++, q += (size_t)2 * rows) {
         __m256i x = _mm256_loadu_si256((const void *)(codes + 32 * i));
         __m256i low = _mm256_and_si256(x, nibble), high = _mm256_and_si256(_mm256_srli_epi16(x, 4), nibble);
         for (unsigned r = 0; r < rows; r++) {
-            const int8_t *q = q8 + (size_t)r * d_k + 8 * i;
-            acc[r] = _mm256_dpbusd_epi32(acc[r], low, repeat_4(q));
-            high_sum[r] = _mm256_dpbusd_epi32(high_sum[r], high, repeat_4(q + 4));
+            acc[r] = _mm256_dpbusd_epi32(acc[r], low, q[2 * r]);
+            high_sum[r] = _mm256_dpbusd_epi32(high_sum[r], high, q[2 * r + 1]);
         }
     }
     for (unsigned r = 0; r < rows; r++)

@@ -248,14 +248,20 @@ void policy_sum_shares(struct far_view *v, float *logmass, size_t ld, float *sco
 
 uint64_t policy_scan_pages(const struct far_view *v, const float *q, float *logmass, size_t ld)
 {
-    for (size_t p = 0; p < v->n_pages; p += PIECE_PAGES) {
-        size_t left = v->n_pages - p;
+    const uint8_t *groups[SLICE_PIECES];
+    const float *scatter[SLICE_PIECES];
+    for (size_t p = 0, n; p < v->n_pages; p += n) {
+        n = v->n_pages - p < SLICE_PIECES * PIECE_PAGES ? v->n_pages - p : SLICE_PIECES * PIECE_PAGES;
+        for (size_t i = 0; i * PIECE_PAGES < n; i++) {
+            groups[i] = v->pieces[p / PIECE_PAGES + i].page_groups;
+            scatter[i] = v->pieces[p / PIECE_PAGES + i].scatter;
+        }
         struct scout_head sh = {.kind = view_pages(v),
-                                .groups = &v->pieces[p / PIECE_PAGES].page_groups,
-                                .scatter = &v->pieces[p / PIECE_PAGES].scatter,
+                                .groups = groups,
+                                .scatter = scatter,
                                 .pages_per_piece = PIECE_PAGES,
                                 .d_k = view_dims(v)};
-        scout_score(&sh, left < PIECE_PAGES ? left : PIECE_PAGES, v->rows, q, logmass + p, ld);
+        scout_score(&sh, n, v->rows, q, logmass + p, ld);
     }
     return (v->n_pages + REPS_LANES - 1) / REPS_LANES * reps_group_bytes(view_pages(v), view_dims(v)) +
            (v->n_pages + PIECE_PAGES - 1) / PIECE_PAGES * view_dims(v) * sizeof(float);

@@ -14,7 +14,7 @@
 enum {
     PIECE_BLOCKS = 64,
     PIECE_PAGES = PIECE_BLOCKS * 4,
-    SLICE_PIECES = 16, /* scanned by one thread at a time */
+    SLICE_PIECES = 64, /* scanned at once, by one thread */
 };
 
 /* What is kept of PIECE_PAGES consecutive pages of one KV head; parts that no policy asked for are NULL. */

@@ -217,6 +217,13 @@ static void pick_candidates(struct far_view *v, struct cascade *c)
 
 /* ---- second stage: the candidates' pages ---- */
 
+/* Nearly every candidate lies in another piece, and all their weights are wanted before the first page is. */
+static void ask_for(const float *w, unsigned n)
+{
+    for (unsigned i = 0; w && i < n; i += 64 / sizeof *w)
+        __builtin_prefetch(w + i, 0, 2);
+}
+
 static void gather_groups(struct far_view *v, struct cascade *c)
 {
     size_t group_bytes = reps_group_bytes(view_pages(v), view_dims(v));
@@ -227,6 +234,7 @@ static void gather_groups(struct far_view *v, struct cascade *c)
         uint32_t at = (uint32_t)(page / GROUP);
         if (c->n_groups == 0 || c->group_at[c->n_groups - 1] != at) {
             c->scatter[c->n_groups] = v->pieces[page / PIECE_PAGES].scatter;
+            ask_for(c->scatter[c->n_groups], view_dims(v));
             c->groups[c->n_groups] =
                 v->pieces[page / PIECE_PAGES].page_groups + page % PIECE_PAGES / GROUP * group_bytes;
             c->group_at[c->n_groups++] = at;

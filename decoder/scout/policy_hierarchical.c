@@ -19,7 +19,8 @@ struct hierarchy {
     float *coarse_mass, *coarse_score, *coarse_lse; /* (rows, coarse_ld), (coarse_ld), (rows) */
     uint8_t *open;                                  /* (n_units) */
     size_t n_open, block_ld;
-    const uint8_t **groups; /* of open units; lane i of the j-th is block 8·open_at[j] + i */
+    const uint8_t *
+        *groups; /* of summaries; then of open units: lane i of the j-th is block 8·open_at[j] + i */
     uint32_t *open_at;
     float *block_mass, *block_score, *block_lse; /* (rows, block_ld), (block_ld), (rows) */
     uint64_t *may;                               /* bitmap of lanes with a page that may be chosen */
@@ -71,15 +72,13 @@ static unsigned eligible_of(const struct far_view *v, size_t block)
 
 static void score_coarse(struct far_view *v, struct hierarchy *h)
 {
-    for (size_t at = 0; at < h->n_coarse; at += COARSE_PIECE) {
-        const uint8_t *group = v->pieces[at / COARSE_PIECE].part[PART_COARSE];
-        struct scout_head sh = {
-            .kind = REPS_BLOCK, .groups = &group, .pages_per_piece = COARSE_PIECE, .d_k = view_dims(v)};
-        size_t left = h->n_coarse - at;
-        scout_score(&sh, left < COARSE_PIECE ? left : COARSE_PIECE, v->rows, view_q(v), h->coarse_mass + at,
-                    h->coarse_ld);
-        v->bytes += reps_group_bytes(REPS_BLOCK, view_dims(v));
-    }
+    size_t n_pieces = 0;
+    for (; n_pieces * COARSE_PIECE < h->n_coarse; n_pieces++)
+        h->groups[n_pieces] = v->pieces[n_pieces].part[PART_COARSE];
+    struct scout_head sh = {
+        .kind = REPS_BLOCK, .groups = h->groups, .pages_per_piece = COARSE_PIECE, .d_k = view_dims(v)};
+    scout_score(&sh, h->n_coarse, v->rows, view_q(v), h->coarse_mass, h->coarse_ld);
+    v->bytes += n_pieces * reps_group_bytes(REPS_BLOCK, view_dims(v));
     scout_aggregate(h->n_coarse, v->rows, h->coarse_mass, h->coarse_ld, h->coarse_lse, h->coarse_score);
 }
 

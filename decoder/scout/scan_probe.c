@@ -69,7 +69,7 @@ struct scan_probe *scan_probe_new(enum reps_kind kind, unsigned d_k, unsigned g,
         s->g = g;
         s->part_bytes = PART_LANES / REPS_LANES * reps_group_bytes(kind, d_k);
         s->n_parts = (unsigned)(bytes / s->part_bytes) + 1;
-        s->groups = malloc(s->n_parts * s->part_bytes);
+        s->groups = aligned_alloc(64, (s->n_parts * s->part_bytes + 63) / 64 * 64); /* as a context's are */
         s->q = malloc((size_t)g * d_k * sizeof *s->q);
         s->out = malloc((size_t)s->n_parts * g * PART_LANES * sizeof *s->out);
     }

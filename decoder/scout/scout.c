@@ -11,92 +11,141 @@
 #include <stdbool.h>
 #include <string.h>
 
-enum { MAX_DIMS = 1024, ROWS_AT_ONCE = 16 };
+enum { MAX_DIMS = 1024, MAX_ROWS = 256, PIECES_AT_ONCE = 128 };
 
 _Static_assert((int)SCOUT_LANES == (int)REPS_LANES, "a kernel scores what a group holds");
 
 /* Query rows as scout_groups wants them. */
 struct queries {
-    int8_t q8[ROWS_AT_ONCE * MAX_DIMS]; /* (rows, d_k) */
-    float scale[ROWS_AT_ONCE];
-    int32_t sum[ROWS_AT_ONCE];  /* of q8 */
-    float square[ROWS_AT_ONCE]; /* what a spread is multiplied with */
+    int8_t q8[SCOUT_ROWS * MAX_DIMS];     /* (rows, d_k) */
+    float squares[SCOUT_ROWS * MAX_DIMS]; /* (rows, d_k) q_i² */
+    float scale[SCOUT_ROWS];
+    int32_t sum[SCOUT_ROWS];  /* of q8 */
+    float square[SCOUT_ROWS]; /* Σ q_i² */
 };
 
-/* Σ w_i q_i²; w NULL: all 1. Two loops, each of which a compiler turns into vectors. */
-static float weighted_square(unsigned d_k, const float *q, const float *w)
+/* Four dims side by side: from plain loops over lanes compilers make no vectors. Sums have eight lanes. */
+typedef float floats __attribute__((vector_size(16)));
+typedef int32_t ints __attribute__((vector_size(16)));
+enum { LANES = 4 };
+
+static inline floats load(const float *from)
 {
-    float sum[8] = {0};
-    for (unsigned i = 0; w && i < d_k; i += 8)
-        for (unsigned j = 0; j < 8; j++)
-            sum[j] += q[i + j] * q[i + j] * w[i + j];
-    for (unsigned i = 0; !w && i < d_k; i += 8)
-        for (unsigned j = 0; j < 8; j++)
-            sum[j] += q[i + j] * q[i + j];
-    return ((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7]));
+    floats x;
+    memcpy(&x, from, sizeof x);
+    return x;
 }
 
-static void weigh_dims(unsigned d_k, unsigned g, const float *q, const float *w, struct queries *out)
+static inline float sum_of(floats a, floats b)
 {
+    return ((a[0] + a[1]) + (a[2] + a[3])) + ((b[0] + b[1]) + (b[2] + b[3]));
+}
+
+/* What a spread is multiplied with: Σ w_i q_i². w NULL: 1 everywhere. */
+static void weigh_dims(unsigned d_k, unsigned g, const struct queries *q, const float *w, float *out)
+{
+    if (!w) {
+        memcpy(out, q->square, g * sizeof *out);
+        return;
+    }
     for (unsigned r = 0; r < g; r++) {
-        float square = out->scale[r] != 0.0f ? weighted_square(d_k, q + (size_t)r * d_k, w) : 0.0f;
-        out->square[r] = isfinite(square) ? square : 0.0f;
+        const float *squares = q->squares + (size_t)r * d_k;
+        floats a = {0}, b = {0};
+        for (unsigned i = 0; i < d_k; i += 2 * LANES) {
+            a += load(squares + i) * load(w + i);
+            b += load(squares + i + LANES) * load(w + i + LANES);
+        }
+        float square = q->scale[r] != 0.0f ? sum_of(a, b) : 0.0f;
+        out[r] = isfinite(square) ? square : 0.0f;
     }
 }
 
-static void quantise_row(unsigned d_k, const float *q, struct queries *out, unsigned row)
+/* Codes of x / scale, |x| <= 127·scale; returns their sum. Adding 1.5·2^23 leaves the nearest integer in the
+ * low bits. */
+static int32_t round_row(unsigned d_k, const float *x, float scale, int8_t *out)
 {
-    float largest = 0.0f;
-    for (unsigned i = 0; i < d_k; i++)
-        largest = fabsf(q[i]) > largest ? fabsf(q[i]) : largest;
-    float scale = largest / 127.0f;
-    /* a row without length (or, from a broken model, without a finite one) scores every page alike */
-    bool usable = isnormal(scale) && isfinite(weighted_square(d_k, q, NULL));
-    int32_t sum = 0;
-    for (unsigned i = 0; i < d_k; i++) {
-        int code = usable ? (int)lrintf(q[i] / scale) : 0;
-        out->q8[(size_t)row * d_k + i] = (int8_t)code;
+    const float round_to_int = 12582912.0f;
+    int32_t codes[MAX_DIMS];
+    ints sum = {0};
+    for (unsigned i = 0; i < d_k; i += LANES) {
+        ints code = (ints)(load(x + i) / scale + round_to_int) - 0x4b400000;
         sum += code;
+        memcpy(codes + i, &code, sizeof code);
     }
-    out->scale[row] = usable ? scale : 0.0f;
-    out->sum[row] = sum;
+    for (unsigned i = 0; i < d_k; i++)
+        out[i] = (int8_t)codes[i];
+    return sum[0] + sum[1] + sum[2] + sum[3];
 }
 
-/* Pieces lie apart, so the processor can't foresee where the next one begins: the first groups of it, after
- * which the kernel looks ahead by itself. Read once a step: not to stay in the caches. */
-static void prefetch_piece(const uint8_t *groups, size_t n_groups, size_t group_bytes)
+/* Largest |x|, by bits, which order like the numbers; whatever is above infinity is none. */
+static float largest(ints a, ints b)
 {
-    size_t bytes = (n_groups < SCOUT_AHEAD ? n_groups : SCOUT_AHEAD) * group_bytes;
-    for (size_t at = 0; at < bytes; at += 64)
-        __builtin_prefetch(groups + at, 0, 0);
+    int32_t most = 0;
+    float x;
+    for (unsigned j = 0; j < LANES; j++) {
+        most = a[j] > most ? a[j] : most;
+        most = b[j] > most ? b[j] : most;
+    }
+    memcpy(&x, &most, sizeof x);
+    return x;
 }
 
-static size_t groups_of(size_t pages)
+static inline ints larger(ints a, floats x)
 {
-    return (pages + SCOUT_LANES - 1) / SCOUT_LANES;
+    ints size = (ints)x & INT32_MAX, more = size > a;
+    return (size & more) | (a & ~more);
+}
+
+static void round_rows(unsigned d_k, unsigned g, const float *q, struct queries *out)
+{
+    for (unsigned r = 0; r < g; r++, q += d_k) {
+        float *squares = out->squares + (size_t)r * d_k;
+        floats sum[2] = {{0}, {0}};
+        ints most[2] = {{0}, {0}};
+        for (unsigned i = 0; i < d_k; i += 2 * LANES)
+            for (unsigned j = 0; j < 2; j++) {
+                floats x = load(q + i + LANES * j), square = x * x;
+                most[j] = larger(most[j], x);
+                sum[j] += square;
+                memcpy(squares + i + LANES * j, &square, sizeof square);
+            }
+        float scale = largest(most[0], most[1]) / 127.0f, square = sum_of(sum[0], sum[1]);
+        /* a row without length (or, from a broken model, without a finite one) scores every page alike */
+        bool usable = isnormal(scale) && isfinite(square);
+        out->scale[r] = usable ? scale : 0.0f;
+        out->square[r] = usable ? square : 0.0f;
+        out->sum[r] = 0;
+        if (usable)
+            out->sum[r] = round_row(d_k, q, scale, out->q8 + (size_t)r * d_k);
+        else
+            memset(out->q8 + (size_t)r * d_k, 0, d_k);
+    }
 }
 
 static void score_rows(const struct scout_head *h, size_t n_pages, unsigned g, const float *q, float *out,
                        size_t ld)
 {
-    const struct kernels *k = kernels_get();
     struct queries queries;
-    const float *last = NULL;
-    const size_t group_bytes = reps_group_bytes(h->kind, h->d_k);
-    for (unsigned r = 0; r < g; r++)
-        quantise_row(h->d_k, q + (size_t)r * h->d_k, &queries, r);
-    for (size_t page = 0; page < n_pages; page += h->pages_per_piece) {
-        size_t left = n_pages - page, here = left < h->pages_per_piece ? left : h->pages_per_piece;
-        const float *w = h->scatter ? h->scatter[page / h->pages_per_piece] : NULL;
-        if (page == 0 || w != last) /* neighbouring pieces may share theirs */
-            weigh_dims(h->d_k, g, q, w, &queries);
-        last = w;
-        if (left > here) {
-            size_t next = left - here < h->pages_per_piece ? left - here : h->pages_per_piece;
-            prefetch_piece(h->groups[page / h->pages_per_piece + 1], groups_of(next), group_bytes);
-        }
-        k->scout_groups(groups_of(here), g, h->d_k, reps_vecs(h->kind), h->groups[page / h->pages_per_piece],
-                        queries.q8, queries.scale, queries.sum, queries.square, out + page, ld);
+    float square[PIECES_AT_ONCE * SCOUT_ROWS];
+    round_rows(h->d_k, g, q, &queries);
+    struct scout_scan scan = {.per_piece = h->pages_per_piece / SCOUT_LANES,
+                              .n_vec = reps_vecs(h->kind),
+                              .d_k = h->d_k,
+                              .g = g,
+                              .q8 = queries.q8,
+                              .scale = queries.scale,
+                              .sum = queries.sum,
+                              .square = h->scatter ? square : queries.square,
+                              .square_step = h->scatter ? g : 0};
+    const size_t n_pieces = (n_pages + h->pages_per_piece - 1) / h->pages_per_piece;
+    for (size_t at = 0; at < n_pieces; at += PIECES_AT_ONCE) {
+        size_t first = at * h->pages_per_piece, most = (size_t)PIECES_AT_ONCE * h->pages_per_piece,
+               n = n_pages - first < most ? n_pages - first : most;
+        for (size_t i = 0; h->scatter && i < PIECES_AT_ONCE && at + i < n_pieces; i++)
+            weigh_dims(h->d_k, g, &queries, h->scatter[at + i], square + i * g);
+        scan.pieces = h->groups + at;
+        scan.n_groups = (n + SCOUT_LANES - 1) / SCOUT_LANES;
+        kernels_get()->scout_groups(&scan, out + first, ld);
     }
     for (unsigned r = 0; r < g; r++)
         for (size_t page = n_pages; page % SCOUT_LANES; page++)
@@ -108,8 +157,8 @@ void scout_score(const struct scout_head *h, size_t n_pages, unsigned g, const f
 {
     assert(h->d_k % 8 == 0 && h->d_k <= MAX_DIMS && h->pages_per_piece % SCOUT_LANES == 0);
     assert(ld >= (n_pages + SCOUT_LANES - 1) / SCOUT_LANES * SCOUT_LANES);
-    for (unsigned r = 0; r < g; r += ROWS_AT_ONCE) {
-        unsigned rows = g - r < ROWS_AT_ONCE ? g - r : ROWS_AT_ONCE;
+    for (unsigned r = 0; r < g; r += SCOUT_ROWS) {
+        unsigned rows = g - r < SCOUT_ROWS ? g - r : SCOUT_ROWS;
         score_rows(h, n_pages, rows, q + (size_t)r * h->d_k, out + r * ld, ld);
     }
 }
@@ -117,13 +166,13 @@ void scout_score(const struct scout_head *h, size_t n_pages, unsigned g, const f
 void scout_aggregate(size_t n_pages, unsigned g, float *logmass, size_t ld, float *lse, float *score)
 {
     const struct kernels *k = kernels_get();
-    memset(score, 0, n_pages * sizeof *score);
-    for (unsigned r = 0; r < g; r++, logmass += ld) {
-        float max = k->max(n_pages, logmass);
-        double sum = k->exp_sum(n_pages, logmass, max);
+    float factor[MAX_ROWS];
+    assert(g <= MAX_ROWS);
+    for (unsigned r = 0; r < g; r++) {
+        float max = k->max(n_pages, logmass + r * ld);
+        double sum = k->exp_sum(n_pages, logmass + r * ld, max);
         lse[r] = sum > 0 ? max + (float)log(sum) : -INFINITY;
-        float share = sum > 0 ? (float)(1.0 / sum) : 0.0f;
-        for (size_t i = 0; i < n_pages; i++)
-            score[i] += logmass[i] *= share;
+        factor[r] = sum > 0 ? (float)(1.0 / sum) : 0.0f;
     }
+    k->scale_rows(g, n_pages, ld, logmass, factor, score);
 }

@@ -13,7 +13,7 @@
 struct scout_head {
     enum reps_kind kind;
     const uint8_t *const *groups; /* per piece: its groups of 8 (reps.h) */
-    const float *const *scatter;  /* per piece: w (d_k) of reps_scatter; NULL: 1 everywhere */
+    const float *const *scatter;  /* per piece: w (d_k) of reps_scatter; either NULL: 1 everywhere */
     unsigned pages_per_piece;     /* a multiple of 8 */
     unsigned d_k;
 };

@@ -5,6 +5,10 @@
  * last pass takes, in page order, all above that key and the lowest pages at it. Every decision is by key and
  * page alone, hence deterministic.
  *
+ * Where few of many are wanted, most are put aside first. Of units that are dealt out to lanes, the k-th
+ * largest of the lanes' maxima is a key that at least k units reach, and few more do: only those are looked
+ * at again.
+ *
  * Where one page draws nearly all attention, most shares underflow: what is below the smallest normal float
  * counts as zero, so that the lowest digit holds equal keys only and ends the search at once. */
 #include "decoder/scout/scout.h"
@@ -15,7 +19,7 @@
 #include <stdbool.h>
 #include <string.h>
 
-enum { ZERO_KEY = 1, DIGITS = 1 << 12 };
+enum { ZERO_KEY = 1, DIGITS = 1 << 12, MOST_LANES = 2048, MOST_LEFT = 4096, RUN = 16 };
 
 struct units {
     const float *score;
@@ -100,25 +104,28 @@ struct cut {
  * Each round fixes the next bits of the key where that happens; what lies above it is taken whole. */
 static struct cut find_cut(size_t n, const uint32_t *key, size_t k, double enough)
 {
-    static const unsigned shifts[] = {19, 7, 0}, widths[] = {12, 12, 7}; /* 31 bits: scores have no sign */
+    static const struct digits {
+        unsigned n, shift[4], width[4]; /* 31 bits: scores have no sign */
+    } of_many = {3, {19, 7, 0}, {12, 12, 7}}, of_few = {4, {23, 15, 7, 0}, {8, 8, 8, 7}};
+    const struct digits *digits = n > MOST_LEFT ? &of_many : &of_few;
     const bool weighed = isfinite(enough);
     uint32_t prefix = 0;
     size_t taken = 0, at_prefix = 0;
     double mass = 0;
-    for (unsigned round = 0; round < 3; round++) {
-        const unsigned shift = shifts[round], width = widths[round];
+    for (unsigned round = 0; round < digits->n; round++) {
+        const unsigned shift = digits->shift[round], width = digits->width[round];
         const uint32_t mask = (UINT32_C(1) << width) - 1;
-        uint32_t count[2][DIGITS] = {
-            0}; /* two, so that runs of equal keys don't wait for each other's store */
+        uint32_t count[2][DIGITS]; /* two, so that runs of equal keys don't wait for each other's store */
         double sum[DIGITS];
+        for (unsigned i = 0; i < 2; i++)
+            memset(count[i], 0, (mask + 1) * sizeof *count[i]);
         if (weighed)
-            memset(sum, 0, sizeof sum);
+            memset(sum, 0, (mask + 1) * sizeof *sum);
         for (size_t i = 0; i < n; i++) {
-            if (key[i] >> shift >> width != prefix)
-                continue;
+            const bool here = key[i] >> shift >> width == prefix; /* no branch: it could not be foreseen */
             uint32_t digit = key[i] >> shift & mask;
-            count[i % 2][digit]++;
-            if (weighed && key[i] >= ZERO_KEY)
+            count[i % 2][digit] += here;
+            if (weighed && here && key[i] >= ZERO_KEY)
                 sum[digit] += key_score(key[i]);
         }
         uint32_t d = mask;
@@ -144,22 +151,61 @@ static struct cut find_cut(size_t n, const uint32_t *key, size_t k, double enoug
     return cut;
 }
 
+/* Those that may be among the k largest, in rising order: at, and their keys in left. 0: not put aside, since
+ * it would not pay, or too many are alike. */
+static size_t put_aside(size_t n, const uint32_t *key, size_t k, uint32_t *at, uint32_t *left)
+{
+    int32_t most[MOST_LANES] = {0}; /* keys are below 2^31, and there are vectors for signed maxima */
+    uint32_t lane_key[MOST_LANES];
+    size_t lanes = 64;
+    while (lanes < 2 * k && lanes < MOST_LANES)
+        lanes *= 2;
+    if (lanes < 2 * k || n < 4 * lanes)
+        return 0;
+    for (size_t i = 0; i + lanes <= n; i += lanes) /* the rest needs no lane: the key is low enough without */
+        for (size_t j = 0; j < lanes; j++)
+            most[j] = (int32_t)key[i + j] > most[j] ? (int32_t)key[i + j] : most[j];
+    memcpy(lane_key, most, lanes * sizeof *most);
+    const uint32_t least = find_cut(lanes, lane_key, k, INFINITY).key;
+    size_t n_left = 0;
+    for (size_t run = 0; run < n; run += RUN) {
+        size_t end = n - run < RUN ? n : run + RUN;
+        int any = 0;
+        for (size_t i = 0; run + RUN <= n && i < RUN; i++)
+            any |= (int32_t)key[run + i] >= (int32_t)least;
+        if (!any && run + RUN <= n)
+            continue;
+        if (n_left + RUN >= MOST_LEFT)
+            return 0;
+        for (size_t i = run; i < end; i++) {
+            at[n_left] = (uint32_t)i;
+            left[n_left] = key[i];
+            n_left += key[i] >= least;
+        }
+    }
+    return n_left;
+}
+
 size_t scout_top(size_t n_pages, const float *score, const uint64_t *eligible, size_t k, unsigned unit,
                  float mass, uint32_t *scratch, uint32_t *pages)
 {
     assert(unit == 1 || unit == 2 || unit == 4);
     assert(n_pages < UINT32_MAX);
     const struct units u = {score, eligible, n_pages, (n_pages + unit - 1) / unit, unit};
+    uint32_t at[MOST_LEFT], left[MOST_LEFT];
     if (k == 0 || n_pages == 0)
         return 0;
     make_keys(&u, scratch);
-    double enough = mass > 0.0f && mass < 1.0f ? (double)mass * total_score(u.n, scratch) : INFINITY;
-    struct cut cut = find_cut(u.n, scratch, k, enough);
-    size_t chosen = 0;
-    for (size_t i = 0; i < u.n; i++) {
-        if (scratch[i] < cut.key || (scratch[i] == cut.key && cut.at_key == 0))
+    bool weighed = mass > 0.0f && mass < 1.0f;
+    double enough = weighed ? (double)mass * total_score(u.n, scratch) : INFINITY;
+    size_t n_left = weighed ? 0 : put_aside(u.n, scratch, k, at, left), n = n_left ? n_left : u.n, chosen = 0;
+    const uint32_t *key = n_left ? left : scratch;
+    struct cut cut = find_cut(n, key, k, enough);
+    for (size_t j = 0; j < n; j++) {
+        if (key[j] < cut.key || (key[j] == cut.key && cut.at_key == 0))
             continue;
-        cut.at_key -= scratch[i] == cut.key;
+        cut.at_key -= key[j] == cut.key;
+        size_t i = n_left ? at[j] : j;
         for (size_t page = i * unit; page < (i + 1) * unit && page < n_pages; page++)
             if (page_eligible(&u, page))
                 pages[chosen++] = (uint32_t)page;

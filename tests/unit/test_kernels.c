@@ -437,6 +437,32 @@ static void test_exp_sum(void **state)
     }
 }
 
+static void test_scale_rows(void **state)
+{
+    (void)state;
+    enum { ROWS = 5, LD = 70 };
+    float in[ROWS * LD], x[ROWS * LD], factor[ROWS], sum[LD + 1];
+    for (size_t n = 0; n <= LD; n++)
+        for (unsigned f = 0; f < n_families; f++) { /* products and sums in order: the same bits everywhere */
+            unsigned rows = 1 + (unsigned)n % ROWS;
+            fill(ROWS * LD, in, 3.0f);
+            fill(ROWS, factor, 2.0f);
+            memcpy(x, in, sizeof in);
+            sum[n] = 7.0f;
+            families[f]->scale_rows(rows, n, LD, x, factor, sum);
+            assert_true(sum[n] == 7.0f);
+            for (size_t i = 0; i < LD; i++) {
+                float want = 0;
+                for (unsigned r = 0; r < ROWS; r++) {
+                    float y = r < rows && i < n ? in[r * LD + i] * factor[r] : in[r * LD + i];
+                    assert_true(x[r * LD + i] == y);
+                    want += r < rows ? y : 0;
+                }
+                assert_true(i >= n || sum[i] == want);
+            }
+        }
+}
+
 static void test_softmax_tile(void **state)
 {
     (void)state;
@@ -561,6 +587,25 @@ static double group_score(const struct group_case *c, unsigned r, unsigned page,
     return lcount == -(double)INFINITY ? lcount : log(sum);
 }
 
+/* Rows [first, first + g) of the case against groups that lie in pieces; square (pieces, c->g). */
+static void scan_case(const struct kernels *k, const struct group_case *c, unsigned first, unsigned g,
+                      const uint8_t *const *pieces, unsigned per_piece, size_t n_groups, const float *square,
+                      float *out, size_t ld)
+{
+    const struct scout_scan s = {.pieces = pieces,
+                                 .n_groups = n_groups,
+                                 .per_piece = per_piece,
+                                 .n_vec = c->n_vec,
+                                 .d_k = c->d,
+                                 .g = g,
+                                 .q8 = c->q8 + (size_t)first * c->d,
+                                 .scale = c->qscale + first,
+                                 .sum = c->qsum + first,
+                                 .square = square + first,
+                                 .square_step = n_groups > per_piece ? c->g : 0};
+    k->scout_groups(&s, out, ld);
+}
+
 static void test_scout_group(void **state)
 {
     (void)state;
@@ -574,9 +619,10 @@ static void test_scout_group(void **state)
                                              : 1 + (d / 8 + round) % MAX_VECS;
                 make_group(&c, g, d, n_vec, round == 2);
                 float first[MAX_G * 8], last[MAX_G * 8];
+                const uint8_t *group = c.bytes + 1;
                 for (unsigned f = 0; f < n_families; f++) {
                     const struct kernels *k = families[f];
-                    k->scout_groups(1, g, d, c.n_vec, c.bytes + 1, c.q8, c.qscale, c.qsum, c.qsq, c.out, 8);
+                    scan_case(k, &c, 0, g, &group, 1, 1, c.qsq, c.out, 8);
                     for (unsigned r = 0; r < g; r++)
                         for (unsigned page = 0; page < 8; page++) {
                             double size, want = group_score(&c, r, page, &size),
@@ -588,8 +634,7 @@ static void test_scout_group(void **state)
                         }
                     for (unsigned r = 0; r < g; r++) { /* a row alone gives the same bits */
                         one = c;
-                        k->scout_groups(1, 1, d, c.n_vec, c.bytes + 1, c.q8 + r * d, c.qscale + r, c.qsum + r,
-                                        c.qsq + r, one.out, 8);
+                        scan_case(k, &c, r, 1, &group, 1, 1, c.qsq, one.out, 8);
                         assert_memory_equal(one.out, c.out + 8 * r, 8 * sizeof one.out[0]);
                     }
                     if (f == 0)
@@ -601,7 +646,7 @@ static void test_scout_group(void **state)
             }
 }
 
-/* Groups among others have the scores of groups alone. */
+/* Groups among others have the scores of groups alone, whatever pieces they lie in: each with its squares. */
 static void test_scout_groups(void **state)
 {
     (void)state;
@@ -609,27 +654,35 @@ static void test_scout_groups(void **state)
     static const unsigned shapes[][3] = {{8, 1, 2},   {64, 2, 1},  {128, 4, 1},
                                          {128, 8, 1}, {128, 5, 6}, {136, 3, 9}};
     static struct group_case c;
+    const size_t room = sizeof c.bytes;
+    uint8_t *bytes = malloc((GROUPS + 5) * room);
+    float square[GROUPS * MAX_G], out[MAX_G * GROUPS * 8];
     for (unsigned i = 0; i < sizeof shapes / sizeof shapes[0]; i++)
-        for (unsigned n = 1; n <= GROUPS; n++)
-            for (unsigned f = 0; f < n_families; f++) {
-                const unsigned d = shapes[i][0], g = shapes[i][1], n_vec = shapes[i][2];
-                const size_t bytes = (size_t)n_vec * (d * 4 + 32) + 64;
-                uint8_t *groups = malloc(n * bytes);
-                float *out = malloc((size_t)g * n * 8 * sizeof *out);
-                for (unsigned k = 0; k < n; k++) {
-                    make_group(&c, g, d, n_vec, k % 4 == 3);
-                    memcpy(groups + k * bytes, c.bytes + 1, bytes);
-                }
-                families[f]->scout_groups(n, g, d, n_vec, groups, c.q8, c.qscale, c.qsum, c.qsq, out, n * 8);
-                for (unsigned k = 0; k < n; k++) {
-                    families[f]->scout_groups(1, g, d, n_vec, groups + k * bytes, c.q8, c.qscale, c.qsum,
-                                              c.qsq, c.out, 8);
-                    for (unsigned r = 0; r < g; r++)
-                        assert_memory_equal(out + ((size_t)r * n + k) * 8, c.out + 8 * r, 8 * sizeof *out);
-                }
-                free(groups);
-                free(out);
+        for (unsigned n = 1; n <= GROUPS; n++) {
+            const unsigned d = shapes[i][0], g = shapes[i][1], n_vec = shapes[i][2], per = 1 + n * 7 % 5;
+            const size_t group_bytes = (size_t)n_vec * (d * 4 + 32) + 64;
+            const uint8_t *pieces[GROUPS], *groups[GROUPS];
+            for (unsigned k = 0; k < n; k++) { /* pieces from the far end on, each a byte further off */
+                make_group(&c, g, d, n_vec, k % 4 == 3);
+                uint8_t *piece = bytes + (size_t)((n - 1) / per - k / per) * per * room + k / per;
+                pieces[k / per] = k % per ? pieces[k / per] : piece;
+                groups[k] = pieces[k / per] + k % per * group_bytes;
+                memcpy((uint8_t *)(uintptr_t)groups[k], c.bytes + 1, group_bytes);
+                for (unsigned r = 0; r < g; r++)
+                    square[k / per * g + r] = fabsf(uniform(6.0f));
             }
+            for (unsigned f = 0; f < n_families; f++) {
+                scan_case(families[f], &c, 0, g, pieces, per, n, square, out, GROUPS * 8);
+                for (unsigned k = 0; k < n; k++) {
+                    scan_case(families[f], &c, 0, g, &groups[k], 1, 1, square + (size_t)(k / per) * g, c.out,
+                              8);
+                    for (unsigned r = 0; r < g; r++)
+                        assert_memory_equal(out + ((size_t)r * GROUPS + k) * 8, c.out + 8 * r,
+                                            8 * sizeof *out);
+                }
+            }
+        }
+    free(bytes);
 }
 
 static int setup(void **state)
@@ -665,6 +718,7 @@ int main(void)
         cmocka_unit_test_setup(test_merge, setup),
         cmocka_unit_test_setup(test_merge_empty, setup),
         cmocka_unit_test_setup(test_exp_sum, setup),
+        cmocka_unit_test_setup(test_scale_rows, setup),
         cmocka_unit_test_setup(test_softmax_tile, setup),
         cmocka_unit_test_setup(test_dot, setup),
         cmocka_unit_test_setup(test_scout_group, setup),

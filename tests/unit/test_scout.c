@@ -395,7 +395,7 @@ static void test_aggregate(void **state)
 
 /* ---- choosing ---- */
 
-enum { MAX_PAGES = 3000 };
+enum { MAX_PAGES = 3000, MANY_PAGES = 20000 };
 
 struct ranked {
     float score;
@@ -413,7 +413,7 @@ static int by_score(const void *a, const void *b)
 static size_t sorted_top(size_t n_pages, const float *score, const uint64_t *eligible, size_t k,
                          unsigned unit, float mass, bool *chosen)
 {
-    static struct ranked list[MAX_PAGES];
+    static struct ranked list[MANY_PAGES];
     size_t n = 0, n_chosen = 0;
     double total = 0, sum = 0;
     memset(chosen, 0, n_pages * sizeof *chosen);
@@ -448,8 +448,8 @@ static size_t sorted_top(size_t n_pages, const float *score, const uint64_t *eli
 static void check_top(size_t n_pages, const float *score, const uint64_t *eligible, size_t k, unsigned unit,
                       float mass)
 {
-    static bool want[MAX_PAGES];
-    static uint32_t scratch[MAX_PAGES], pages[MAX_PAGES];
+    static bool want[MANY_PAGES];
+    static uint32_t scratch[MANY_PAGES], pages[MANY_PAGES];
     size_t n_want = sorted_top(n_pages, score, eligible, k, unit, mass, want);
     size_t n = scout_top(n_pages, score, eligible, k, unit, mass, scratch, pages);
     if (n != n_want)
@@ -505,6 +505,26 @@ static void test_top_against_sort(void **state)
     }
 }
 
+/* Few of many: most are put aside, unless too many are alike. */
+static void test_top_few_of_many(void **state)
+{
+    (void)state;
+    static float score[MANY_PAGES];
+    static uint64_t eligible[MANY_PAGES / 64 + 1];
+    for (unsigned round = 0; round < 60; round++) {
+        size_t n = MANY_PAGES - next_random() % 4000, k = 1 + next_random() % 600;
+        for (size_t i = 0; i < n;
+             i++) /* eighths of small numbers: sums are exact; rising ones lie side by side */
+            score[i] = round % 3 == 0   ? (float)(next_random() % 100000) / 8
+                       : round % 3 == 1 ? some_score(round % 7)
+                                        : (float)i / 8;
+        for (size_t w = 0; w <= n / 64; w++)
+            eligible[w] = round % 5 ? next_random() : 0;
+        eligible[n / 80] = 9;
+        check_top(n, score, round % 2 ? eligible : NULL, k, 1 + round / 7 % 2, 0);
+    }
+}
+
 static void test_top_edges(void **state)
 {
     (void)state;
@@ -556,6 +576,7 @@ int main(void)
         cmocka_unit_test_setup(test_score_pieces, setup),
         cmocka_unit_test_setup(test_aggregate, setup),
         cmocka_unit_test_setup(test_top_against_sort, setup),
+        cmocka_unit_test_setup(test_top_few_of_many, setup),
         cmocka_unit_test_setup(test_top_edges, setup),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
