@@ -29,6 +29,7 @@ struct args {
     uint32_t rounds, window, lanes;
     double seconds;
     uint64_t set;
+    const char *peers, *sizes;
     bool json;
 };
 
@@ -42,6 +43,10 @@ static const struct opt table[] = {
      .max = 3},
     {"set", 0, OPT_SIZE, AT(set), "SIZE", "bytes that each holds, of which requests take any",
      .min = 1 << 20},
+    {"peers", 0, OPT_STRING, AT(peers), "LIST",
+     "whom to measure beside ours, of tcp,zmq,redis,redis_unix,memcached,iperf3; default: all"},
+    {"sizes", 0, OPT_STRING, AT(sizes), "LIST",
+     "what to ask for, of 256k,32k_x64,scattered_8k; default: all"},
     {"json", 0, OPT_FLAG, AT(json), NULL, "print the object alone, without the table on stderr"},
     {0},
 };
@@ -70,6 +75,7 @@ enum { CONTESTS = sizeof contests / sizeof contests[0] };
 
 struct bench {
     const struct args *args;
+    unsigned peers, contests; /* bits: that take part */
     char dir[PATH_MAX];
     struct own_nodes *own;
     struct tier *tier;
@@ -89,9 +95,62 @@ struct place {
     struct iperf iperf;
 };
 
-static bool takes_part(const struct contest *c, enum who w)
+static unsigned who_in(const struct bench *b, size_t contest)
 {
-    return c->who >> w & 1;
+    return b->contests >> contest & 1 ? contests[contest].who & b->peers : 0;
+}
+
+static bool takes_part(const struct bench *b, size_t contest, enum who w)
+{
+    return who_in(b, contest) >> w & 1;
+}
+
+/* ---- the lists of options ---- */
+
+static const char *peer_name(size_t i)
+{
+    return i < WHO ? names[i] : NULL;
+}
+
+static const char *contest_name(size_t i)
+{
+    return i < CONTESTS ? contests[i].name : NULL;
+}
+
+/* The bits of the names in a list; *bits stays as it is if there is none. */
+static int parse_list(const char *option, const char *text, const char *(*name)(size_t), unsigned *bits,
+                      struct skv_error *err)
+{
+    char *list = text ? strdup(text) : NULL, *rest = NULL;
+    int rc = text && !list ? skv_fail(err, -ENOMEM, "out of memory") : 0;
+    unsigned found = 0;
+    for (char *item = list ? strtok_r(list, ",", &rest) : NULL; item && !rc;
+         item = strtok_r(NULL, ",", &rest)) {
+        size_t i = 0;
+        while (name(i) && (strcmp(name(i), item) || !(*bits >> i & 1)))
+            i++;
+        if (name(i))
+            found |= 1u << i;
+        else
+            rc = skv_fail(err, -EINVAL, "%s: there is no '%s'; --help tells what there is", option, item);
+    }
+    if (text && !rc)
+        *bits = found;
+    free(list);
+    return rc;
+}
+
+/* Our own take part in any case, and so do our whole blocks where pages are asked for. */
+static int parse_lists(struct bench *b, struct skv_error *err)
+{
+    unsigned ours = 1 << OURS | 1 << WHOLE;
+    b->peers = ((1u << WHO) - 1) & ~ours;
+    b->contests = (1u << CONTESTS) - 1;
+    int rc = parse_list("peers", b->args->peers, peer_name, &b->peers, err);
+    if (!rc)
+        rc = parse_list("sizes", b->args->sizes, contest_name, &b->contests, err);
+    b->peers |= ours;
+    return rc || b->contests ? rc : skv_fail(err, -EINVAL, "sizes: none is given");
 }
 
 /* ---- beginning and end ---- */
@@ -127,12 +186,13 @@ static int open_peer(struct bench *b, struct place *p, const struct contest *c, 
     }
 }
 
-static int open_place(struct bench *b, struct place *p, const struct contest *c, struct skv_error *err)
+static int open_place(struct bench *b, struct place *p, size_t contest, struct skv_error *err)
 {
+    const struct contest *c = &contests[contest];
     uint64_t n = b->args->set / c->size;
     int rc = peer_pieces_make(&p->pieces, c->size, (uint32_t)(n ? n : 1), err);
     for (enum who w = 0; w < WHO && !rc; w++)
-        if (takes_part(c, w))
+        if (takes_part(b, contest, w))
             rc = open_peer(b, p, c, w, err);
     return rc;
 }
@@ -183,7 +243,7 @@ static int measure_one(struct bench *b, struct place *p, size_t contest, enum wh
 {
     const struct contest *c = &contests[contest];
     double gbps = 0;
-    if (!takes_part(c, w) || b->missing[w])
+    if (!takes_part(b, contest, w) || b->missing[w])
         return 0;
     int rc = w == OURS    ? fetch(b, &p->set, c->batch, c->pages, &gbps, err)
              : w == WHOLE ? fetch(b, &p->whole, c->batch * c->pages / 32, 0, &gbps, err)
@@ -197,7 +257,7 @@ static int measure_one(struct bench *b, struct place *p, size_t contest, enum wh
 static int hold(struct bench *b, size_t contest, struct skv_error *err)
 {
     struct place p = {0};
-    int rc = open_place(b, &p, &contests[contest], err);
+    int rc = open_place(b, &p, contest, err);
     for (uint32_t round = 0; round < b->args->rounds && !rc; round++)
         for (unsigned i = 0; i < WHO && !rc; i++)
             rc = measure_one(b, &p, contest, (enum who)((i + round) % WHO), err);
@@ -210,10 +270,10 @@ static int measure(struct bench *b, struct skv_error *err)
     uint64_t n = 0;
     int rc = 0;
     for (size_t i = 0; i < CONTESTS; i++)
-        n += (uint64_t)__builtin_popcount(contests[i].who) * b->args->rounds;
+        n += (uint64_t)__builtin_popcount(who_in(b, i)) * b->args->rounds;
     progress_begin(&b->bar, "measure", "measurements", n);
     for (size_t i = 0; i < CONTESTS && !rc; i++)
-        rc = hold(b, i, err);
+        rc = who_in(b, i) ? hold(b, i, err) : 0;
     progress_end(&b->bar);
     return rc;
 }
@@ -236,11 +296,13 @@ static void print_table(const struct bench *b)
             " MiB; median (lowest … highest) of %" PRIu32 " rounds of %g s, in turns\n",
             b->args->window, b->args->set >> 20, b->args->rounds, b->args->seconds);
     for (size_t i = 0; i < CONTESTS; i++) {
+        if (!who_in(b, i))
+            continue;
         fprintf(stderr, "\n%s\n%-20s %-24s %s\n", contests[i].about, "", "  GB/s", "  ours / it");
         for (enum who w = 0; w < WHO; w++) {
             const struct series *s = &b->gbps[i][w];
             struct middle m = series_middle(s), r = series_ratio(&b->gbps[i][OURS], s);
-            if (!takes_part(&contests[i], w))
+            if (!takes_part(b, i, w))
                 continue;
             if (b->missing[w])
                 fprintf(stderr, "%-20s absent: %s is not installed (deploy/peers installs it)\n", names[w],
@@ -260,7 +322,7 @@ static int print_json(const struct bench *b, struct skv_error *err)
     char name[64], key[80];
     for (size_t i = 0; i < CONTESTS; i++)
         for (enum who w = 0; w < WHO; w++) {
-            if (!takes_part(&contests[i], w))
+            if (!takes_part(b, i, w))
                 continue;
             struct middle r = series_ratio(&b->gbps[i][OURS], &b->gbps[i][w]);
             ratio_name(name, i, w);
@@ -339,7 +401,8 @@ int cmd_bench_peers(int argc, char **argv)
     const struct opt_group groups[] = {{"Options", table, &a}, {0}};
     const struct opt_command cmd = {"scoutkv bench peers", "[options]", about,
                                     "  deploy/peers && scoutkv bench peers > peers.json\n"
-                                    "  scoutkv bench peers --lanes 2 --rounds 15",
+                                    "  scoutkv bench peers --lanes 2 --rounds 15\n"
+                                    "  scoutkv bench peers --peers zmq,tcp --sizes 256k",
                                     groups};
     int rc = options_start(&cmd, argc, argv, &mem);
     if (rc >= 0)
@@ -348,6 +411,11 @@ int cmd_bench_peers(int argc, char **argv)
     if (!b)
         return 1;
     b->args = &a;
+    if (parse_lists(b, &err)) {
+        close_bench(b);
+        options_free(&mem);
+        return options_mistake(&cmd, "%s", err.text);
+    }
     interrupt_catch();
     rc = bench(b, &err);
     rc = interrupted() ? EXIT_INTERRUPTED : rc ? cli_fail(cmd.name, &err) : 0;
