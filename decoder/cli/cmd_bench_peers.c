@@ -81,6 +81,7 @@ struct bench {
     struct tier *tier;
     const char *missing[WHO]; /* what is not installed */
     struct series gbps[CONTESTS][WHO];
+    struct series cpu[CONTESTS][WHO]; /* seconds a GB, of both sides; not of iperf3 */
     struct fetch_result *got;
     struct peer_result *theirs;
     struct progress bar;
@@ -211,8 +212,17 @@ static void close_place(struct bench *b, struct place *p)
 
 /* ---- measuring ---- */
 
-static int fetch(struct bench *b, const struct fetch_set *set, uint32_t batch, uint32_t pages, double *gbps,
-                 struct skv_error *err)
+struct measured {
+    double gbps, cpu; /* cpu: 0 where it is not known */
+};
+
+static struct measured measured(uint64_t bytes, double seconds, double cpu_s, uint64_t moved)
+{
+    return (struct measured){(double)bytes / seconds / 1e9, cpu_s / ((double)moved / 1e9)};
+}
+
+static int fetch(struct bench *b, const struct fetch_set *set, uint32_t batch, uint32_t pages,
+                 struct measured *m, struct skv_error *err)
 {
     struct fetch_load_opts o = {.batch = batch,
                                 .pages = pages,
@@ -220,12 +230,15 @@ static int fetch(struct bench *b, const struct fetch_set *set, uint32_t batch, u
                                 .seconds = b->args->seconds,
                                 .warm_up = b->args->seconds / 5,
                                 .seed = b->n_measured + 1};
+    double node = own_nodes_cpu_s(b->own);
     int rc = fetch_load_run(b->tier, set, &o, b->got, err);
-    *gbps = rc ? 0 : (double)b->got->bytes / b->got->seconds / 1e9;
+    if (!rc)
+        *m = measured(b->got->bytes, b->got->seconds, b->got->cpu_s + own_nodes_cpu_s(b->own) - node,
+                      b->got->moved_bytes);
     return rc;
 }
 
-static int ask_peer(struct bench *b, const struct peer *p, uint32_t per_request, double *gbps,
+static int ask_peer(struct bench *b, const struct peer *p, uint32_t per_request, struct measured *m,
                     struct skv_error *err)
 {
     struct peer_load l = {.per_request = per_request,
@@ -235,21 +248,25 @@ static int ask_peer(struct bench *b, const struct peer *p, uint32_t per_request,
                           .warm_up = b->args->seconds / 5,
                           .seed = b->n_measured + 1};
     int rc = peer_run(p, &l, b->theirs, err);
-    *gbps = rc ? 0 : (double)b->theirs->bytes / b->theirs->seconds / 1e9;
+    if (!rc)
+        *m = measured(b->theirs->bytes, b->theirs->seconds, b->theirs->client_s + b->theirs->server_s,
+                      b->theirs->moved_bytes);
     return rc;
 }
 
 static int measure_one(struct bench *b, struct place *p, size_t contest, enum who w, struct skv_error *err)
 {
     const struct contest *c = &contests[contest];
-    double gbps = 0;
+    struct measured m = {0};
     if (!takes_part(b, contest, w) || b->missing[w])
         return 0;
-    int rc = w == OURS    ? fetch(b, &p->set, c->batch, c->pages, &gbps, err)
-             : w == WHOLE ? fetch(b, &p->whole, c->batch * c->pages / 32, 0, &gbps, err)
-             : w == IPERF ? iperf_run(&p->iperf, c->size, b->args->seconds, &gbps, err)
-                          : ask_peer(b, &p->peer[w], c->batch, &gbps, err);
-    series_note(&b->gbps[contest][w], gbps);
+    int rc = w == OURS    ? fetch(b, &p->set, c->batch, c->pages, &m, err)
+             : w == WHOLE ? fetch(b, &p->whole, c->batch * c->pages / 32, 0, &m, err)
+             : w == IPERF ? iperf_run(&p->iperf, c->size, b->args->seconds, &m.gbps, err)
+                          : ask_peer(b, &p->peer[w], c->batch, &m, err);
+    series_note(&b->gbps[contest][w], m.gbps);
+    if (m.cpu > 0)
+        series_note(&b->cpu[contest][w], m.cpu);
     progress_update(&b->bar, ++b->n_measured);
     return rc ? rc : interrupted() ? skv_fail(err, -EINTR, "interrupted") : 0;
 }
@@ -289,6 +306,25 @@ static void ratio_name(char out[64], size_t contest, enum who w)
         snprintf(out, 64, "%s_%s", names[w], contests[contest].name);
 }
 
+static void print_row(const struct bench *b, size_t contest, enum who w)
+{
+    const struct series *s = &b->gbps[contest][w];
+    struct middle m = series_middle(s), r = series_ratio(&b->gbps[contest][OURS], s),
+                  cpu = series_middle(&b->cpu[contest][w]);
+    char share[48] = "", each[16] = "-";
+    if (b->missing[w]) {
+        fprintf(stderr, "%-20s absent: %s is not installed (deploy/peers installs it)\n", names[w],
+                b->missing[w]);
+        return;
+    }
+    if (w != OURS)
+        snprintf(share, sizeof share, "%6.2f (%.2f … %.2f)", r.median, r.low, r.high);
+    if (b->cpu[contest][w].n)
+        snprintf(each, sizeof each, "%.2f", cpu.median);
+    fprintf(stderr, "%-20s %6.3f (%.3f … %.3f)   %*s %9s\n", names[w], m.median, m.low, m.high,
+            w == OURS ? 20 : 22, share, each); /* "…" has three bytes */
+}
+
 static void print_table(const struct bench *b)
 {
     fprintf(stderr,
@@ -298,27 +334,18 @@ static void print_table(const struct bench *b)
     for (size_t i = 0; i < CONTESTS; i++) {
         if (!who_in(b, i))
             continue;
-        fprintf(stderr, "\n%s\n%-20s %-24s %s\n", contests[i].about, "", "  GB/s", "  ours / it");
-        for (enum who w = 0; w < WHO; w++) {
-            const struct series *s = &b->gbps[i][w];
-            struct middle m = series_middle(s), r = series_ratio(&b->gbps[i][OURS], s);
-            if (!takes_part(b, i, w))
-                continue;
-            if (b->missing[w])
-                fprintf(stderr, "%-20s absent: %s is not installed (deploy/peers installs it)\n", names[w],
-                        b->missing[w]);
-            else if (w == OURS)
-                fprintf(stderr, "%-20s %6.3f (%.3f … %.3f)\n", names[w], m.median, m.low, m.high);
-            else
-                fprintf(stderr, "%-20s %6.3f (%.3f … %.3f)   %6.2f (%.2f … %.2f)\n", names[w], m.median,
-                        m.low, m.high, r.median, r.low, r.high);
-        }
+        fprintf(stderr, "\n%s\n%-20s %-24s %-20s %s\n", contests[i].about, "", "  GB/s", "  ours / it",
+                "CPU s/GB, both sides");
+        for (enum who w = 0; w < WHO; w++)
+            if (takes_part(b, i, w))
+                print_row(b, i, w);
     }
 }
 
 static int print_json(const struct bench *b, struct skv_error *err)
 {
-    json_t *ratios = json_object(), *spreads = json_object(), *gbps = json_object(), *absent = json_object();
+    json_t *ratios = json_object(), *spreads = json_object(), *gbps = json_object(), *cpu = json_object(),
+           *absent = json_object();
     char name[64], key[80];
     for (size_t i = 0; i < CONTESTS; i++)
         for (enum who w = 0; w < WHO; w++) {
@@ -328,6 +355,7 @@ static int print_json(const struct bench *b, struct skv_error *err)
             ratio_name(name, i, w);
             snprintf(key, sizeof key, w == WHOLE ? "whole_%s" : "%s", name);
             series_set(gbps, key, series_middle(&b->gbps[i][w]));
+            series_set(cpu, key, series_middle(&b->cpu[i][w]));
             if (w == OURS)
                 continue;
             json_object_set_new(ratios, name, series_number(r.median));
@@ -336,10 +364,11 @@ static int print_json(const struct bench *b, struct skv_error *err)
             if (b->missing[w])
                 json_object_set_new(absent, names[w], json_string(b->missing[w]));
         }
-    json_t *o = json_pack("{s:o, s:o, s:o, s:o, s:I, s:f, s:I, s:I, s:I}", "ratios", ratios, "spreads",
-                          spreads, "gbps", gbps, "absent", absent, "rounds", (json_int_t)b->args->rounds,
-                          "seconds", b->args->seconds, "window", (json_int_t)b->args->window, "lanes",
-                          (json_int_t)b->args->lanes, "set_bytes", (json_int_t)b->args->set);
+    json_t *o =
+        json_pack("{s:o, s:o, s:o, s:o, s:o, s:I, s:f, s:I, s:I, s:I}", "ratios", ratios, "spreads", spreads,
+                  "gbps", gbps, "cpu_s_per_gb", cpu, "absent", absent, "rounds", (json_int_t)b->args->rounds,
+                  "seconds", b->args->seconds, "window", (json_int_t)b->args->window, "lanes",
+                  (json_int_t)b->args->lanes, "set_bytes", (json_int_t)b->args->set);
     return json_out(o, err);
 }
 

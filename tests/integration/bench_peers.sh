@@ -49,6 +49,7 @@ prints '"rounds": 1'
 TMPDIR=$dir ends 0 bench peers $small --peers zmq --sizes 256k
 sane zmq_256k
 says 'pieces of 256 KiB'
+prints '"cpu_s_per_gb"'
 if grep -q 'tcp\|redis\|32k' "$dir/out" || grep -q '32 KiB' "$dir/err"; then
     fail "--peers and --sizes leave others in: $(cat "$dir/out" "$dir/err")"
 fi
