@@ -86,11 +86,14 @@ int zmqx_send(struct zmqx_socket *, const struct zmqx_peer *peer, struct buf *he
 struct zmqx_poll_item {
     struct zmqx_socket *socket; /* or NULL: then fd */
     int fd;
-    bool want_write; /* besides reading; a ROUTER is always writable, so this serves DEALERs */
+    bool want_write;  /* besides reading; a ROUTER is always writable, so this serves DEALERs */
+    bool want_events; /* and what zmqx_events counts */
     bool readable, writable;
+    bool told; /* zmqx_events has news */
 };
 /* Waits until one item is ready, for at most timeout_ms (-1: for ever). The number of ready items, 0 on
- * timeout or signal, -ESHUTDOWN at shutdown. */
+ * timeout or signal, -ESHUTDOWN at shutdown. Sockets that are not readable need not be asked: zmqx_recv would
+ * say -EAGAIN, at the price of two system calls. */
 int zmqx_poll(struct zmqx_poll_item *, unsigned n, int timeout_ms);
 
 /* ---- what libzmq did by itself ---- */

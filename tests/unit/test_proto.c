@@ -296,6 +296,63 @@ static void monitor(void **state)
     pair_close(&p);
 }
 
+static void receive_one(struct zmqx_socket *s)
+{
+    struct zmqx_poll_item item = {.socket = s};
+    struct zmqx_message m;
+    assert_int_equal(zmqx_poll(&item, 1, 10000), 1);
+    assert_true(item.readable && !item.writable && !item.told);
+    assert_int_equal(zmqx_recv(s, &m), 0);
+    if (m.peer.len) { /* sending may take notice of what has come: the next poll must know it all the same */
+        struct buf *header = buf_copy("answer", 6);
+        assert_int_equal(zmqx_send(s, &m.peer, header, NULL), 0);
+        buf_unref(header);
+    }
+    zmqx_message_clear(&m);
+}
+
+/* Messages that came together, or while others were sent, are each announced. */
+static void waiting(void **state)
+{
+    (void)state;
+    struct pair p;
+    struct zmqx_message m;
+    struct buf *header = buf_copy("h", 1);
+    pair_open(&p, "tcp://127.0.0.1:0");
+    wait_for(p.dealer, true);
+    for (int round = 0; round < 200; round++) {
+        int n = 1 + round % 5;
+        for (int i = 0; i < n; i++)
+            assert_int_equal(zmqx_send(p.dealer, NULL, header, NULL), 0);
+        for (int i = 0; i < n; i++)
+            receive_one(p.router);
+        for (int i = 0; i < n; i++)
+            receive_one(p.dealer);
+        assert_int_equal(zmqx_recv(p.dealer, &m), -EAGAIN);
+    }
+    struct zmqx_poll_item item = {.socket = p.router};
+    assert_int_equal(zmqx_poll(&item, 1, 1), 0);
+    buf_unref(header);
+    pair_close(&p);
+}
+
+/* Who wants to hear of connections is woken by them, until zmqx_events has told. */
+static void told(void **state)
+{
+    (void)state;
+    struct pair p;
+    pair_open(&p, "tcp://127.0.0.1:0");
+    wait_for(p.dealer, true);
+    zmqx_close(p.router);
+    p.router = NULL;
+    struct zmqx_poll_item item = {.socket = p.dealer, .want_events = true};
+    while (zmqx_events(p.dealer).disconnected == 0) {
+        assert_int_equal(zmqx_poll(&item, 1, 10000), 1);
+        assert_true(item.told && !item.readable);
+    }
+    pair_close(&p);
+}
+
 static void addresses(void **state)
 {
     (void)state;
@@ -329,7 +386,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(limits),      cmocka_unit_test(plain_structs), cmocka_unit_test(damaged),
         cmocka_unit_test(over_inproc), cmocka_unit_test(over_tcp),      cmocka_unit_test(slow_reader),
-        cmocka_unit_test(monitor),     cmocka_unit_test(addresses),
+        cmocka_unit_test(waiting),     cmocka_unit_test(told),          cmocka_unit_test(monitor),
+        cmocka_unit_test(addresses),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
