@@ -144,6 +144,13 @@ static void lane_check(struct tier *t, unsigned lane, uint64_t now)
 
 /* ---- pumping ---- */
 
+void tier_send(struct tier *t)
+{
+    uint64_t now = clock_ns();
+    for (unsigned i = 0; i < client_n_lanes(t->client); i++)
+        lane_send(t, i, now);
+}
+
 /* Looks at what the last poll found, and sends. True if something moved. */
 static bool pump_once(struct tier *t)
 {
@@ -210,6 +217,7 @@ int tier_pump_or(struct tier *t, int wake_fd, int timeout_ms, struct skv_error *
         follow_view(t);
     t->pumping = true;
     uint64_t now = clock_ns(), end = now + (uint64_t)timeout_ms * NS_PER_MS;
+    tier_send(t); /* before the first look, as that would have to be repeated after sending */
     int rc = poll_lanes(t, wake_fd, 0, &woken);
     while (rc >= 0 && !pump_once(t) && !woken && timeout_ms > 0 && (now = clock_ns()) < end)
         rc = poll_lanes(t, wake_fd, nap(t, now, end), &woken);
@@ -396,13 +404,6 @@ int tier_reload(struct tier *t, struct skv_error *err)
 
 /* ---- writing and reading ---- */
 
-void tier_send(struct tier *t)
-{
-    uint64_t now = clock_ns();
-    for (unsigned i = 0; i < client_n_lanes(t->client); i++)
-        lane_send(t, i, now);
-}
-
 int tier_put(struct tier *t, const struct block_key *key, const struct block_layout *l, struct buf *payload,
              const uint64_t *checksums, enum tier_ack ack, tier_put_fn *done, void *arg,
              struct skv_error *err)
@@ -426,10 +427,7 @@ int tier_flush(struct tier *t, struct skv_error *err)
 int tier_fetch_begin(struct tier *t, const struct block_layout *l, const struct tier_want *wants, size_t n,
                      tier_page_fn *on_page, void *arg, struct tier_fetch **out, struct skv_error *err)
 {
-    int rc = client_fetch_begin(t->client, l, wants, n, on_page, arg, out, err);
-    if (rc == 0)
-        tier_send(t);
-    return rc;
+    return client_fetch_begin(t->client, l, wants, n, on_page, arg, out, err);
 }
 
 bool tier_fetch_done(const struct tier_fetch *f)

@@ -181,6 +181,81 @@ static void selections_are_few_messages(void **state)
     world_close(&w);
 }
 
+enum { SMALL = 8, SMALL_WANTS = 12 };
+
+/* Begins small fetches, one behind the other in the blocks. */
+static void begin_small(struct world *w, struct pages got[SMALL], struct tier_fetch *f[SMALL])
+{
+    struct skv_error err;
+    for (unsigned i = 0; i < SMALL; i++) {
+        got[i] = (struct pages){.wants = wants + i * SMALL_WANTS, .page_bytes = layout_page_bytes(&layout)};
+        assert_int_equal(
+            client_fetch_begin(w->client, &layout, got[i].wants, SMALL_WANTS, on_page, &got[i], &f[i], &err),
+            0);
+    }
+}
+
+/* Waits for them and frees them; how many pages failed. */
+static unsigned end_small(struct world *w, struct pages got[SMALL], struct tier_fetch *f[SMALL])
+{
+    unsigned failed = 0;
+    for (unsigned i = 0; i < SMALL; i++) {
+        if (!f[i])
+            continue;
+        while (!client_fetch_done(f[i]))
+            world_step(w);
+        int rc = client_fetch_free(w->client, f[i], NULL);
+        unsigned lost = got[i].lost + got[i].bad + got[i].gone;
+        assert_int_equal(got[i].ok + lost, SMALL_WANTS);
+        assert_int_equal(rc != 0, lost > 0);
+        failed += lost;
+    }
+    return failed;
+}
+
+/* What is queued together travels together, and each fetch has its own end: with bits flipped, a node that
+ * misses blocks, one that dies, and one of the fetches given up. */
+static void small_fetches_share_messages(void **state)
+{
+    (void)state;
+    enum { PLAIN, FLIPS, MISSES, DEATH, GIVEN_UP, CASES };
+    struct pages *got = calloc(SMALL, sizeof *got);
+    struct tier_fetch *f[SMALL];
+    for (int how = 0; how < CASES; how++) {
+        struct world w = {.delay_ns = NS_PER_MS, .replicas = how == FLIPS ? 2 : 1};
+        struct puts put = {0};
+        start(&w, 40 + (uint64_t)how, how == FLIPS ? 2 : 1, 1);
+        if (how != MISSES)
+            put_all(&w, &put);
+        w.flip_percent = how == FLIPS ? 30 : 0;
+        w.gets = 0;
+        begin_small(&w, got, f);
+        while (w.gets == 0)
+            world_step(&w);
+        if (how == DEATH)
+            world_node_kill(&w, 0, true);
+        if (how == GIVEN_UP) {
+            client_fetch_give_up(w.client, f[3]);
+            assert_int_equal(client_fetch_free(w.client, f[3], NULL), -EHOSTUNREACH);
+            f[3] = NULL;
+        }
+        unsigned failed = end_small(&w, got, f);
+        const struct client_totals *t = client_totals(w.client);
+        if (how == PLAIN)
+            assert_int_equal(w.gets, 1);
+        assert_int_equal(t->tier.hedge_bytes, how == GIVEN_UP ? SMALL_WANTS * w.page_bytes : 0);
+        if (how == MISSES)
+            assert_int_equal(t->tier.misses, SMALL * SMALL_WANTS);
+        assert_int_equal(t->tier.bad_checksums > 0, how == FLIPS);
+        if (how == MISSES || how == DEATH)
+            assert_int_equal(failed, SMALL * SMALL_WANTS);
+        else if (how != FLIPS) /* there both copies may come damaged */
+            assert_int_equal(failed, 0);
+        world_close(&w);
+    }
+    free(got);
+}
+
 /* Another writer's bits stay, and the writer learns their checksums. */
 static void first_put_wins(void **state)
 {
@@ -949,6 +1024,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(puts_and_gets),
         cmocka_unit_test(selections_are_few_messages),
+        cmocka_unit_test(small_fetches_share_messages),
         cmocka_unit_test(first_put_wins),
         cmocka_unit_test(misses_ask_every_node),
         cmocka_unit_test(flipped_bits_are_seen),
