@@ -246,15 +246,19 @@ const char *zmqx_endpoint(const struct zmqx_socket *s)
 
 /* ---- receiving ---- */
 
-/* A buf whose bytes are a zmq message. */
+/* A buf whose bytes are a zmq message. The first of several payload frames has the others. */
 struct frame_buf {
     struct buf buf;
     zmq_msg_t msg;
+    struct view *rest;
 };
 
 static void release_frame(struct buf *b)
 {
     struct frame_buf *f = (struct frame_buf *)b;
+    for (unsigned i = 0; i < b->n_rest; i++)
+        buf_unref(f->rest[i].owner);
+    free(f->rest);
     zmq_msg_close(&f->msg);
     free(f);
 }
@@ -262,7 +266,7 @@ static void release_frame(struct buf *b)
 /* Moves a frame into a view of one reference; closes it when out of memory. */
 static int wrap_frame(zmq_msg_t *msg, struct view *out)
 {
-    struct frame_buf *f = malloc(sizeof *f);
+    struct frame_buf *f = calloc(1, sizeof *f);
     if (!f) {
         zmq_msg_close(msg);
         return -ENOMEM;
@@ -276,6 +280,20 @@ static int wrap_frame(zmq_msg_t *msg, struct view *out)
     f->buf.release = release_frame;
     *out = (struct view){f->buf.data, f->buf.len, &f->buf};
     return 0;
+}
+
+/* The same for a payload frame behind the first one. */
+static int wrap_another(zmq_msg_t *msg, struct view *payload)
+{
+    struct frame_buf *first = (struct frame_buf *)payload->owner;
+    if (!first->rest && !(first->rest = malloc((ZMQX_PAYLOADS - 1) * sizeof *first->rest))) {
+        zmq_msg_close(msg);
+        return -ENOMEM;
+    }
+    int rc = wrap_frame(msg, &first->rest[first->buf.n_rest]);
+    first->buf.rest = first->rest;
+    first->buf.n_rest += rc == 0;
+    return rc;
 }
 
 static int recv_frame(struct zmqx_socket *s, zmq_msg_t *msg)
@@ -324,12 +342,11 @@ int zmqx_recv(struct zmqx_socket *s, struct zmqx_message *out)
     /* The rest of a multipart message is here already: libzmq shows only complete ones. */
     for (;; more = zmq_msg_more(&msg)) {
         unsigned at = out->n_frames++;
-        if (at > 1)
+        if (rc || at > ZMQX_PAYLOADS)
             zmq_msg_close(&msg);
-        else if (rc == 0)
-            rc = wrap_frame(&msg, at == 0 ? &out->header : &out->payload);
         else
-            zmq_msg_close(&msg);
+            rc = at > 1 ? wrap_another(&msg, &out->payload)
+                        : wrap_frame(&msg, at == 0 ? &out->header : &out->payload);
         if (!more)
             break;
         int next = recv_frame(s, &msg);
@@ -382,8 +399,8 @@ int zmqx_send(struct zmqx_socket *s, const struct zmqx_peer *peer, struct buf *h
               const struct view *payload)
 {
     assert(s->router == (peer != NULL));
-    struct view parts[3];
-    zmq_msg_t frames[3];
+    struct view parts[2 + ZMQX_PAYLOADS];
+    zmq_msg_t frames[2 + ZMQX_PAYLOADS];
     unsigned n = 0, made = 0, sent = 0;
     int rc = 0;
     s->unsure = true;
@@ -392,8 +409,9 @@ int zmqx_send(struct zmqx_socket *s, const struct zmqx_peer *peer, struct buf *h
     if (peer)
         parts[n++] = (struct view){peer->id, peer->len, NULL};
     parts[n++] = (struct view){header->data, header->len, header};
-    if (payload && payload->len > 0)
-        parts[n++] = *payload;
+    assert(!payload || view_parts(payload) <= ZMQX_PAYLOADS);
+    for (unsigned i = 0; payload && i < view_parts(payload); i++)
+        parts[n++] = *view_part(payload, i);
     /* All are made before one is sent: a message can't be left half-way for want of memory. */
     while (rc == 0 && made < n)
         if ((rc = make_frame(&frames[made], &parts[made])) == 0)

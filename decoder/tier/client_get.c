@@ -455,6 +455,7 @@ bool get_next(struct client *c, unsigned lane, uint64_t now, struct outgoing *ou
     Scoutkv__Get get = SCOUTKV__GET__INIT;
     get.n_wants = c->get.n_wants;
     get.wants = c->get.want_at;
+    get.frames = PROTO_MAX_FRAMES;
     Scoutkv__Header h = SCOUTKV__HEADER__INIT;
     h.version = c->nodes[l->node].version;
     h.id = r->id;
@@ -478,9 +479,13 @@ bool get_next(struct client *c, unsigned lane, uint64_t now, struct outgoing *ou
 
 /* ---- answers ---- */
 
-static const char *pages_wrong(const struct request *r, const Scoutkv__Pages *p, size_t payload)
+static const char *pages_wrong(const struct request *r, const Scoutkv__Pages *p, const struct view *payload)
 {
-    if (payload != p->n_found * r->page_bytes || (p->n_found && p->page_bytes != r->page_bytes))
+    bool whole = true;
+    for (unsigned i = 0; i < view_parts(payload); i++)
+        whole &= view_part(payload, i)->len % r->page_bytes == 0;
+    if (!whole || view_len(payload) != p->n_found * r->page_bytes ||
+        (p->n_found && p->page_bytes != r->page_bytes))
         return "pages of another size than asked for";
     for (size_t i = 0; i < p->n_found; i++)
         if (p->found[i] >= r->n_pages)
@@ -623,14 +628,16 @@ void get_answered(struct client *c, struct request *r, const struct message *m, 
         return;
     }
     const Scoutkv__Pages *p = m->header->body_case == SCOUTKV__HEADER__BODY_PAGES ? m->header->pages : NULL;
-    const char *wrong = p ? pages_wrong(r, p, m->payload.len) : "no pages to a GET";
+    const char *wrong = p ? pages_wrong(r, p, &m->payload) : "no pages to a GET";
     if (wrong) {
         node_broke_protocol(c, node, now, wrong);
         return;
     }
-    const uint8_t *bytes = m->payload.data;
-    for (size_t i = 0; i < p->n_found; i++, bytes += r->page_bytes)
-        get_page_answered(c, r, p->found[i], node, bytes);
+    for (unsigned i = 0, page = 0; i < view_parts(&m->payload); i++) {
+        const struct view *part = view_part(&m->payload, i);
+        for (size_t at = 0; at < part->len; at += r->page_bytes)
+            get_page_answered(c, r, p->found[page++], node, part->data + at);
+    }
     for (size_t i = 0; i < p->n_missed; i++)
         get_page_answered(c, r, p->missed[i], node, NULL);
     delays_add(&c->nodes[node].delays, now - r->heard);

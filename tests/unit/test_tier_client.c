@@ -256,6 +256,65 @@ static void small_fetches_share_messages(void **state)
     free(got);
 }
 
+/* Answers in several frames: whole, with a bit flipped in some part, and with a part that is no pages. */
+static bool cut_a_part(struct world *w, struct world_message *m)
+{
+    unsigned *cut = w->tamper_arg;
+    if (m->to_client && !*cut && view_parts(&m->payload) > 1) {
+        m->payload.len--;
+        *cut = 1;
+    }
+    return true;
+}
+
+static void large_blocks_come_in_several_frames(void **state)
+{
+    (void)state;
+    enum { PLAIN, FLIPS, CUT, CASES, LARGE = 9, PAGES = 8 };
+    static const struct block_layout large = {.dtype = 1, .d_k = 128, .d_v = 128, .n_heads = 2};
+    struct world_block b[LARGE];
+    struct tier_want want[LARGE * PAGES];
+    struct pages *got = malloc(sizeof *got);
+    for (unsigned i = 0; i < LARGE; i++) {
+        world_block_make(&b[i], &large, 5000 + i);
+        for (unsigned p = 0; p < PAGES; p++)
+            want[i * PAGES + p] = (struct tier_want){&b[i].key, (uint16_t)(p / BLOCK_PAGES),
+                                                     (uint8_t)(p % BLOCK_PAGES), b[i].checksums[p]};
+    }
+    for (int how = 0; how < CASES; how++) {
+        unsigned cut = 0;
+        struct world w = {.delay_ns = NS_PER_MS, .tamper_arg = &cut};
+        struct puts put = {0};
+        struct tier_fetch *f;
+        start(&w, 60 + (uint64_t)how, 1, 1);
+        for (unsigned i = 0; i < LARGE; i++)
+            assert_int_equal(client_put(w.client, &b[i].key, &large, b[i].payload, b[i].checksums,
+                                        TIER_ACK_RAM, on_put, &put, NULL),
+                             0);
+        while (client_puts_open(w.client))
+            world_step(&w);
+        w.flip_percent = how == FLIPS ? 100 : 0;
+        w.tamper = how == CUT ? cut_a_part : NULL;
+        w.page_bytes = layout_page_bytes(&large);
+        *got = (struct pages){.wants = want, .page_bytes = w.page_bytes, .in_order = true};
+        assert_int_equal(client_fetch_begin(w.client, &large, want, LARGE * PAGES, on_page, got, &f, NULL),
+                         0);
+        while (!client_fetch_done(f))
+            world_step(&w);
+        const struct client_totals *t = client_totals(w.client);
+        int rc = client_fetch_free(w.client, f, NULL);
+        assert_int_equal(rc, how == FLIPS ? -EBADMSG : 0);
+        assert_int_equal(got->ok, LARGE * PAGES - got->bad);
+        assert_in_range(got->bad, how == FLIPS, how == FLIPS ? 2 : 0);
+        assert_int_equal(cut, how == CUT); /* such a node is greeted anew, and asked again */
+        assert_int_equal(t->malformed > 0, how == CUT);
+        world_close(&w);
+    }
+    for (unsigned i = 0; i < LARGE; i++)
+        buf_unref(b[i].payload);
+    free(got);
+}
+
 /* Another writer's bits stay, and the writer learns their checksums. */
 static void first_put_wins(void **state)
 {
@@ -1025,6 +1084,7 @@ int main(void)
         cmocka_unit_test(puts_and_gets),
         cmocka_unit_test(selections_are_few_messages),
         cmocka_unit_test(small_fetches_share_messages),
+        cmocka_unit_test(large_blocks_come_in_several_frames),
         cmocka_unit_test(first_put_wins),
         cmocka_unit_test(misses_ask_every_node),
         cmocka_unit_test(flipped_bits_are_seen),
