@@ -2,7 +2,7 @@
 # scoutkv bench peers: a small run with the peers that are installed, one without any, and deploy/peers' mistakes.
 . "$(dirname "$0")/cli_common"
 
-small="--rounds 1 --seconds 0.05 --set 4MiB"
+small="--rounds 1 --seconds 0.1 --set 4MiB"
 
 # ratio NAME: of the last run; "null" where a peer is absent.
 ratio() {
