@@ -21,6 +21,8 @@ struct buf *buf_new(size_t len)
     if (!b)
         return NULL;
     atomic_init(&b->refs, 1);
+    b->n_rest = 0;
+    b->rest = NULL;
     b->len = len;
     b->data = (uint8_t *)b + ALIGN;
     b->release = release_own;
@@ -32,6 +34,25 @@ struct buf *buf_copy(const void *data, size_t len)
     struct buf *b = buf_new(len);
     if (b && len)
         memcpy(b->data, data, len);
+    return b;
+}
+
+size_t view_len(const struct view *v)
+{
+    size_t len = 0;
+    for (unsigned i = 0; i < view_parts(v); i++)
+        len += view_part(v, i)->len;
+    return len;
+}
+
+struct buf *view_copy(const struct view *v)
+{
+    struct buf *b = buf_new(view_len(v));
+    size_t at = 0;
+    for (unsigned i = 0; b && i < view_parts(v); i++) {
+        memcpy(b->data + at, view_part(v, i)->data, view_part(v, i)->len);
+        at += view_part(v, i)->len;
+    }
     return b;
 }
 

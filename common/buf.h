@@ -9,11 +9,15 @@
 #include <stddef.h>
 #include <stdint.h>
 
+struct view;
 struct buf {
     atomic_uint refs;
+    unsigned n_rest;
     size_t len;
     uint8_t *data;
     void (*release)(struct buf *); /* called with the last reference; frees data and the struct */
+    const struct view
+        *rest; /* [n_rest]: more bytes, which lie elsewhere, behind those of a view of this buf */
 };
 
 /* A part of a buf. owner may be NULL for bytes that somebody else keeps alive meanwhile. */
@@ -22,6 +26,19 @@ struct view {
     size_t len;
     struct buf *owner;
 };
+
+/* The payload of a message may lie in several parts: a view, and the rest of its owner. */
+static inline unsigned view_parts(const struct view *v)
+{
+    return v->len == 0 ? 0 : v->owner ? 1 + v->owner->n_rest : 1;
+}
+static inline const struct view *view_part(const struct view *v, unsigned i)
+{
+    return i == 0 ? v : &v->owner->rest[i - 1];
+}
+size_t view_len(const struct view *); /* of all parts */
+/* All parts in one buf; NULL when out of memory. */
+struct buf *view_copy(const struct view *);
 
 struct buf *buf_new(size_t len);                    /* 64-byte aligned, not zeroed; NULL when out of memory */
 struct buf *buf_copy(const void *data, size_t len); /* NULL when out of memory */

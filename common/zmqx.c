@@ -1,8 +1,10 @@
 /* zmqx.c: see zmqx.h. */
 #include "common/zmqx.h"
+#include "common/clock.h"
 
 #include <assert.h>
 #include <errno.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,9 +24,16 @@ enum {
     MAX_POLL = 257, /* a client's lanes, and what else it waits for */
 };
 
+/* DESIGN of waiting. Whatever asks libzmq whether there is something costs two system calls a socket, and
+ * there would be several such questions a message. But libzmq's I/O thread makes a descriptor readable when
+ * it has put something where this thread has not looked yet. So one poll(2) asks for all sockets, and libzmq
+ * is asked only about those whose descriptor is readable, or which were used since they last had nothing:
+ * sending may take notice of what has come, too. */
 struct zmqx_socket {
     void *zmq;
     void *monitor; /* PAIR that libzmq reports to */
+    int fd, monitor_fd;
+    bool unsure; /* something may be there to receive though fd is not readable */
     bool router;
     struct zmqx_events events;
     char endpoint[ZMQX_ENDPOINT];
@@ -121,9 +130,10 @@ static int monitor_start(void *ctx, struct zmqx_socket *s)
                                ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL | ZMQ_EVENT_HANDSHAKE_FAILED_AUTH))
         return -1;
     s->monitor = zmq_socket(ctx, ZMQ_PAIR);
-    if (!s->monitor || set_int(s->monitor, ZMQ_LINGER, 0))
+    if (!s->monitor || set_int(s->monitor, ZMQ_LINGER, 0) || zmq_connect(s->monitor, name))
         return -1;
-    return zmq_connect(s->monitor, name);
+    size_t len = sizeof s->monitor_fd;
+    return zmq_getsockopt(s->monitor, ZMQ_FD, &s->monitor_fd, &len);
 }
 
 /* The ports that the kernel gives to outgoing connections begin here. */
@@ -169,8 +179,11 @@ static int open_socket(void *ctx, bool router, const char *endpoint, size_t max_
     if (!s)
         return skv_fail(err, -ENOMEM, "out of memory");
     s->router = router;
+    s->unsure = true;
     s->zmq = zmq_socket(ctx, router ? ZMQ_ROUTER : ZMQ_DEALER);
-    if (!s->zmq || set_options(s, max_frame, endpoint) || monitor_start(ctx, s)) {
+    size_t len = sizeof s->fd;
+    if (!s->zmq || zmq_getsockopt(s->zmq, ZMQ_FD, &s->fd, &len) || set_options(s, max_frame, endpoint) ||
+        monitor_start(ctx, s)) {
         rc = skv_fail(err, -errno, "cannot make a socket: %s", zmq_strerror(errno));
         goto error;
     }
@@ -191,7 +204,7 @@ static int open_socket(void *ctx, bool router, const char *endpoint, size_t max_
                       zmq_strerror(e), hint);
         goto error;
     }
-    size_t len = sizeof s->endpoint;
+    len = sizeof s->endpoint;
     if (!router || zmq_getsockopt(s->zmq, ZMQ_LAST_ENDPOINT, s->endpoint, &len))
         snprintf(s->endpoint, sizeof s->endpoint, "%.255s", endpoint);
     *out = s;
@@ -233,15 +246,19 @@ const char *zmqx_endpoint(const struct zmqx_socket *s)
 
 /* ---- receiving ---- */
 
-/* A buf whose bytes are a zmq message. */
+/* A buf whose bytes are a zmq message. The first of several payload frames has the others. */
 struct frame_buf {
     struct buf buf;
     zmq_msg_t msg;
+    struct view *rest;
 };
 
 static void release_frame(struct buf *b)
 {
     struct frame_buf *f = (struct frame_buf *)b;
+    for (unsigned i = 0; i < b->n_rest; i++)
+        buf_unref(f->rest[i].owner);
+    free(f->rest);
     zmq_msg_close(&f->msg);
     free(f);
 }
@@ -249,7 +266,7 @@ static void release_frame(struct buf *b)
 /* Moves a frame into a view of one reference; closes it when out of memory. */
 static int wrap_frame(zmq_msg_t *msg, struct view *out)
 {
-    struct frame_buf *f = malloc(sizeof *f);
+    struct frame_buf *f = calloc(1, sizeof *f);
     if (!f) {
         zmq_msg_close(msg);
         return -ENOMEM;
@@ -263,6 +280,20 @@ static int wrap_frame(zmq_msg_t *msg, struct view *out)
     f->buf.release = release_frame;
     *out = (struct view){f->buf.data, f->buf.len, &f->buf};
     return 0;
+}
+
+/* The same for a payload frame behind the first one. */
+static int wrap_another(zmq_msg_t *msg, struct view *payload)
+{
+    struct frame_buf *first = (struct frame_buf *)payload->owner;
+    if (!first->rest && !(first->rest = malloc((ZMQX_PAYLOADS - 1) * sizeof *first->rest))) {
+        zmq_msg_close(msg);
+        return -ENOMEM;
+    }
+    int rc = wrap_frame(msg, &first->rest[first->buf.n_rest]);
+    first->buf.rest = first->rest;
+    first->buf.n_rest += rc == 0;
+    return rc;
 }
 
 static int recv_frame(struct zmqx_socket *s, zmq_msg_t *msg)
@@ -288,8 +319,11 @@ int zmqx_recv(struct zmqx_socket *s, struct zmqx_message *out)
 {
     zmq_msg_t msg;
     int rc = recv_frame(s, &msg);
-    if (rc)
+    if (rc) {
+        s->unsure = rc != -EAGAIN;
         return rc;
+    }
+    s->unsure = true;
     out->peer.len = 0;
     out->header = out->payload = (struct view){0};
     out->n_frames = 0;
@@ -308,12 +342,11 @@ int zmqx_recv(struct zmqx_socket *s, struct zmqx_message *out)
     /* The rest of a multipart message is here already: libzmq shows only complete ones. */
     for (;; more = zmq_msg_more(&msg)) {
         unsigned at = out->n_frames++;
-        if (at > 1)
+        if (rc || at > ZMQX_PAYLOADS)
             zmq_msg_close(&msg);
-        else if (rc == 0)
-            rc = wrap_frame(&msg, at == 0 ? &out->header : &out->payload);
         else
-            zmq_msg_close(&msg);
+            rc = at > 1 ? wrap_another(&msg, &out->payload)
+                        : wrap_frame(&msg, at == 0 ? &out->header : &out->payload);
         if (!more)
             break;
         int next = recv_frame(s, &msg);
@@ -366,17 +399,19 @@ int zmqx_send(struct zmqx_socket *s, const struct zmqx_peer *peer, struct buf *h
               const struct view *payload)
 {
     assert(s->router == (peer != NULL));
-    struct view parts[3];
-    zmq_msg_t frames[3];
+    struct view parts[2 + ZMQX_PAYLOADS];
+    zmq_msg_t frames[2 + ZMQX_PAYLOADS];
     unsigned n = 0, made = 0, sent = 0;
     int rc = 0;
+    s->unsure = true;
     /* The routing id comes first: there a ROUTER decides whether the peer is known and has room; if not,
      * nothing is sent. */
     if (peer)
         parts[n++] = (struct view){peer->id, peer->len, NULL};
     parts[n++] = (struct view){header->data, header->len, header};
-    if (payload && payload->len > 0)
-        parts[n++] = *payload;
+    assert(!payload || view_parts(payload) <= ZMQX_PAYLOADS);
+    for (unsigned i = 0; payload && i < view_parts(payload); i++)
+        parts[n++] = *view_part(payload, i);
     /* All are made before one is sent: a message can't be left half-way for want of memory. */
     while (rc == 0 && made < n)
         if ((rc = make_frame(&frames[made], &parts[made])) == 0)
@@ -393,22 +428,72 @@ int zmqx_send(struct zmqx_socket *s, const struct zmqx_peer *peer, struct buf *h
 
 /* ---- waiting ---- */
 
+/* Asks libzmq. 1 if the item is ready, 0 or -ESHUTDOWN. */
+static int look(struct zmqx_poll_item *item)
+{
+    int events;
+    size_t len = sizeof events;
+    if (zmq_getsockopt(item->socket->zmq, ZMQ_EVENTS, &events, &len))
+        return zmq_rc();
+    item->readable = events & ZMQ_POLLIN;
+    item->writable = item->want_write && events & ZMQ_POLLOUT;
+    item->socket->unsure = item->readable;
+    return item->readable || item->writable;
+}
+
+/* Of all items, whatever their descriptors say: how many are ready, or -ESHUTDOWN. */
+static int look_at_unsure(struct zmqx_poll_item *items, unsigned n)
+{
+    int ready = 0;
+    for (unsigned i = 0; i < n; i++) {
+        struct zmqx_poll_item *item = &items[i];
+        item->readable = item->writable = item->told = false;
+        int rc = item->socket && (item->socket->unsure || item->want_write) ? look(item) : 0;
+        if (rc < 0)
+            return rc;
+        ready += rc;
+    }
+    return ready;
+}
+
+/* One poll(2): how many more items are ready, or -errno. */
+static int poll_once(struct zmqx_poll_item *items, unsigned n, int timeout_ms)
+{
+    struct pollfd p[2 * MAX_POLL];
+    for (unsigned i = 0; i < n; i++) {
+        const struct zmqx_socket *s = items[i].socket;
+        p[2 * i] = (struct pollfd){.fd = s ? s->fd : items[i].fd, .events = POLLIN};
+        p[2 * i + 1] =
+            (struct pollfd){.fd = s && items[i].want_events ? s->monitor_fd : -1, .events = POLLIN};
+    }
+    int rc = poll(p, 2 * n, timeout_ms), ready = 0;
+    if (rc <= 0)
+        return rc < 0 ? -errno : 0;
+    for (unsigned i = 0; i < n; i++) {
+        struct zmqx_poll_item *item = &items[i];
+        bool before = item->readable || item->writable, signalled = p[2 * i].revents;
+        item->told = p[2 * i + 1].revents;
+        if (!item->socket)
+            item->readable = signalled;
+        else if (signalled && (rc = look(item)) < 0)
+            return rc;
+        ready += !before && (item->readable || item->writable || item->told);
+    }
+    return ready;
+}
+
 int zmqx_poll(struct zmqx_poll_item *items, unsigned n, int timeout_ms)
 {
-    zmq_pollitem_t zi[MAX_POLL];
+    uint64_t end = timeout_ms > 0 ? clock_ns() + (uint64_t)timeout_ms * NS_PER_MS : 0;
     assert(n <= MAX_POLL);
-    for (unsigned i = 0; i < n; i++)
-        zi[i] = (zmq_pollitem_t){.socket = items[i].socket ? items[i].socket->zmq : NULL,
-                                 .fd = items[i].fd,
-                                 .events = (short)(ZMQ_POLLIN | (items[i].want_write ? ZMQ_POLLOUT : 0))};
-    int rc = zmq_poll(zi, (int)n, timeout_ms);
-    if (rc < 0 && errno != EINTR)
-        return zmq_rc();
-    for (unsigned i = 0; i < n; i++) {
-        items[i].readable = rc > 0 && (zi[i].revents & (ZMQ_POLLIN | ZMQ_POLLERR));
-        items[i].writable = rc > 0 && (zi[i].revents & ZMQ_POLLOUT);
-    }
-    return rc < 0 ? 0 : rc;
+    int ready = look_at_unsure(items, n);
+    if (ready < 0)
+        return ready;
+    int more = poll_once(items, n, ready ? 0 : timeout_ms);
+    /* libzmq also tells of what concerns itself alone. */
+    for (uint64_t now; !ready && !more && timeout_ms && (timeout_ms < 0 || (now = clock_ns()) < end);)
+        more = poll_once(items, n, timeout_ms < 0 ? -1 : (int)((end - now + NS_PER_MS - 1) / NS_PER_MS));
+    return more == -EINTR ? ready : more < 0 ? more : ready + more;
 }
 
 /* ---- monitor ---- */

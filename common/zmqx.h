@@ -60,24 +60,27 @@ struct zmqx_peer {
     uint8_t id[255];
 };
 
+enum { ZMQX_PAYLOADS = 16 }; /* payload frames of a message, at most */
+
 /* One received message. Both views own a reference each, to be dropped by zmqx_message_clear (or taken away
  * by setting owner to NULL). Bytes have no alignment. A small frame may keep an 8 KiB receive buffer of
  * libzmq alive: copy what is to be kept for long and is smaller than that. */
 struct zmqx_message {
     struct zmqx_peer peer;
-    struct view header;  /* frame 0 */
-    struct view payload; /* frame 1; len 0 and owner NULL when there is none */
-    unsigned n_frames;   /* 1 or 2; more were received and thrown away */
+    struct view header; /* frame 0 */
+    struct view
+        payload;       /* frame 1, and the others as its owner's rest; len 0 and owner NULL: there is none */
+    unsigned n_frames; /* at most 1 + ZMQX_PAYLOADS; more were received and thrown away */
 };
 void zmqx_message_clear(struct zmqx_message *);
 
 /* 0, -EAGAIN when nothing has come, -ESHUTDOWN at shutdown, -ENOMEM (the message is lost). */
 int zmqx_recv(struct zmqx_socket *, struct zmqx_message *out);
 
-/* Sends a header and, unless payload is NULL or empty, a payload frame. Takes references of its own on header
- * and payload->owner (a view without an owner is copied); they are dropped once the bytes are on their way.
- * peer is NULL on a DEALER. 0; -EAGAIN: not now, nothing was sent; -EHOSTUNREACH: that peer is gone;
- * -ESHUTDOWN at shutdown. */
+/* Sends a header and, unless payload is NULL or empty, a frame for each part of the payload. Takes references
+ * of its own on header and payload->owner (a view without an owner is copied); they are dropped once the
+ * bytes are on their way. peer is NULL on a DEALER. 0; -EAGAIN: not now, nothing was sent; -EHOSTUNREACH:
+ * that peer is gone; -ESHUTDOWN at shutdown. */
 int zmqx_send(struct zmqx_socket *, const struct zmqx_peer *peer, struct buf *header,
               const struct view *payload);
 
@@ -86,11 +89,14 @@ int zmqx_send(struct zmqx_socket *, const struct zmqx_peer *peer, struct buf *he
 struct zmqx_poll_item {
     struct zmqx_socket *socket; /* or NULL: then fd */
     int fd;
-    bool want_write; /* besides reading; a ROUTER is always writable, so this serves DEALERs */
+    bool want_write;  /* besides reading; a ROUTER is always writable, so this serves DEALERs */
+    bool want_events; /* and what zmqx_events counts */
     bool readable, writable;
+    bool told; /* zmqx_events has news */
 };
 /* Waits until one item is ready, for at most timeout_ms (-1: for ever). The number of ready items, 0 on
- * timeout or signal, -ESHUTDOWN at shutdown. */
+ * timeout or signal, -ESHUTDOWN at shutdown. Sockets that are not readable need not be asked: zmqx_recv would
+ * say -EAGAIN, at the price of two system calls. */
 int zmqx_poll(struct zmqx_poll_item *, unsigned n, int timeout_ms);
 
 /* ---- what libzmq did by itself ---- */

@@ -217,6 +217,8 @@ static struct buf *heap_buf(struct memory *m, enum memory_use use, size_t len, s
         return NULL;
     }
     atomic_init(&h->buf.refs, 1);
+    h->buf.n_rest = 0;
+    h->buf.rest = NULL;
     h->buf.len = len;
     h->buf.data = data;
     h->buf.release = release_heap;
@@ -374,6 +376,8 @@ struct buf *memory_block(struct memory *m, size_t len)
     if (!slot)
         return NULL;
     atomic_init(&slot->buf.refs, 1);
+    slot->buf.n_rest = 0;
+    slot->buf.rest = NULL;
     slot->buf.len = len;
     slot->buf.release = release_slot;
     return &slot->buf;

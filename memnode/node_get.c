@@ -2,10 +2,11 @@
  *
  * DESIGN. A GET is a job with a cursor over the pages it wants. One step makes one message: it walks on,
  * plans what goes in, and copies the pages into one buf, because frames of 1 MiB run faster than frames of a
- * page. A run of neighbouring pages of 64 KiB or more is worth a message without copying: a view into the
- * block itself. A step that finds no memory leaves the cursor where it was. Blocks are looked up anew in
- * every step, so a DROP in between costs a miss, no more. Pages that are only on a disk are set aside for
- * node_cold.c: they hold up neither the GET's other pages nor the GETs behind it. */
+ * page. A run of neighbouring pages of 64 KiB or more is worth a frame without copying: a view into the block
+ * itself. A client that takes several frames a message gets runs of several blocks in one. A step that finds
+ * no memory leaves the cursor where it was. Blocks are looked up anew in every step, so a DROP in between
+ * costs a miss, no more. Pages that are only on a disk are set aside for node_cold.c: they hold up neither
+ * the GET's other pages nor the GETs behind it. */
 #include "memnode/node_impl.h"
 #include "common/clock.h"
 
@@ -86,9 +87,24 @@ static size_t run_length(const struct block *b, const Scoutkv__Get *g, struct cu
 struct step_state {
     struct cursor at;
     size_t n_found, n_missed, n_cold, bytes, page_bytes;
-    struct block *whole; /* the run to send without copying lies in this block */
+    unsigned n_parts, max_parts;
     bool last;
 };
+
+static unsigned frames_of(const struct get_job *job)
+{
+    uint32_t frames = job->header->get->frames;
+    return frames == 0 ? 1 : frames > PROTO_MAX_FRAMES ? PROTO_MAX_FRAMES : frames;
+}
+
+/* Begins another frame. False if the message is full. */
+static bool part_begin(struct page_plan *p, struct step_state *s, struct block *run)
+{
+    if (s->n_parts == s->max_parts)
+        return false;
+    p->part[s->n_parts++] = (struct plan_part){.first = (uint32_t)s->n_found, .run = run};
+    return true;
+}
 
 /* The store hears once of each block that is wanted; of those that are only on disk when they are read. It
  * might bring them into RAM at once, and what is planned already out of it. */
@@ -132,18 +148,23 @@ static void plan(struct node *n, struct get_job *job, struct step_state *s)
         if (place != PAGE_IN_RAM)
             continue;
         size_t len = layout_page_bytes(&b->layout);
-        if (s->whole && (b != s->whole || source != p->source[0] + s->bytes))
-            return;
         if ((s->page_bytes && len != s->page_bytes) || s->bytes + len > PROTO_REPLY_BYTES)
             return;
-        if (!s->whole && s->at.index >= checked) {
+        struct plan_part *part = s->n_parts ? &p->part[s->n_parts - 1] : NULL;
+        if (part && part->run && (part->run != b || source != p->source[part->first] + part->bytes))
+            part = NULL; /* the run has ended */
+        if (!(part && part->run) && s->at.index >= checked) {
             size_t run = run_length(b, g, s->at);
             checked = s->at.index + (uint32_t)(run / len);
-            if (run >= ZERO_COPY_BYTES && s->n_found)
-                return; /* the run goes alone, next time */
-            if (run >= ZERO_COPY_BYTES)
-                s->whole = b;
+            if (run >= ZERO_COPY_BYTES) {
+                if ((s->n_found && s->bytes + run > PROTO_REPLY_BYTES) || !part_begin(p, s, b))
+                    return; /* it begins the next message */
+                part = &p->part[s->n_parts - 1];
+            }
         }
+        if (!part && !part_begin(p, s, NULL))
+            return;
+        p->part[s->n_parts - 1].bytes += len;
         s->page_bytes = len;
         s->bytes += len;
         p->source[s->n_found] = source;
@@ -152,21 +173,67 @@ static void plan(struct node *n, struct get_job *job, struct step_state *s)
     s->last = true;
 }
 
-/* The planned pages as one payload; false when there is no memory for it. Owns a reference. */
+/* A payload in several parts. */
+struct parts_buf {
+    struct buf buf; /* its bytes are the first part's */
+    unsigned n;
+    struct view part[PROTO_MAX_FRAMES];
+};
+
+static void release_parts(struct buf *b)
+{
+    struct parts_buf *p = (struct parts_buf *)b;
+    for (unsigned i = 0; i < p->n; i++)
+        buf_unref(p->part[i].owner);
+    free(p);
+}
+
+/* One planned frame; false when there is no memory for it. Owns a reference. */
+static bool gather_part(struct node *n, const struct plan_part *part, size_t page_bytes, struct view *out)
+{
+    const uint8_t *const *source = n->plan.source + part->first;
+    if (part->run) {
+        *out = (struct view){source[0], part->bytes, buf_ref(part->run->buf)};
+        return true;
+    }
+    struct buf *buf = memory_buf(n->memory, MEMORY_REPLIES, part->bytes);
+    for (size_t at = 0; buf && at < part->bytes; at += page_bytes)
+        memcpy(buf->data + at, *source++, page_bytes);
+    if (buf)
+        *out = (struct view){buf->data, part->bytes, buf};
+    return buf != NULL;
+}
+
+/* The planned pages as a payload; false when there is no memory for it. Owns a reference. */
 static bool gather(struct node *n, const struct step_state *s, struct view *out)
 {
     *out = (struct view){0};
-    if (s->whole) {
-        *out = (struct view){n->plan.source[0], s->bytes, buf_ref(s->whole->buf)};
-    } else if (s->n_found) {
-        struct buf *buf = memory_buf(n->memory, MEMORY_REPLIES, s->bytes);
-        if (!buf)
+    if (s->n_parts <= 1)
+        return s->n_parts == 0 || gather_part(n, &n->plan.part[0], s->page_bytes, out);
+    struct parts_buf *p = calloc(1, sizeof *p);
+    if (!p)
+        return false;
+    atomic_init(&p->buf.refs, 1);
+    p->buf.release = release_parts;
+    for (; p->n < s->n_parts; p->n++)
+        if (!gather_part(n, &n->plan.part[p->n], s->page_bytes, &p->part[p->n])) {
+            buf_unref(&p->buf);
             return false;
-        for (size_t i = 0; i < s->n_found; i++)
-            memcpy(buf->data + i * s->page_bytes, n->plan.source[i], s->page_bytes);
-        *out = (struct view){buf->data, s->bytes, buf};
-    }
+        }
+    p->buf.data = (uint8_t *)(uintptr_t)p->part[0].data;
+    p->buf.len = p->part[0].len;
+    p->buf.rest = &p->part[1];
+    p->buf.n_rest = p->n - 1;
+    *out = (struct view){p->buf.data, p->buf.len, &p->buf};
     return true;
+}
+
+static size_t zero_copy_bytes(const struct page_plan *p, unsigned n_parts)
+{
+    size_t bytes = 0;
+    for (unsigned i = 0; i < n_parts; i++)
+        bytes += p->part[i].run ? p->part[i].bytes : 0;
+    return bytes;
 }
 
 void get_send_pages(struct node *n, struct get_job *job, size_t n_found, size_t n_missed, size_t page_bytes,
@@ -213,7 +280,7 @@ static void take_first(struct lane *l)
 enum step get_step(struct node *n, struct lane *l, uint64_t now)
 {
     struct get_job *job = l->jobs;
-    struct step_state s = {.at = job->at};
+    struct step_state s = {.at = job->at, .max_parts = frames_of(job)};
     struct view payload;
     plan(n, job, &s);
     if (!gather(n, &s, &payload))
@@ -224,7 +291,7 @@ enum step get_step(struct node *n, struct lane *l, uint64_t now)
     if (s.n_found || s.n_missed || last)
         get_send_pages(n, job, s.n_found, s.n_missed, s.page_bytes, last, &payload, now);
     buf_unref(payload.owner);
-    n->counters.get_zero_copy_bytes += s.whole ? s.bytes : 0;
+    n->counters.get_zero_copy_bytes += zero_copy_bytes(&n->plan, s.n_parts);
     if (!s.last)
         return STEP_SENT;
     take_first(l);

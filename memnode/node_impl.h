@@ -144,6 +144,12 @@ struct node_counters {
 
 /* Scratch of one step of a GET: what the next Pages message will hold. */
 struct page_plan {
+    /* Its frames: pages from found[first] on. */
+    struct plan_part {
+        uint32_t first;
+        size_t bytes;
+        struct block *run; /* they lie in this block, one behind the other; NULL: they are to be gathered */
+    } part[PROTO_MAX_FRAMES];
     uint32_t found[PROTO_REPLY_BYTES / 64], missed[MAX_WANTS]; /* the smallest page has 64 bytes */
     const uint8_t *source[PROTO_REPLY_BYTES / 64];
 };

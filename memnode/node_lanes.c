@@ -45,7 +45,7 @@ static void list_add_first(struct node *n, struct lane *l)
 
 static size_t outgoing_bytes(const struct buf *header, const struct view *payload)
 {
-    return OUTGOING_OVERHEAD + header->len + (payload ? payload->len : 0);
+    return OUTGOING_OVERHEAD + header->len + (payload ? view_len(payload) : 0);
 }
 
 static void drop_first_out(struct lane *l)

@@ -5,6 +5,7 @@
 #include "memnode/store/io_files.h"
 #include "memnode/store/store.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <poll.h>
 #include <pthread.h>
@@ -20,6 +21,8 @@ enum {
     DISK_MS = 50,   /* small groups are written, and disks scrubbed, by the clock */
     FLUSH_S = 60,   /* at the end */
 };
+
+static_assert((int)PROTO_MAX_FRAMES <= (int)ZMQX_PAYLOADS, "a message that may be sent can be");
 
 struct server {
     struct zmqx_socket *socket;

@@ -20,16 +20,16 @@ int message_parse(struct message *out, const void *frame0, size_t len0, unsigned
 {
     *out = (struct message){0};
     *id = 0;
-    if (n_frames < 1 || n_frames > 2)
+    if (n_frames < 1 || n_frames > 1 + PROTO_MAX_FRAMES)
         return skv_fail(err, -EBADMSG,
-                        "a message has a header frame and at most one payload frame, not %u frames",
-                        n_frames);
+                        "a message has a header frame and at most %d payload frames, not %u frames",
+                        PROTO_MAX_FRAMES, n_frames);
     if (len0 > PROTO_MAX_HEADER)
         return skv_fail(err, -EBADMSG, "the header is %zu bytes long, more than the limit of %d", len0,
                         PROTO_MAX_HEADER);
-    if (payload.len > PROTO_MAX_PAYLOAD)
+    if (view_len(&payload) > PROTO_MAX_PAYLOAD)
         return skv_fail(err, -EBADMSG, "the payload is %zu bytes long, more than the limit of %d",
-                        payload.len, PROTO_MAX_PAYLOAD);
+                        view_len(&payload), PROTO_MAX_PAYLOAD);
     Scoutkv__Header *h = scoutkv__header__unpack(NULL, len0, frame0);
     if (!h)
         return skv_fail(err, -EBADMSG, "the header of %zu bytes is not a scoutkv header", len0);
@@ -47,6 +47,12 @@ int message_parse(struct message *out, const void *frame0, size_t len0, unsigned
     if (h->body_case == SCOUTKV__HEADER__BODY__NOT_SET) {
         scoutkv__header__free_unpacked(h, NULL);
         return skv_fail(err, -EBADMSG, "the header has no body of a known kind");
+    }
+    if (n_frames > 2 && h->body_case != SCOUTKV__HEADER__BODY_PAGES) {
+        scoutkv__header__free_unpacked(h, NULL);
+        return skv_fail(err, -EBADMSG,
+                        "only pages have several payload frames, and this message of %u frames has no pages",
+                        n_frames);
     }
     out->header = h;
     out->payload = payload;

@@ -17,9 +17,10 @@ enum {
     PROTO_MAX_PAYLOAD = 4 << 20,  /* bytes of frame 1 (a block, or a reply's pages) */
     PROTO_REPLY_BYTES = 1 << 20,  /* a node closes a Pages message at about this size */
     PROTO_MAX_OBJECT = 1 << 20,
+    PROTO_MAX_FRAMES = 16, /* payload frames, of Pages only; else there is one at most */
 };
 
-/* A received or outgoing message. Payload is at most one frame: a block, pages or an object. */
+/* A received or outgoing message. Payload is a block, pages (in one frame or several) or an object. */
 struct message {
     Scoutkv__Header *header; /* owned; free with message_clear */
     struct view payload;     /* owner holds one reference, or NULL and len 0 when there is none */
@@ -28,7 +29,8 @@ struct message {
 /* Frees the header and drops the payload's reference. */
 void message_clear(struct message *);
 
-/* Parses frame 0 (n_frames - 1 further frames were received; more than one payload frame is malformed).
+/* Parses frame 0 (n_frames - 1 further frames were received; several payload frames are malformed but for
+ * pages).
  * -EBADMSG with a sentence when it is malformed, -EPROTONOSUPPORT when it is of another version (then *id is
  * still set where it could be read, so that the refusal can name the request). Takes a reference on
  * payload.owner. */

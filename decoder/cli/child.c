@@ -14,6 +14,7 @@
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 pid_t child_fork(struct skv_error *err)
@@ -52,6 +53,15 @@ void child_end(pid_t pid, int sig)
     kill(pid, sig);
     while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
         ;
+}
+
+double child_cpu_s(pid_t pid)
+{
+    clockid_t clock;
+    struct timespec t;
+    if (clock_getcpuclockid(pid, &clock) || clock_gettime(clock, &t))
+        return 0;
+    return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
 }
 
 bool child_found(const char *program)

@@ -15,6 +15,8 @@ pid_t child_fork(struct skv_error *);
 pid_t child_start(char *const argv[], int out, struct skv_error *);
 /* Sends the signal and waits for the end. */
 void child_end(pid_t, int signal);
+/* Processor time of a process and all its threads, in seconds; 0 if it is gone. */
+double child_cpu_s(pid_t);
 /* Whether PATH has such a program. */
 bool child_found(const char *program);
 

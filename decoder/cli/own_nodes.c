@@ -121,6 +121,14 @@ const char *own_nodes_list(const struct own_nodes *s)
     return s->list;
 }
 
+double own_nodes_cpu_s(const struct own_nodes *s)
+{
+    double sum = 0;
+    for (unsigned i = 0; i < s->n; i++)
+        sum += child_cpu_s(s->node[i].pid);
+    return sum;
+}
+
 void own_nodes_stop(struct own_nodes *s)
 {
     if (!s)

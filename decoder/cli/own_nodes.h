@@ -23,6 +23,7 @@ enum { OWN_NODES_MAX = 64 };
 
 int own_nodes_start(const struct own_nodes_opts *, struct own_nodes **out, struct skv_error *);
 const char *own_nodes_list(const struct own_nodes *); /* for tier_opts.nodes */
+double own_nodes_cpu_s(const struct own_nodes *);     /* processor time that they have taken */
 void own_nodes_stop(struct own_nodes *);              /* NULL is allowed */
 
 #endif

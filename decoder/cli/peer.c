@@ -2,13 +2,13 @@
 #include "decoder/cli/peer.h"
 #include "common/clock.h"
 #include "common/hash.h"
+#include "decoder/cli/child.h"
 #include "decoder/cli/fetch_load.h"
 #include "decoder/cli/interrupt.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 static uint64_t next_random(uint64_t *state)
 {
@@ -55,12 +55,8 @@ void peer_close(struct peer *p)
 static double servers_cpu_s(const struct peer *p)
 {
     double sum = 0;
-    for (unsigned i = 0; i < p->n_pids; i++) {
-        clockid_t clock;
-        struct timespec t;
-        if (clock_getcpuclockid(p->pids[i], &clock) == 0 && clock_gettime(clock, &t) == 0)
-            sum += (double)t.tv_sec + (double)t.tv_nsec / 1e9;
-    }
+    for (unsigned i = 0; i < p->n_pids; i++)
+        sum += child_cpu_s(p->pids[i]);
     return sum;
 }
 

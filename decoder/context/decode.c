@@ -404,6 +404,7 @@ static int finish_row(struct row *r, struct skv_error *err)
             rc = start_section(r, err);
         if (rc)
             break;
+        tier_send(d->item.c->tier->tier);
         uint64_t t0 = clock_ns();
         compute_pieces(r);
         st->attend_ns += clock_ns() - t0;

@@ -51,7 +51,7 @@ void client_free(struct client *c)
         if (c->slots[i]->kind == REQUEST_PUT)
             put_copy_free(c->slots[i]->copy);
         outgoing_clear(&c->slots[i]->message);
-        free(c->slots[i]->pages);
+        free(c->slots[i]->asked);
         free(c->slots[i]);
     }
     for (unsigned i = 0; i < c->n_nodes; i++)
@@ -107,8 +107,10 @@ struct request *request_new(struct client *c, enum request_kind kind, unsigned l
         return NULL;
     uint32_t slot = c->free_slots[c->n_free - 1];
     struct request *r = c->slots[slot];
-    if (kind == REQUEST_GET && !r->pages && !(r->pages = malloc(GET_PAGES * sizeof *r->pages)))
+    if (kind == REQUEST_GET && !r->asked && !(r->asked = malloc(sizeof *r->asked)))
         return NULL;
+    if (kind == REQUEST_GET)
+        r->asked->n_parts = r->n_pages = r->n_left = 0;
     c->n_free--;
     r->id = ++c->serial << 16 | slot;
     r->kind = kind;

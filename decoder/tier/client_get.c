@@ -3,7 +3,8 @@
  * Every page of a fetch lies in at most one queue: of the node that is asked next, of the stranded, which
  * only a node that is down may have, or of the doomed, which no node has; so one array of links serves all
  * queues. GETs are built only when a lane has room in its window, from the oldest fetch first and in page
- * order, so pages arrive about in the order in which they are merged.
+ * order, so pages arrive about in the order in which they are merged. Small fetches that are queued together
+ * travel in one GET, and so do the answers: a message costs as much as some ten KiB of pages.
  *
  * A page is asked of the one of its holders (the first `replicas` nodes in rank, those that live) that should
  * answer soonest. One that its node misses, spoils or cannot give goes to the next. Where an answer takes
@@ -38,7 +39,7 @@ struct tier_fetch {
     size_t page_bytes;
     const struct tier_want *wants;
     uint32_t n, left;
-    uint32_t requests; /* on their way for it */
+    uint32_t requests; /* on their way that ask for pages of it */
     tier_page_fn *on_page;
     void *arg;
     struct skv_error failure;       /* the first page's */
@@ -235,11 +236,26 @@ int client_fetch_begin(struct client *c, const struct block_layout *l, const str
     return 0;
 }
 
+static void part_ended(struct get_part *p)
+{
+    if (p->fetch)
+        p->fetch->requests--;
+    p->fetch = NULL;
+}
+
 void get_request_ended(struct request *r)
 {
-    if (r->fetch)
-        r->fetch->requests--;
-    r->fetch = NULL;
+    for (unsigned i = 0; i < r->asked->n_parts; i++)
+        part_ended(&r->asked->part[i]);
+}
+
+/* The part of a request that asks for pages of the fetch, or NULL. */
+static struct get_part *part_of(const struct request *r, const struct tier_fetch *f)
+{
+    for (unsigned i = 0; r->kind == REQUEST_GET && i < r->asked->n_parts; i++)
+        if (r->asked->part[i].fetch == f)
+            return &r->asked->part[i];
+    return NULL;
 }
 
 bool client_fetch_done(const struct tier_fetch *f)
@@ -265,11 +281,9 @@ int client_fetch_free(struct client *c, struct tier_fetch *f, struct skv_error *
     }
     for (uint32_t i = 0; f->requests; i++) { /* a page that has come may still come from another node */
         assert(i < c->n_slots);
-        struct request *r = c->slots[i];
-        if (r->kind == REQUEST_GET && r->fetch == f) {
-            r->fetch = NULL;
-            f->requests--;
-        }
+        struct get_part *p = part_of(c->slots[i], f);
+        if (p)
+            part_ended(p);
     }
     int rc = f->failure.code;
     if (rc && err)
@@ -298,46 +312,63 @@ static bool same_key(const struct block_key *a, const struct block_key *b)
     return a == b || key_equal(a, b);
 }
 
-/* Fills the scratch with Wants for the first pages of the node's queue that have not come by another way, at
- * most max_pages; r->pages notes them. The queue is left as it is; *walked: how many of it were looked at.
- * Returns the number of Wants. */
-static size_t get_gather(struct client *c, struct tier_fetch *f, unsigned node, uint32_t max_pages,
-                         struct request *r, uint32_t *walked)
+static void want_begin(struct get_scratch *g, const struct tier_want *w, uint32_t n_heads,
+                       uint32_t first_page)
+{
+    Scoutkv__Key *key = &g->key[g->n_wants];
+    Scoutkv__Get__Want *want = g->want_at[g->n_wants] = &g->want[g->n_wants];
+    *key = (Scoutkv__Key)SCOUTKV__KEY__INIT;
+    key->chain = (ProtobufCBinaryData){CHAIN_BYTES, (uint8_t *)w->key->chain};
+    key->layer = w->key->layer;
+    *want = (Scoutkv__Get__Want)SCOUTKV__GET__WANT__INIT;
+    want->key = key;
+    want->masks = g->masks + g->n_masks;
+    want->n_masks = n_heads;
+    want->checksums = g->checksum + first_page;
+    memset(want->masks, 0, n_heads * sizeof *want->masks);
+    g->n_masks += n_heads;
+    g->n_wants++;
+}
+
+/* Adds a part to the request, and Wants to the scratch, for the first pages of the fetch's queue at the node
+ * that have not come by another way, so that the request has at most max_pages. The queue is left as it is.
+ * False if the header is full. */
+static bool get_gather(struct client *c, struct tier_fetch *f, unsigned node, uint32_t max_pages,
+                       struct request *r)
 {
     struct get_scratch *g = &c->get;
-    uint32_t n_heads = f->layout.n_heads, at = f->queue[node].first, n = 0;
-    size_t n_wants = 0, bytes = 64, limit = c->nodes[node].max_header;
+    struct get_asked *asked = r->asked;
+    unsigned part = asked->n_parts;
+    uint32_t n_heads = f->layout.n_heads, at = f->queue[node].first, first = r->n_pages, walked = 0;
+    size_t limit = c->nodes[node].max_header;
     const struct tier_want *before = NULL;
-    for (*walked = 0; n < max_pages && *walked < f->queue[node].n; at = f->link[at], ++*walked) {
+    bool room = true;
+    for (; r->n_pages < max_pages && walked < f->queue[node].n; at = f->link[at], walked++) {
         const struct tier_want *w = &f->wants[at];
         if (f->flags[at] & FLAG_DONE)
             continue;
         bool extends = before && same_key(before->key, w->key) &&
                        (w->head > before->head || (w->head == before->head && w->page > before->page));
-        bytes += WANT_PAGE_BYTES + (extends ? 0 : WANT_BYTES + n_heads);
-        if (bytes > limit)
+        size_t bytes = WANT_PAGE_BYTES + (extends ? 0 : WANT_BYTES + n_heads);
+        if (!(room = g->bytes + bytes <= limit))
             break;
-        if (!extends) {
-            g->key[n_wants] = (Scoutkv__Key)SCOUTKV__KEY__INIT;
-            g->key[n_wants].chain = (ProtobufCBinaryData){CHAIN_BYTES, (uint8_t *)w->key->chain};
-            g->key[n_wants].layer = w->key->layer;
-            Scoutkv__Get__Want *want = g->want_at[n_wants] = &g->want[n_wants];
-            *want = (Scoutkv__Get__Want)SCOUTKV__GET__WANT__INIT;
-            want->key = &g->key[n_wants];
-            want->masks = g->masks + n_wants * n_heads;
-            want->n_masks = n_heads;
-            memset(want->masks, 0, n_heads * sizeof *want->masks);
-            want->checksums = g->checksum + n;
-            n_wants++;
-        }
-        g->want[n_wants - 1].masks[w->head] |= 1u << w->page;
-        g->want[n_wants - 1].n_checksums++;
-        g->checksum[n] = w->checksum;
-        r->pages[n++] = at;
+        g->bytes += bytes;
+        if (!extends)
+            want_begin(g, w, n_heads, r->n_pages);
+        g->want[g->n_wants - 1].masks[w->head] |= 1u << w->page;
+        g->want[g->n_wants - 1].n_checksums++;
+        g->checksum[r->n_pages] = w->checksum;
+        asked->page[r->n_pages++] = (struct get_page){at, part};
         before = w;
     }
-    r->n_pages = r->n_left = n;
-    return n_wants;
+    if (r->n_pages > first) {
+        g->walked[part] = walked;
+        asked->part[part] = (struct get_part){f, r->n_pages - first};
+        asked->n_parts++;
+        f->requests++;
+    }
+    r->n_left = r->n_pages;
+    return room;
 }
 
 /* Pages that the lane may ask for now; 0: better wait until more room makes a GET worth sending. */
@@ -355,10 +386,10 @@ static uint32_t get_room(const struct client *c, const struct lane *l, const str
     return (uint32_t)(room < most ? room : most);
 }
 
-/* The oldest fetch that waits for this node. */
-static struct tier_fetch *get_due(struct client *c, unsigned node, uint64_t now)
+/* The oldest fetch, from f on, that waits for this node. */
+static struct tier_fetch *get_due(struct tier_fetch *f, unsigned node, uint64_t now)
 {
-    for (struct tier_fetch *f = c->fetches; f; f = f->next) {
+    for (; f; f = f->next) {
         struct page_queue *q = &f->queue[node];
         while (q->n && (f->flags[q->first] & FLAG_DONE))
             queue_pop(f, q);
@@ -366,6 +397,31 @@ static struct tier_fetch *get_due(struct client *c, unsigned node, uint64_t now)
             return f;
     }
     return NULL;
+}
+
+/* Whether a GET that begins with pages of `first` may ask for all that `f` has queued at the node, too. A
+ * node that still reads its disks refuses a GET of which it does not know everything. */
+static bool get_joins(const struct tier_fetch *first, const struct tier_fetch *f, unsigned node,
+                      uint32_t n_pages)
+{
+    return f->page_bytes == first->page_bytes && !f->starting[node].give_up &&
+           !first->starting[node].give_up &&
+           (n_pages + f->queue[node].n) * f->page_bytes <= PROTO_REPLY_BYTES;
+}
+
+/* Gathers a GET: of the fetch, and, while it is worth less than one message of an answer, of those behind it.
+ */
+static void get_gather_all(struct client *c, struct tier_fetch *first, unsigned node, uint32_t room,
+                           struct request *r, uint64_t now)
+{
+    struct get_scratch *g = &c->get;
+    g->n_wants = g->n_masks = 0;
+    g->bytes = 64;
+    bool more = get_gather(c, first, node, room, r);
+    for (struct tier_fetch *f = first; more && (f = get_due(f->next, node, now)) && r->n_pages < room &&
+                                       r->asked->n_parts < GET_PARTS &&
+                                       get_joins(first, f, node, r->n_pages);)
+        more = get_gather(c, f, node, room, r);
 }
 
 /* When another node is to be asked as well, if no more has come by then. */
@@ -386,21 +442,20 @@ static void hedge_schedule(struct client *c, struct request *r, unsigned node, u
 bool get_next(struct client *c, unsigned lane, uint64_t now, struct outgoing *out)
 {
     struct lane *l = &c->lanes[lane];
-    struct tier_fetch *f = get_due(c, l->node, now);
+    struct tier_fetch *f = get_due(c->fetches, l->node, now);
     if (!f || l->gets == LANE_GETS)
         return false;
-    struct page_queue *q = &f->queue[l->node];
-    uint32_t room = get_room(c, l, f, q->n), walked;
+    uint32_t room = get_room(c, l, f, f->queue[l->node].n);
     struct request *r = room ? request_new(c, REQUEST_GET, lane, now + c->opts.timeout_ns) : NULL;
     if (!r)
         return false;
-    r->fetch = f;
-    f->requests++;
     r->page_bytes = f->page_bytes;
     l->gets++;
+    get_gather_all(c, f, l->node, room, r, now);
     Scoutkv__Get get = SCOUTKV__GET__INIT;
-    get.n_wants = get_gather(c, f, l->node, room, r, &walked);
+    get.n_wants = c->get.n_wants;
     get.wants = c->get.want_at;
+    get.frames = PROTO_MAX_FRAMES;
     Scoutkv__Header h = SCOUTKV__HEADER__INIT;
     h.version = c->nodes[l->node].version;
     h.id = r->id;
@@ -414,8 +469,9 @@ bool get_next(struct client *c, unsigned lane, uint64_t now, struct outgoing *ou
         return false;
     }
     assert(out->header->len <= c->nodes[l->node].max_header);
-    while (walked--)
-        queue_pop(f, q);
+    for (unsigned i = 0; i < r->asked->n_parts; i++)
+        for (struct tier_fetch *p = r->asked->part[i].fetch; c->get.walked[i]; c->get.walked[i]--)
+            queue_pop(p, &p->queue[l->node]);
     memset(r->answered, 0, sizeof r->answered);
     hedge_schedule(c, r, l->node, now);
     return true;
@@ -423,9 +479,13 @@ bool get_next(struct client *c, unsigned lane, uint64_t now, struct outgoing *ou
 
 /* ---- answers ---- */
 
-static const char *pages_wrong(const struct request *r, const Scoutkv__Pages *p, size_t payload)
+static const char *pages_wrong(const struct request *r, const Scoutkv__Pages *p, const struct view *payload)
 {
-    if (payload != p->n_found * r->page_bytes || (p->n_found && p->page_bytes != r->page_bytes))
+    bool whole = true;
+    for (unsigned i = 0; i < view_parts(payload); i++)
+        whole &= view_part(payload, i)->len % r->page_bytes == 0;
+    if (!whole || view_len(payload) != p->n_found * r->page_bytes ||
+        (p->n_found && p->page_bytes != r->page_bytes))
         return "pages of another size than asked for";
     for (size_t i = 0; i < p->n_found; i++)
         if (p->found[i] >= r->n_pages)
@@ -436,20 +496,38 @@ static const char *pages_wrong(const struct request *r, const Scoutkv__Pages *p,
     return NULL;
 }
 
-static bool awaited(const struct request *r, uint32_t i)
+/* The fetch that a page of the request is of; NULL if it was freed. */
+static struct tier_fetch *fetch_of(const struct request *r, uint32_t i)
 {
-    return !(r->answered[i >> 6] >> (i & 63) & 1) && !(r->fetch->flags[r->pages[i]] & FLAG_DONE);
+    return r->asked->part[r->asked->page[i].part].fetch;
+}
+
+/* The same, or NULL if it does not wait for the page any more: it was answered, or came from elsewhere. */
+static struct tier_fetch *awaiting(const struct request *r, uint32_t i)
+{
+    struct tier_fetch *f = r->answered[i >> 6] >> (i & 63) & 1 ? NULL : fetch_of(r, i);
+    return f && !(f->flags[r->asked->page[i].want] & FLAG_DONE) ? f : NULL;
+}
+
+/* Notes for each fetch of the request why it fails, or may. */
+static void note_late(struct request *r, const struct skv_error *why)
+{
+    for (unsigned i = 0; i < r->asked->n_parts; i++)
+        if (r->asked->part[i].fetch)
+            r->asked->part[i].fetch->late = *why;
 }
 
 /* Another answer than pages: the node is done with them. */
 static void get_refused(struct client *c, struct request *r)
 {
-    struct tier_fetch *f = r->fetch;
-    for (uint32_t i = 0; f && i < r->n_pages; i++)
-        if (awaited(r, i)) {
-            f->flags[r->pages[i]] |= FLAG_LATE;
-            page_refused(c, f, r->pages[i], c->lanes[r->lane].node);
-        }
+    for (uint32_t i = 0; i < r->n_pages; i++) {
+        struct tier_fetch *f = awaiting(r, i);
+        uint32_t page = r->asked->page[i].want;
+        if (!f)
+            continue;
+        f->flags[page] |= FLAG_LATE;
+        page_refused(c, f, page, c->lanes[r->lane].node);
+    }
 }
 
 /* Marks one page of the request as answered. False if it was already. */
@@ -460,6 +538,7 @@ static bool take_answer(struct client *c, struct request *r, uint32_t i)
         return false;
     r->answered[i >> 6] |= bit;
     r->n_left--;
+    r->asked->part[r->asked->page[i].part].n_left--;
     c->lanes[r->lane].asked -= r->page_bytes;
     return true;
 }
@@ -490,19 +569,45 @@ static void page_found(struct client *c, struct tier_fetch *f, uint32_t page, un
  * until the time for that is up. */
 static void get_starting(struct client *c, struct request *r, unsigned node, uint64_t now)
 {
-    struct tier_fetch *f = r->fetch;
-    if (!f)
+    for (unsigned i = 0; i < r->asked->n_parts; i++) {
+        struct tier_fetch *f = r->asked->part[i].fetch;
+        if (!f)
+            continue;
+        if (!f->starting[node].give_up)
+            f->starting[node].give_up = r->deadline;
+        f->starting[node].not_before = now + STARTING_PAUSE_NS;
+    }
+    for (uint32_t i = 0; i < r->n_pages; i++) {
+        struct tier_fetch *f = awaiting(r, i);
+        uint32_t page = r->asked->page[i].want;
+        if (!f)
+            continue;
+        bool again = f->starting[node].not_before < f->starting[node].give_up;
+        f->flags[page] |= again ? 0 : FLAG_LATE;
+        f->no[page] |= again ? 0 : node_bit(node);
+        page_left(c, f, page, node);
+    }
+}
+
+/* One page of an answer: its bytes, or NULL: the node has not got it. */
+static void get_page_answered(struct client *c, struct request *r, uint32_t i, unsigned node,
+                              const uint8_t *bytes)
+{
+    if (!take_answer(c, r, i))
         return;
-    if (!f->starting[node].give_up)
-        f->starting[node].give_up = r->deadline;
-    f->starting[node].not_before = now + STARTING_PAUSE_NS;
-    bool again = now + STARTING_PAUSE_NS < f->starting[node].give_up;
-    for (uint32_t i = 0; i < r->n_pages; i++)
-        if (awaited(r, i)) {
-            f->flags[r->pages[i]] |= again ? 0 : FLAG_LATE;
-            f->no[r->pages[i]] |= again ? 0 : node_bit(node);
-            page_left(c, f, r->pages[i], node);
-        }
+    struct get_part *part = &r->asked->part[r->asked->page[i].part];
+    struct tier_fetch *f = part->fetch;
+    uint32_t page = r->asked->page[i].want;
+    if (part->n_left == 0)
+        part_ended(part);
+    if (bytes && f) {
+        page_found(c, f, page, node, bytes);
+    } else if (bytes) {
+        c->totals.tier.hedge_bytes += r->page_bytes;
+    } else if (f) {
+        c->totals.tier.misses++;
+        page_refused(c, f, page, node);
+    }
 }
 
 /* The request ends when each of its pages was answered; `last` adds nothing to that. */
@@ -514,8 +619,7 @@ void get_answered(struct client *c, struct request *r, const struct message *m, 
         struct skv_error why;
         refusal(&c->nodes[node], m->header->refused, &why);
         c->totals.tier.refused++;
-        if (r->fetch)
-            r->fetch->late = why;
+        note_late(r, &why);
         if (refused_starting(m->header->refused))
             get_starting(c, r, node, now);
         else
@@ -524,24 +628,18 @@ void get_answered(struct client *c, struct request *r, const struct message *m, 
         return;
     }
     const Scoutkv__Pages *p = m->header->body_case == SCOUTKV__HEADER__BODY_PAGES ? m->header->pages : NULL;
-    const char *wrong = p ? pages_wrong(r, p, m->payload.len) : "no pages to a GET";
+    const char *wrong = p ? pages_wrong(r, p, &m->payload) : "no pages to a GET";
     if (wrong) {
         node_broke_protocol(c, node, now, wrong);
         return;
     }
-    const uint8_t *bytes = m->payload.data;
-    for (size_t i = 0; i < p->n_found; i++, bytes += r->page_bytes)
-        if (take_answer(c, r, p->found[i])) {
-            if (r->fetch)
-                page_found(c, r->fetch, r->pages[p->found[i]], node, bytes);
-            else
-                c->totals.tier.hedge_bytes += r->page_bytes;
-        }
+    for (unsigned i = 0, page = 0; i < view_parts(&m->payload); i++) {
+        const struct view *part = view_part(&m->payload, i);
+        for (size_t at = 0; at < part->len; at += r->page_bytes)
+            get_page_answered(c, r, p->found[page++], node, part->data + at);
+    }
     for (size_t i = 0; i < p->n_missed; i++)
-        if (take_answer(c, r, p->missed[i]) && r->fetch) {
-            c->totals.tier.misses++;
-            page_refused(c, r->fetch, r->pages[p->missed[i]], node);
-        }
+        get_page_answered(c, r, p->missed[i], node, NULL);
     delays_add(&c->nodes[node].delays, now - r->heard);
     if (r->n_left == 0) {
         request_free(c, r);
@@ -556,33 +654,33 @@ void get_answered(struct client *c, struct request *r, const struct message *m, 
 
 void get_hedge(struct client *c, struct request *r, bool any)
 {
-    struct tier_fetch *f = r->fetch;
     unsigned node = c->lanes[r->lane].node;
     struct delays *d = &c->nodes[node].delays;
     uint64_t waited = c->now - r->heard;
     r->hedge_at = NO_DEADLINE;
     d->mean = waited > d->mean ? waited : d->mean;
     get_node_shunned(c, node); /* what is only queued there, behind this one, is placed anew */
-    for (uint32_t i = 0; f && i < r->n_pages; i++) {
-        if (!awaited(r, i) || f->at[r->pages[i]] != node_bit(node))
+    for (uint32_t i = 0; i < r->n_pages; i++) {
+        struct tier_fetch *f = awaiting(r, i);
+        uint32_t page = r->asked->page[i].want;
+        if (!f || f->at[page] != node_bit(node))
             continue;
-        int other = page_pick(c, f, r->pages[i], !any);
+        int other = page_pick(c, f, page, !any);
         if (other < 0)
             continue;
         c->totals.tier.hedged++;
-        page_queue_at(f, r->pages[i], (unsigned)other);
+        page_queue_at(f, page, (unsigned)other);
     }
 }
 
 void get_failed(struct client *c, struct request *r, const struct skv_error *why)
 {
-    struct tier_fetch *f = r->fetch;
-    if (!f)
-        return;
-    f->late = *why;
-    for (uint32_t i = 0; i < r->n_pages; i++)
-        if (awaited(r, i))
-            page_left(c, f, r->pages[i], c->lanes[r->lane].node);
+    note_late(r, why);
+    for (uint32_t i = 0; i < r->n_pages; i++) {
+        struct tier_fetch *f = awaiting(r, i);
+        if (f)
+            page_left(c, f, r->asked->page[i].want, c->lanes[r->lane].node);
+    }
 }
 
 void get_node_shunned(struct client *c, unsigned node)
@@ -707,7 +805,7 @@ static uint64_t fetch_awaits(const struct client *c, const struct tier_fetch *f)
 {
     uint64_t nodes = 0, by;
     for (uint32_t i = 0, n = 0; n < f->requests; i++)
-        if (c->slots[i]->kind == REQUEST_GET && c->slots[i]->fetch == f) {
+        if (part_of(c->slots[i], f)) {
             nodes |= node_bit(c->lanes[c->slots[i]->lane].node);
             n++;
         }

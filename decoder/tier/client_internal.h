@@ -10,6 +10,7 @@
 enum {
     GET_PAGES = 1024,      /* pages asked for in one GET, at most */
     GET_BYTES = 4 << 20,   /* and their payload */
+    GET_PARTS = 64,        /* and fetches that they are of */
     LANE_GETS = 8,         /* GETs on their way per lane: a node bounds what it keeps of them */
     MIN_HEADER = 64 << 10, /* a node that takes less than this is of no use */
     NODE_ID_MAX = 63,
@@ -21,6 +22,18 @@ enum {
 
 enum request_kind { REQUEST_FREE, REQUEST_HELLO, REQUEST_PING, REQUEST_GET, REQUEST_PUT, REQUEST_CALL };
 
+/* The pages that a GET asks for. They are of one fetch, or of several that were queued together. */
+struct get_asked {
+    unsigned n_parts;
+    struct get_part {
+        struct tier_fetch *fetch; /* NULL: every page of it was answered, or it was freed */
+        uint32_t n_left;          /* pages not yet answered */
+    } part[GET_PARTS];
+    struct get_page {
+        uint32_t want, part;
+    } page[GET_PAGES];
+};
+
 /* One question on its way (or, for calls, waiting in its lane's queue). Slots are reused; the id is not,
  * except that a call which is asked again keeps its own. */
 struct request {
@@ -30,10 +43,9 @@ struct request {
     uint64_t deadline;
     uint64_t epoch; /* PUT, CALL: of the view that it goes by */
     /* GET */
-    struct tier_fetch *fetch; /* NULL: the fetch was freed meanwhile */
-    uint64_t heard;           /* when it was sent, or a part of its answer came */
-    uint64_t hedge_at;        /* then its pages are asked of other nodes too */
-    uint32_t *pages; /* [GET_PAGES]: the want that each page of the request is; stays with the slot */
+    struct get_asked *asked; /* stays with the slot */
+    uint64_t heard;          /* when it was sent, or a part of its answer came */
+    uint64_t hedge_at;       /* then its pages are asked of other nodes too */
     uint64_t answered[GET_PAGES / 64];
     uint32_t n_pages, n_left;
     size_t page_bytes;
@@ -135,8 +147,10 @@ struct client_node {
     uint64_t puts_not_before;         /* and not before */
 };
 
-/* Room to build one GET in; see get_build. */
+/* Room to build one GET in. */
 struct get_scratch {
+    size_t n_wants, n_masks, bytes; /* so far; bytes: of the header, at most */
+    uint32_t walked[GET_PARTS];     /* pages of the queue of each part's fetch that were looked at */
     Scoutkv__Get__Want want[GET_PAGES], *want_at[GET_PAGES];
     Scoutkv__Key key[GET_PAGES];
     uint64_t checksum[GET_PAGES];
@@ -243,7 +257,7 @@ uint64_t delays_quantile(const struct delays *, double q);
 
 /* ---- client_get.c ---- */
 
-void get_request_ended(struct request *); /* its fetch need not know it any more */
+void get_request_ended(struct request *); /* its fetches need not know it any more */
 bool get_next(struct client *, unsigned lane, uint64_t now, struct outgoing *);
 void get_answered(struct client *, struct request *, const struct message *, uint64_t now);
 /* The node will not answer this request, or none of what is queued for it. */

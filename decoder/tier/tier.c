@@ -31,6 +31,7 @@ struct tier_lane {
     struct outgoing pending; /* taken from the core; the socket would not take it yet */
     uint64_t disconnected;   /* as last seen in the socket's events */
     int failed;              /* -errno of a socket call, to be handled by the next pump */
+    bool readable, told;     /* by the last poll, and not looked at since: messages, events */
 };
 
 struct tier {
@@ -72,6 +73,8 @@ static int lane_open(struct tier *t, unsigned lane, struct skv_error *err)
     if (rc == 0)
         rc = zmqx_dealer(t->zmq, endpoint, PROTO_MAX_PAYLOAD, &t->lanes[lane].socket, err);
     t->lanes[lane].disconnected = 0;
+    t->lanes[lane].readable = false;
+    t->lanes[lane].told = true;
     return rc;
 }
 
@@ -106,12 +109,13 @@ static bool lane_receive(struct tier *t, unsigned lane, uint64_t now)
     struct zmqx_message m;
     bool moved = false;
     int rc = -EAGAIN;
-    while (l->socket && (rc = zmqx_recv(l->socket, &m)) == 0) {
+    while (l->socket && l->readable && (rc = zmqx_recv(l->socket, &m)) == 0) {
         client_receive(t->client, lane, m.header.data, m.header.len, m.n_frames, m.payload, now);
         zmqx_message_clear(&m);
         lane_send(t, lane, now); /* the room that this answer made is asked for at once */
         moved = true;
     }
+    l->readable = false;
     if (rc != -EAGAIN)
         l->failed = rc;
     return moved;
@@ -121,8 +125,9 @@ static bool lane_receive(struct tier *t, unsigned lane, uint64_t now)
 static void lane_check(struct tier *t, unsigned lane, uint64_t now)
 {
     struct tier_lane *l = &t->lanes[lane];
-    if (l->socket) {
+    if (l->socket && (l->told || l->failed)) {
         uint64_t disconnected = zmqx_events(l->socket).disconnected;
+        l->told = false;
         if (l->failed || disconnected != l->disconnected) {
             outgoing_clear(&l->pending);
             client_lane_lost(t->client, lane, l->failed ? strerror(-l->failed) : "the connection was closed",
@@ -139,6 +144,14 @@ static void lane_check(struct tier *t, unsigned lane, uint64_t now)
 
 /* ---- pumping ---- */
 
+void tier_send(struct tier *t)
+{
+    uint64_t now = clock_ns();
+    for (unsigned i = 0; i < client_n_lanes(t->client); i++)
+        lane_send(t, i, now);
+}
+
+/* Looks at what the last poll found, and sends. True if something moved. */
 static bool pump_once(struct tier *t)
 {
     bool moved = false;
@@ -154,20 +167,37 @@ static bool pump_once(struct tier *t)
     return moved;
 }
 
-/* *woken: wake_fd (-1: none) is readable. */
-static int wait_for_lanes(struct tier *t, int wake_fd, int timeout_ms, bool *woken)
+/* Notes which lanes have something; *woken: wake_fd (-1: none) is readable. */
+static int poll_lanes(struct tier *t, int wake_fd, int timeout_ms, bool *woken)
 {
     struct zmqx_poll_item items[MAX_LANES + 1];
+    uint16_t lane_of[MAX_LANES];
     unsigned n = 0;
     for (unsigned i = 0; i < client_n_lanes(t->client); i++)
-        if (t->lanes[i].socket)
+        if (t->lanes[i].socket) {
+            lane_of[n] = (uint16_t)i;
             items[n++] = (struct zmqx_poll_item){.socket = t->lanes[i].socket,
-                                                 .want_write = t->lanes[i].pending.header != NULL};
+                                                 .want_write = t->lanes[i].pending.header != NULL,
+                                                 .want_events = true};
+        }
+    unsigned n_lanes = n;
     if (wake_fd >= 0)
         items[n++] = (struct zmqx_poll_item){.fd = wake_fd};
     int rc = zmqx_poll(items, n, timeout_ms);
+    for (unsigned i = 0; i < n_lanes && rc > 0; i++) {
+        t->lanes[lane_of[i]].readable |= items[i].readable;
+        t->lanes[lane_of[i]].told |= items[i].told;
+    }
     *woken = rc > 0 && wake_fd >= 0 && items[n - 1].readable;
     return rc;
+}
+
+/* How long a pump that may last until then may sleep. */
+static int nap(const struct tier *t, uint64_t now, uint64_t end)
+{
+    uint64_t wakeup = client_wakeup(t->client), until = wakeup < end ? wakeup : end;
+    uint64_t left_ms = until > now ? (until - now + NS_PER_MS - 1) / NS_PER_MS : 1;
+    return left_ms < SLICE_MS ? (int)left_ms : SLICE_MS;
 }
 
 /* Goes by what etcd knows. A node may have told a newer view meanwhile: then that stays. */
@@ -186,19 +216,13 @@ int tier_pump_or(struct tier *t, int wake_fd, int timeout_ms, struct skv_error *
     if (t->follow && t->client)
         follow_view(t);
     t->pumping = true;
-    int rc = 0;
     uint64_t now = clock_ns(), end = now + (uint64_t)timeout_ms * NS_PER_MS;
-    while (!pump_once(t) && !woken && timeout_ms > 0 && (now = clock_ns()) < end) {
-        uint64_t wakeup = client_wakeup(t->client), until = wakeup < end ? wakeup : end;
-        uint64_t left_ms = until > now ? (until - now + NS_PER_MS - 1) / NS_PER_MS : 1;
-        rc = wait_for_lanes(t, wake_fd, left_ms < SLICE_MS ? (int)left_ms : SLICE_MS, &woken);
-        if (rc < 0) {
-            skv_fail(err, rc, "cannot wait for the memory nodes: %s", strerror(-rc));
-            break;
-        }
-    }
+    tier_send(t); /* before the first look, as that would have to be repeated after sending */
+    int rc = poll_lanes(t, wake_fd, 0, &woken);
+    while (rc >= 0 && !pump_once(t) && !woken && timeout_ms > 0 && (now = clock_ns()) < end)
+        rc = poll_lanes(t, wake_fd, nap(t, now, end), &woken);
     t->pumping = false;
-    return rc < 0 ? rc : 0;
+    return rc < 0 ? skv_fail(err, rc, "cannot wait for the memory nodes: %s", strerror(-rc)) : 0;
 }
 
 int tier_pump(struct tier *t, int timeout_ms, struct skv_error *err)
@@ -380,13 +404,6 @@ int tier_reload(struct tier *t, struct skv_error *err)
 
 /* ---- writing and reading ---- */
 
-void tier_send(struct tier *t)
-{
-    uint64_t now = clock_ns();
-    for (unsigned i = 0; i < client_n_lanes(t->client); i++)
-        lane_send(t, i, now);
-}
-
 int tier_put(struct tier *t, const struct block_key *key, const struct block_layout *l, struct buf *payload,
              const uint64_t *checksums, enum tier_ack ack, tier_put_fn *done, void *arg,
              struct skv_error *err)
@@ -410,10 +427,7 @@ int tier_flush(struct tier *t, struct skv_error *err)
 int tier_fetch_begin(struct tier *t, const struct block_layout *l, const struct tier_want *wants, size_t n,
                      tier_page_fn *on_page, void *arg, struct tier_fetch **out, struct skv_error *err)
 {
-    int rc = client_fetch_begin(t->client, l, wants, n, on_page, arg, out, err);
-    if (rc == 0)
-        tier_send(t);
-    return rc;
+    return client_fetch_begin(t->client, l, wants, n, on_page, arg, out, err);
 }
 
 bool tier_fetch_done(const struct tier_fetch *f)

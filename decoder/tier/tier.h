@@ -92,8 +92,9 @@ struct tier_want {
 typedef void tier_page_fn(void *arg, size_t want, int rc, const uint8_t *bytes);
 
 struct tier_fetch;
-/* Asks every node at once for what it holds of wants[0..n) (all of one layout; the array is kept by the
- * caller until the fetch has ended). Several fetches may be under way. */
+/* Queues a fetch of wants[0..n) (all of one layout; the array is kept by the caller until the fetch has
+ * ended), of every node at once for what it holds. Several fetches may be under way; those that are begun one
+ * after the other share messages. tier_send if something else is done before the next pump. */
 int tier_fetch_begin(struct tier *, const struct block_layout *, const struct tier_want *wants, size_t n,
                      tier_page_fn *on_page, void *arg, struct tier_fetch **out, struct skv_error *);
 /* True when every page was answered. */
@@ -117,6 +118,8 @@ int tier_hint(struct tier *, const struct block_key *keys, const float *keep, si
 /* Grows when nodes may have forgotten, or never heard, what they were told: it may be told again then. */
 uint64_t tier_hints_lost(const struct tier *);
 
+/* Sends what was queued, and waits for nothing. */
+void tier_send(struct tier *);
 /* Moves what can move without waiting (timeout_ms 0) or waits up to timeout_ms for something to. */
 int tier_pump(struct tier *, int timeout_ms, struct skv_error *);
 /* The same, but waits no longer than until wake_fd is readable: for callers that have something else to wait

@@ -20,8 +20,6 @@ struct tier_told {
 struct client *tier_client(struct tier *);
 struct tier_told *tier_told(struct tier *);
 uint64_t tier_ns(const struct tier *);
-/* Sends what can be sent at once: what waits for the next pump may meet its deadline there. */
-void tier_send(struct tier *);
 /* Notes one answer. */
 void tier_wait_answered(struct tier_wait *, int rc, const struct skv_error *);
 /* Pumps until nothing is open: requests have deadlines, so this ends. Returns the failure. */

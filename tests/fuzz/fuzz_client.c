@@ -72,7 +72,8 @@ static bool tamper(struct world *w, struct world_message *m)
         m->header = b;
     }
     if (now.flip_payload && m->payload.len) {
-        struct buf *b = altered(m->payload.data, m->payload.len, now.flip_payload);
+        struct buf *all = view_copy(&m->payload), *b = altered(all->data, all->len, now.flip_payload);
+        buf_unref(all);
         buf_unref(m->payload.owner);
         m->payload = (struct view){b->data, b->len, b};
     }

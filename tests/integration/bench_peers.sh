@@ -2,7 +2,7 @@
 # scoutkv bench peers: a small run with the peers that are installed, one without any, and deploy/peers' mistakes.
 . "$(dirname "$0")/cli_common"
 
-small="--rounds 1 --seconds 0.05 --set 4MiB"
+small="--rounds 1 --seconds 0.1 --set 4MiB"
 
 # ratio NAME: of the last run; "null" where a peer is absent.
 ratio() {
@@ -44,7 +44,17 @@ prints '"window": 3'
 prints '"lanes": 2'
 prints '"rounds": 1'
 
-for bad in "--rounds 0" "--window 129" "--seconds 0" "--set 1" "--lanes 9" "--size 4KiB"; do
+# Some of them, and no more.
+# shellcheck disable=SC2086
+TMPDIR=$dir ends 0 bench peers $small --peers zmq --sizes 256k
+sane zmq_256k
+says 'pieces of 256 KiB'
+prints '"cpu_s_per_gb"'
+if grep -q 'tcp\|redis\|32k' "$dir/out" || grep -q '32 KiB' "$dir/err"; then
+    fail "--peers and --sizes leave others in: $(cat "$dir/out" "$dir/err")"
+fi
+
+for bad in "--rounds 0" "--window 129" "--seconds 0" "--set 1" "--lanes 9" "--size 4KiB" "--peers tcp,ours" "--sizes 4k" "--sizes ,"; do
     # shellcheck disable=SC2086
     ends 2 bench peers $bad
     says 'scoutkv bench peers'

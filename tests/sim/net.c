@@ -109,7 +109,7 @@ static uint64_t travel(struct conn *c)
 
 static void flip(struct cluster *k, struct view *payload)
 {
-    struct buf *copy = sim_must(buf_copy(payload->data, payload->len));
+    struct buf *copy = sim_must(view_copy(payload));
     copy->data[random_below(&k->rng, copy->len)] ^= (uint8_t)(1u << random_below(&k->rng, 8));
     buf_unref(payload->owner);
     *payload = (struct view){copy->data, copy->len, copy};

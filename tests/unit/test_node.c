@@ -297,8 +297,9 @@ static size_t check_pages(struct harness *h, struct h_block *blocks, size_t n, u
             fail_msg("refused: %s", a->refused->text);
         assert_int_equal(a->body_case, SCOUTKV__HEADER__BODY_PAGES);
         assert_int_equal(a->pages->last, m + 1 == h->n_sent);
-        assert_true(h->sent[m].m.payload.len <= PROTO_REPLY_BYTES);
-        assert_int_equal(h->sent[m].m.payload.len, a->pages->n_found * a->pages->page_bytes);
+        struct buf *payload = view_copy(&h->sent[m].m.payload);
+        assert_true(payload->len <= PROTO_REPLY_BYTES);
+        assert_int_equal(payload->len, a->pages->n_found * a->pages->page_bytes);
         *missed += a->pages->n_missed;
         for (size_t f = 0; f < a->pages->n_found; f++, found++) {
             uint32_t index = 0;
@@ -308,12 +309,13 @@ static size_t check_pages(struct harness *h, struct h_block *blocks, size_t n, u
                     if (masks[i][p / 4] >> p % 4 & 1 && index++ == a->pages->found[f]) {
                         seen = true;
                         assert_int_equal(a->pages->page_bytes, blocks[i].page_bytes);
-                        assert_memory_equal(h->sent[m].m.payload.data + f * blocks[i].page_bytes,
+                        assert_memory_equal(payload->data + f * blocks[i].page_bytes,
                                             blocks[i].payload->data + p * blocks[i].page_bytes,
                                             blocks[i].page_bytes);
                     }
             assert_true(seen);
         }
+        buf_unref(payload);
     }
     return found;
 }
@@ -353,6 +355,61 @@ static void get_streams(void **state)
     assert_int_equal(h->n_sent, 1);
     assert_true(h->sent[0].m.header->pages->last);
     free_many(blocks, N_GET + 1);
+    h_free(h);
+}
+
+enum { N_LARGE = 20 }; /* blocks of 64 KiB: a run worth a frame of its own */
+
+/* Runs of several blocks, and what was gathered between them, come in the frames of one message, if the
+ * client takes so many. */
+static void get_frames(void **state)
+{
+    (void)state;
+    struct harness *h = h_ready(64 * MIB);
+    struct h_block blocks[N_LARGE];
+    uint32_t masks[N_LARGE][2];
+    Scoutkv__Header header;
+    size_t missed;
+    for (uint32_t i = 0; i < N_LARGE; i++) {
+        h_block_sized(&blocks[i], 0, i,
+                      (struct block_layout){.dtype = 1, .d_k = 128, .d_v = 128, .n_heads = 2});
+        put_is(h_put(h, H_BULK, &blocks[i]), STORED);
+        masks[i][0] = masks[i][1] = 0xf;
+    }
+    masks[2][0] = masks[4][1] = 0x5; /* pages that lie apart */
+    masks[2][1] = masks[4][0] = 0;
+    static const struct {
+        uint32_t frames;
+        size_t messages;
+    } takes[] = {{0, 6}, {1, 6}, {2, 3}, {5, 2}, {6, 1}, {16, 1}, {UINT32_MAX, 1}};
+    for (size_t i = 0; i < sizeof takes / sizeof *takes; i++) {
+        get_request(&header, blocks, 6, masks)->get->frames = takes[i].frames;
+        h_ask(h, H_READ, &header, NULL);
+        assert_int_equal(check_pages(h, blocks, 6, masks, &missed), 4 * 8 + 2 * 2);
+        assert_int_equal(missed, 0);
+        assert_int_equal(h->n_sent, takes[i].messages);
+    }
+    assert_int_equal(view_parts(&h->sent[0].m.payload), 6);
+
+    /* A message has 1 MiB all the same, and its parts outlive the blocks. */
+    for (size_t i = 0; i < N_LARGE; i++)
+        masks[i][0] = masks[i][1] = 0xf;
+    get_request(&header, blocks, N_LARGE, masks)->get->frames = 16;
+    h_ask(h, H_READ, &header, NULL);
+    assert_int_equal(h->n_sent, 2);
+    assert_int_equal(view_parts(&h->sent[0].m.payload), 16);
+    struct view kept = h->sent[0].m.payload;
+    buf_ref(kept.owner);
+    for (size_t i = 0; i < N_LARGE; i++) {
+        struct h_block *one = &blocks[i];
+        done_is(ask_keys(h, H_READ, 'D', NULL, 0, &one, 1), 1);
+    }
+    for (unsigned i = 0; i < 16; i++)
+        assert_memory_equal(view_part(&kept, i)->data, blocks[i].payload->data, 64 << 10);
+    uint64_t used = h_counter(h, "ram_store_used");
+    buf_unref(kept.owner);
+    assert_true(h_counter(h, "ram_store_used") < used);
+    free_many(blocks, N_LARGE);
     h_free(h);
 }
 
@@ -679,12 +736,12 @@ static void embedded(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(hello),          cmocka_unit_test(before_hello),     cmocka_unit_test(idle_peers),
-        cmocka_unit_test(many_peers),     cmocka_unit_test(put_versions),     cmocka_unit_test(put_refusals),
-        cmocka_unit_test(full),           cmocka_unit_test(get_streams),      cmocka_unit_test(get_versions),
-        cmocka_unit_test(get_runs),       cmocka_unit_test(slow_peer),        cmocka_unit_test(held_replies),
-        cmocka_unit_test(wrong_messages), cmocka_unit_test(damaged_messages), cmocka_unit_test(outlive),
-        cmocka_unit_test(embedded),
+        cmocka_unit_test(hello),        cmocka_unit_test(before_hello),   cmocka_unit_test(idle_peers),
+        cmocka_unit_test(many_peers),   cmocka_unit_test(put_versions),   cmocka_unit_test(put_refusals),
+        cmocka_unit_test(full),         cmocka_unit_test(get_streams),    cmocka_unit_test(get_frames),
+        cmocka_unit_test(get_versions), cmocka_unit_test(get_runs),       cmocka_unit_test(slow_peer),
+        cmocka_unit_test(held_replies), cmocka_unit_test(wrong_messages), cmocka_unit_test(damaged_messages),
+        cmocka_unit_test(outlive),      cmocka_unit_test(embedded),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

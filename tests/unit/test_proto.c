@@ -38,8 +38,10 @@ static void limits(void **state)
     assert_int_equal(parse(ping->data, ping->len, 2, PROTO_MAX_PAYLOAD, &id, NULL), 0);
     assert_int_equal(parse(ping->data, ping->len, 2, PROTO_MAX_PAYLOAD + 1, &id, why), -EBADMSG);
     assert_non_null(strstr(why, "payload"));
-    assert_int_equal(parse(ping->data, ping->len, 3, 0, &id, why), -EBADMSG);
+    assert_int_equal(parse(ping->data, ping->len, 3, 0, &id, why), -EBADMSG); /* only pages may */
     assert_non_null(strstr(why, "3"));
+    assert_int_equal(parse(ping->data, ping->len, 2 + PROTO_MAX_FRAMES, 0, &id, why), -EBADMSG);
+    assert_non_null(strstr(why, "18"));
     assert_int_equal(parse(NULL, 0, 0, 0, &id, NULL), -EBADMSG);
     assert_int_equal(parse("garbage!", 8, 1, 0, &id, NULL), -EBADMSG);
     assert_int_equal(parse("\x08\x01\x10\x05", 4, 1, 0, &id, why), -EBADMSG); /* version 1, id 5, no body */
@@ -208,6 +210,53 @@ static void round_trip(const char *endpoint)
     pair_close(&p);
 }
 
+/* A payload that lies in several places; the one who receives it has a reference on all of it. */
+static void several_frames(void **state)
+{
+    (void)state;
+    struct pair p;
+    struct zmqx_message m;
+    static uint8_t bytes[3][20000];
+    struct buf part[3];
+    struct view rest[2];
+    struct buf *header = buf_copy("header", 6);
+    for (int i = 2; i >= 0; i--) {
+        memset(bytes[i], i + 1, sizeof bytes[i]);
+        part[i] = (struct buf){.refs = 1, .len = sizeof bytes[i], .data = bytes[i], .release = count_release};
+        if (i)
+            rest[i - 1] = (struct view){bytes[i], 10000 + (size_t)i, &part[i]};
+    }
+    part[0].rest = rest;
+    part[0].n_rest = 2;
+    released = 0;
+    pair_open(&p, "tcp://127.0.0.1:0");
+    wait_for(p.dealer, true);
+    struct view payload = {bytes[0], 10000, &part[0]};
+    assert_int_equal(view_len(&payload), 30003);
+    assert_int_equal(zmqx_send(p.dealer, NULL, header, &payload), 0);
+    for (int i = 0; i < 3; i++)
+        buf_unref(&part[i]);
+    wait_released(3);
+    wait_for(p.router, false);
+    assert_int_equal(zmqx_recv(p.router, &m), 0);
+    assert_int_equal(m.n_frames, 4);
+    assert_int_equal(view_parts(&m.payload), 3);
+    struct view kept = m.payload;
+    buf_ref(kept.owner);
+    zmqx_message_clear(&m);
+    struct buf *copy = view_copy(&kept);
+    assert_int_equal(copy->len, 30003);
+    for (unsigned i = 0; i < 3; i++) {
+        assert_int_equal(view_part(&kept, i)->len, 10000 + i);
+        assert_memory_equal(view_part(&kept, i)->data, bytes[i], 10000 + i);
+    }
+    assert_memory_equal(copy->data + 20001, bytes[2], 10002);
+    buf_unref(copy);
+    buf_unref(kept.owner);
+    buf_unref(header);
+    pair_close(&p);
+}
+
 static void over_inproc(void **state)
 {
     (void)state;
@@ -296,6 +345,63 @@ static void monitor(void **state)
     pair_close(&p);
 }
 
+static void receive_one(struct zmqx_socket *s)
+{
+    struct zmqx_poll_item item = {.socket = s};
+    struct zmqx_message m;
+    assert_int_equal(zmqx_poll(&item, 1, 10000), 1);
+    assert_true(item.readable && !item.writable && !item.told);
+    assert_int_equal(zmqx_recv(s, &m), 0);
+    if (m.peer.len) { /* sending may take notice of what has come: the next poll must know it all the same */
+        struct buf *header = buf_copy("answer", 6);
+        assert_int_equal(zmqx_send(s, &m.peer, header, NULL), 0);
+        buf_unref(header);
+    }
+    zmqx_message_clear(&m);
+}
+
+/* Messages that came together, or while others were sent, are each announced. */
+static void waiting(void **state)
+{
+    (void)state;
+    struct pair p;
+    struct zmqx_message m;
+    struct buf *header = buf_copy("h", 1);
+    pair_open(&p, "tcp://127.0.0.1:0");
+    wait_for(p.dealer, true);
+    for (int round = 0; round < 200; round++) {
+        int n = 1 + round % 5;
+        for (int i = 0; i < n; i++)
+            assert_int_equal(zmqx_send(p.dealer, NULL, header, NULL), 0);
+        for (int i = 0; i < n; i++)
+            receive_one(p.router);
+        for (int i = 0; i < n; i++)
+            receive_one(p.dealer);
+        assert_int_equal(zmqx_recv(p.dealer, &m), -EAGAIN);
+    }
+    struct zmqx_poll_item item = {.socket = p.router};
+    assert_int_equal(zmqx_poll(&item, 1, 1), 0);
+    buf_unref(header);
+    pair_close(&p);
+}
+
+/* Who wants to hear of connections is woken by them, until zmqx_events has told. */
+static void told(void **state)
+{
+    (void)state;
+    struct pair p;
+    pair_open(&p, "tcp://127.0.0.1:0");
+    wait_for(p.dealer, true);
+    zmqx_close(p.router);
+    p.router = NULL;
+    struct zmqx_poll_item item = {.socket = p.dealer, .want_events = true};
+    while (zmqx_events(p.dealer).disconnected == 0) {
+        assert_int_equal(zmqx_poll(&item, 1, 10000), 1);
+        assert_true(item.told && !item.readable);
+    }
+    pair_close(&p);
+}
+
 static void addresses(void **state)
 {
     (void)state;
@@ -327,9 +433,10 @@ static void addresses(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(limits),      cmocka_unit_test(plain_structs), cmocka_unit_test(damaged),
-        cmocka_unit_test(over_inproc), cmocka_unit_test(over_tcp),      cmocka_unit_test(slow_reader),
-        cmocka_unit_test(monitor),     cmocka_unit_test(addresses),
+        cmocka_unit_test(limits),         cmocka_unit_test(plain_structs), cmocka_unit_test(damaged),
+        cmocka_unit_test(over_inproc),    cmocka_unit_test(over_tcp),      cmocka_unit_test(slow_reader),
+        cmocka_unit_test(several_frames), cmocka_unit_test(waiting),       cmocka_unit_test(told),
+        cmocka_unit_test(monitor),        cmocka_unit_test(addresses),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -181,6 +181,140 @@ static void selections_are_few_messages(void **state)
     world_close(&w);
 }
 
+enum { SMALL = 8, SMALL_WANTS = 12 };
+
+/* Begins small fetches, one behind the other in the blocks. */
+static void begin_small(struct world *w, struct pages got[SMALL], struct tier_fetch *f[SMALL])
+{
+    struct skv_error err;
+    for (unsigned i = 0; i < SMALL; i++) {
+        got[i] = (struct pages){.wants = wants + i * SMALL_WANTS, .page_bytes = layout_page_bytes(&layout)};
+        assert_int_equal(
+            client_fetch_begin(w->client, &layout, got[i].wants, SMALL_WANTS, on_page, &got[i], &f[i], &err),
+            0);
+    }
+}
+
+/* Waits for them and frees them; how many pages failed. */
+static unsigned end_small(struct world *w, struct pages got[SMALL], struct tier_fetch *f[SMALL])
+{
+    unsigned failed = 0;
+    for (unsigned i = 0; i < SMALL; i++) {
+        if (!f[i])
+            continue;
+        while (!client_fetch_done(f[i]))
+            world_step(w);
+        int rc = client_fetch_free(w->client, f[i], NULL);
+        unsigned lost = got[i].lost + got[i].bad + got[i].gone;
+        assert_int_equal(got[i].ok + lost, SMALL_WANTS);
+        assert_int_equal(rc != 0, lost > 0);
+        failed += lost;
+    }
+    return failed;
+}
+
+/* What is queued together travels together, and each fetch has its own end: with bits flipped, a node that
+ * misses blocks, one that dies, and one of the fetches given up. */
+static void small_fetches_share_messages(void **state)
+{
+    (void)state;
+    enum { PLAIN, FLIPS, MISSES, DEATH, GIVEN_UP, CASES };
+    struct pages *got = calloc(SMALL, sizeof *got);
+    struct tier_fetch *f[SMALL];
+    for (int how = 0; how < CASES; how++) {
+        struct world w = {.delay_ns = NS_PER_MS, .replicas = how == FLIPS ? 2 : 1};
+        struct puts put = {0};
+        start(&w, 40 + (uint64_t)how, how == FLIPS ? 2 : 1, 1);
+        if (how != MISSES)
+            put_all(&w, &put);
+        w.flip_percent = how == FLIPS ? 30 : 0;
+        w.gets = 0;
+        begin_small(&w, got, f);
+        while (w.gets == 0)
+            world_step(&w);
+        if (how == DEATH)
+            world_node_kill(&w, 0, true);
+        if (how == GIVEN_UP) {
+            client_fetch_give_up(w.client, f[3]);
+            assert_int_equal(client_fetch_free(w.client, f[3], NULL), -EHOSTUNREACH);
+            f[3] = NULL;
+        }
+        unsigned failed = end_small(&w, got, f);
+        const struct client_totals *t = client_totals(w.client);
+        if (how == PLAIN)
+            assert_int_equal(w.gets, 1);
+        assert_int_equal(t->tier.hedge_bytes, how == GIVEN_UP ? SMALL_WANTS * w.page_bytes : 0);
+        if (how == MISSES)
+            assert_int_equal(t->tier.misses, SMALL * SMALL_WANTS);
+        assert_int_equal(t->tier.bad_checksums > 0, how == FLIPS);
+        if (how == MISSES || how == DEATH)
+            assert_int_equal(failed, SMALL * SMALL_WANTS);
+        else if (how != FLIPS) /* there both copies may come damaged */
+            assert_int_equal(failed, 0);
+        world_close(&w);
+    }
+    free(got);
+}
+
+/* Answers in several frames: whole, with a bit flipped in some part, and with a part that is no pages. */
+static bool cut_a_part(struct world *w, struct world_message *m)
+{
+    unsigned *cut = w->tamper_arg;
+    if (m->to_client && !*cut && view_parts(&m->payload) > 1) {
+        m->payload.len--;
+        *cut = 1;
+    }
+    return true;
+}
+
+static void large_blocks_come_in_several_frames(void **state)
+{
+    (void)state;
+    enum { PLAIN, FLIPS, CUT, CASES, LARGE = 9, PAGES = 8 };
+    static const struct block_layout large = {.dtype = 1, .d_k = 128, .d_v = 128, .n_heads = 2};
+    struct world_block b[LARGE];
+    struct tier_want want[LARGE * PAGES];
+    struct pages *got = malloc(sizeof *got);
+    for (unsigned i = 0; i < LARGE; i++) {
+        world_block_make(&b[i], &large, 5000 + i);
+        for (unsigned p = 0; p < PAGES; p++)
+            want[i * PAGES + p] = (struct tier_want){&b[i].key, (uint16_t)(p / BLOCK_PAGES),
+                                                     (uint8_t)(p % BLOCK_PAGES), b[i].checksums[p]};
+    }
+    for (int how = 0; how < CASES; how++) {
+        unsigned cut = 0;
+        struct world w = {.delay_ns = NS_PER_MS, .tamper_arg = &cut};
+        struct puts put = {0};
+        struct tier_fetch *f;
+        start(&w, 60 + (uint64_t)how, 1, 1);
+        for (unsigned i = 0; i < LARGE; i++)
+            assert_int_equal(client_put(w.client, &b[i].key, &large, b[i].payload, b[i].checksums,
+                                        TIER_ACK_RAM, on_put, &put, NULL),
+                             0);
+        while (client_puts_open(w.client))
+            world_step(&w);
+        w.flip_percent = how == FLIPS ? 100 : 0;
+        w.tamper = how == CUT ? cut_a_part : NULL;
+        w.page_bytes = layout_page_bytes(&large);
+        *got = (struct pages){.wants = want, .page_bytes = w.page_bytes, .in_order = true};
+        assert_int_equal(client_fetch_begin(w.client, &large, want, LARGE * PAGES, on_page, got, &f, NULL),
+                         0);
+        while (!client_fetch_done(f))
+            world_step(&w);
+        const struct client_totals *t = client_totals(w.client);
+        int rc = client_fetch_free(w.client, f, NULL);
+        assert_int_equal(rc, how == FLIPS ? -EBADMSG : 0);
+        assert_int_equal(got->ok, LARGE * PAGES - got->bad);
+        assert_in_range(got->bad, how == FLIPS, how == FLIPS ? 2 : 0);
+        assert_int_equal(cut, how == CUT); /* such a node is greeted anew, and asked again */
+        assert_int_equal(t->malformed > 0, how == CUT);
+        world_close(&w);
+    }
+    for (unsigned i = 0; i < LARGE; i++)
+        buf_unref(b[i].payload);
+    free(got);
+}
+
 /* Another writer's bits stay, and the writer learns their checksums. */
 static void first_put_wins(void **state)
 {
@@ -949,6 +1083,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(puts_and_gets),
         cmocka_unit_test(selections_are_few_messages),
+        cmocka_unit_test(small_fetches_share_messages),
+        cmocka_unit_test(large_blocks_come_in_several_frames),
         cmocka_unit_test(first_put_wins),
         cmocka_unit_test(misses_ask_every_node),
         cmocka_unit_test(flipped_bits_are_seen),

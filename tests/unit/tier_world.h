@@ -95,7 +95,7 @@ static inline void world_enqueue(struct world *w, bool to_client, unsigned lane,
         if (payload->owner && !world_chance(w, w->flip_percent)) {
             buf_ref(payload->owner);
         } else {
-            struct buf *copy = buf_copy(payload->data, payload->len);
+            struct buf *copy = view_copy(payload);
             if (payload->owner)
                 copy->data[world_random(w) % copy->len] ^= (uint8_t)(1u << world_random(w) % 8);
             m->payload = (struct view){copy->data, copy->len, copy};
