@@ -251,8 +251,9 @@ INLINE void weights(const unsigned rows, unsigned n, float *s, float *m, float *
     for (unsigned apart = rows; apart < 8; apart *= 2)
         max = _mm256_max_ps(max, swapped(max, apart));
     __m256 shift = _mm256_andnot_ps(_mm256_cmp_ps(max, none, _CMP_EQ_OQ), max); /* 0 where there is none */
+    UNROLL
     for (unsigned i = 0; i < vectors; i++) {
-        e[i] = exp_avx2(_mm256_sub_ps(_mm256_loadu_ps(s + 8 * i), shift));
+        e[i] = exp_below_avx2(_mm256_sub_ps(_mm256_loadu_ps(s + 8 * i), shift));
         _mm256_storeu_ps(s + 8 * i, e[i]);
     }
     /* token t + token t + 8, then ((0+1)+(2+3)) + ((4+5)+(6+7)) */

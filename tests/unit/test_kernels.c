@@ -302,6 +302,33 @@ static void test_page_extremes(void **state)
         }
 }
 
+/* Weights of scores that lie x apart, told by a page's values; below 2^-126 they are 0. */
+static void test_page_weights(void **state)
+{
+    (void)state;
+    static struct page_case c;
+    for (unsigned f = 0; f < n_families; f++)
+        for (unsigned g = 1; g <= 9; g++)
+            for (float x = 0.0f; x < 120.0f; x += 0.37f) {
+                make_page(&c, g, 2, 8, 8, 0.0f);
+                memset(c.k, 0, sizeof c.k);
+                memset(c.v, 0, sizeof c.v);
+                for (unsigned r = 0; r < g; r++)
+                    c.q[r * 8] = x;
+                c.k[8] = -1.0f;         /* token 1's score is -x, token 0's is 0 */
+                c.v[8] = c.v[1] = 1.0f; /* dim 0 shows the former's weight, dim 1 the latter's */
+                run_page(&c, families[f], true, 0);
+                for (unsigned r = 0; r < g; r++) {
+                    const float *o = c.o + r * 8;
+                    double w = exp(-(double)x);
+                    assert_near((double)o[0], x > 87.34f ? 0 : w, (5e-7 + 1.3e-7 * (double)x) * w,
+                                families[f]->name, "weight", r);
+                    assert_true(o[1] == 1.0f);
+                    assert_true(c.l[r] == 1.0f + o[0]);
+                }
+            }
+}
+
 /* ---- merging ---- */
 
 enum { PAGES = 12, MD = 40 };
@@ -662,6 +689,7 @@ int main(void)
         cmocka_unit_test_setup(test_page_shapes, setup),
         cmocka_unit_test_setup(test_page_rows_are_independent, setup),
         cmocka_unit_test_setup(test_page_extremes, setup),
+        cmocka_unit_test_setup(test_page_weights, setup),
         cmocka_unit_test_setup(test_merge, setup),
         cmocka_unit_test_setup(test_merge_empty, setup),
         cmocka_unit_test_setup(test_exp_sum, setup),
