@@ -39,6 +39,13 @@ enum {
     LINE = 64,
 };
 
+/* Keys or values as they are stored: rows of d numbers of a kind. */
+enum kind { F16, F32, Q8_0 };
+struct stored {
+    const uint8_t *at;
+    const float *scales; /* Q8_0: one for every 32 dims */
+};
+
 /* A quarter of each of the pages ahead: bytes [from, end) are still to be asked for. */
 struct look {
     const uint8_t *page[4];
@@ -67,29 +74,52 @@ INLINE void look_ahead(const unsigned lines, struct look *l)
 
 /* What a group of rows asks for with step i of a block, so that the pages ahead are asked for all along a
  * page: many at once are in each other's way. With one or two rows memory is the limit. */
-INLINE void look_on(const bool half, const unsigned group, unsigned i, struct look *l)
+INLINE void look_on(const enum kind kind, const unsigned group, unsigned i, struct look *l)
 {
     const unsigned lines = group == 8 ? 2 : group == 4 ? 3 : 1;
     if (group <= 2 ? i % 2 == 0 : i == 0)
-        look_ahead(half ? lines : 2 * lines, l);
+        look_ahead(kind == F32 ? 2 * lines : lines, l);
 }
 
-/* Eight numbers at dim i of a row of f16 (half) or f32. */
-INLINE __m256 load_8(const bool half, const uint8_t *row, size_t i)
+INLINE size_t kind_bytes(const enum kind kind)
 {
-    if (half)
-        return _mm256_cvtph_ps(_mm_loadu_si128((const void *)(row + 2 * i)));
-    return _mm256_loadu_ps((const void *)(row + 4 * i));
+    return kind == F16 ? 2 : kind == F32 ? 4 : 1;
+}
+
+INLINE unsigned scales_of(unsigned d)
+{
+    return (d + 31) / 32;
+}
+
+INLINE struct stored row_from(const enum kind kind, struct stored r, unsigned d, size_t n)
+{
+    return (struct stored){r.at + n * d * kind_bytes(kind),
+                           kind == Q8_0 ? r.scales + n * scales_of(d) : NULL};
+}
+
+INLINE __m256 codes_times(const float *scale, __m128i codes)
+{
+    return _mm256_mul_ps(_mm256_broadcast_ss(scale), _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(codes)));
+}
+
+/* Eight numbers of a row from dim i on. */
+INLINE __m256 load_8(const enum kind kind, struct stored row, size_t i)
+{
+    if (kind == F16)
+        return _mm256_cvtph_ps(_mm_loadu_si128((const void *)(row.at + 2 * i)));
+    if (kind == F32)
+        return _mm256_loadu_ps((const void *)(row.at + 4 * i));
+    return codes_times(row.scales + i / 32, _mm_loadl_epi64((const void *)(row.at + i)));
 }
 
 /* The last n < 8 of a row. */
-INLINE __m256 load_last(const bool half, const uint8_t *row, size_t i, unsigned n)
+INLINE __m256 load_last(const enum kind kind, struct stored row, size_t i, unsigned n)
 {
-    if (!half)
-        return _mm256_maskload_ps((const void *)(row + 4 * i), first_lanes(n));
+    if (kind == F32)
+        return _mm256_maskload_ps((const void *)(row.at + 4 * i), first_lanes(n));
     __m128i rest = _mm_setzero_si128();
-    memcpy(&rest, row + 2 * i, 2 * n);
-    return _mm256_cvtph_ps(rest);
+    memcpy(&rest, row.at + kind_bytes(kind) * i, kind_bytes(kind) * n);
+    return kind == F16 ? _mm256_cvtph_ps(rest) : codes_times(row.scales + i / 32, rest);
 }
 
 /* How many keys, or vectors of values, are taken together when so many are left. */
@@ -158,14 +188,13 @@ INLINE __m128 sums_of(__m256 a, __m256 b, __m256 c, __m256 d)
 }
 
 /* Eight dims from i on: the first step begins the sums. */
-INLINE void score_step(const bool first, const bool half, const unsigned rows, const unsigned keys,
-                       unsigned d_k, const float *q, const uint8_t *k, unsigned i, __m256 acc[SUMS])
+INLINE void score_step(const bool first, const enum kind kind, const unsigned rows, const unsigned keys,
+                       unsigned d_k, const float *q, struct stored k, unsigned i, __m256 acc[SUMS])
 {
-    const size_t key_bytes = (size_t)d_k * (half ? 2 : 4);
     __m256 x[SUMS];
     UNROLL
     for (unsigned j = 0; j < keys; j++)
-        x[j] = load_8(half, k + j * key_bytes, i);
+        x[j] = load_8(kind, row_from(kind, k, d_k, j), i);
     UNROLL
     for (unsigned r = 0; r < rows; r++) {
         __m256 y = held(_mm256_loadu_ps(q + (size_t)r * d_k + i));
@@ -176,15 +205,15 @@ INLINE void score_step(const bool first, const bool half, const unsigned rows, c
 }
 
 /* Scores of `rows` rows of a group with `keys` keys that lie behind each other: s[group·key + row]. */
-INLINE void score(const bool half, const unsigned rows, const unsigned keys, unsigned d_k, const float *q,
-                  const uint8_t *k, const unsigned group, struct look *look, float *s)
+INLINE void score(const enum kind kind, const unsigned rows, const unsigned keys, unsigned d_k,
+                  const float *q, struct stored k, const unsigned group, struct look *look, float *s)
 {
     __m256 acc[SUMS];
-    look_on(half, group, 0, look);
-    score_step(true, half, rows, keys, d_k, q, k, 0, acc);
+    look_on(kind, group, 0, look);
+    score_step(true, kind, rows, keys, d_k, q, k, 0, acc);
     for (unsigned i = 8; i < d_k; i += 8) {
-        look_on(half, group, i / 8, look);
-        score_step(false, half, rows, keys, d_k, q, k, i, acc);
+        look_on(kind, group, i / 8, look);
+        score_step(false, kind, rows, keys, d_k, q, k, i, acc);
     }
     UNROLL
     for (unsigned j = rows * keys; j % 4; j++)
@@ -203,12 +232,12 @@ INLINE void score(const bool half, const unsigned rows, const unsigned keys, uns
 }
 
 /* s (n, rows) of n keys. */
-INLINE void scores(const bool half, const unsigned rows, unsigned n, unsigned d_k, const float *q,
-                   const uint8_t *k, struct look *look, float *s)
+INLINE void scores(const enum kind kind, const unsigned rows, unsigned n, unsigned d_k, const float *q,
+                   struct stored k, struct look *look, float *s)
 {
-    const size_t key_bytes = (size_t)d_k * (half ? 2 : 4);
-#define SCORE(some, keys, from) \
-    score(half, some, keys, d_k, q + (size_t)(from)*d_k, k + t * key_bytes, rows, look, s + t * rows + (from))
+#define SCORE(some, keys, from)                                                                 \
+    score(kind, some, keys, d_k, q + (size_t)(from)*d_k, row_from(kind, k, d_k, t), rows, look, \
+          s + t * rows + (from))
     for (unsigned t = 0, keys; t < n; t += keys) {
         keys = block_of(rows, n - t);
         BLOCKS(SCORE, rows, keys);
@@ -272,13 +301,13 @@ INLINE void weights(const unsigned rows, unsigned n, float *s, float *m, float *
 /* ---- values ---- */
 
 /* One token. */
-INLINE void value_step(const bool first, const bool half, const unsigned rows, const unsigned vectors,
-                       const float *w, const uint8_t *v, unsigned i, __m256 acc[SUMS])
+INLINE void value_step(const bool first, const enum kind kind, const unsigned rows, const unsigned vectors,
+                       const float *w, struct stored v, unsigned i, __m256 acc[SUMS])
 {
     __m256 x[SUMS];
     UNROLL
     for (unsigned j = 0; j < vectors; j++)
-        x[j] = load_8(half, v, i + 8 * j);
+        x[j] = load_8(kind, v, i + 8 * j);
     UNROLL
     for (unsigned r = 0; r < rows; r++) {
         __m256 y = _mm256_broadcast_ss(&w[r]);
@@ -291,17 +320,16 @@ INLINE void value_step(const bool first, const bool half, const unsigned rows, c
 
 /* o (rows, d_v) of rows of a group, `vectors` times 8 dims of it from dim i: Σ weight·v over n >= 1 tokens,
  * in their order. w (n, group). */
-INLINE void value(const bool half, const unsigned rows, const unsigned vectors, unsigned n, unsigned d_v,
-                  const float *w, const unsigned group, const uint8_t *v, unsigned i, struct look *look,
+INLINE void value(const enum kind kind, const unsigned rows, const unsigned vectors, unsigned n, unsigned d_v,
+                  const float *w, const unsigned group, struct stored v, unsigned i, struct look *look,
                   float *o)
 {
-    const size_t value_bytes = (size_t)d_v * (half ? 2 : 4);
     __m256 acc[SUMS];
-    look_on(half, group, 0, look);
-    value_step(true, half, rows, vectors, w, v, i, acc);
+    look_on(kind, group, 0, look);
+    value_step(true, kind, rows, vectors, w, v, i, acc);
     for (unsigned t = 1; t < n; t++) {
-        look_on(half, group, t, look);
-        value_step(false, half, rows, vectors, w + t * group, v + t * value_bytes, i, acc);
+        look_on(kind, group, t, look);
+        value_step(false, kind, rows, vectors, w + t * group, row_from(kind, v, d_v, t), i, acc);
     }
     UNROLL
     for (unsigned r = 0; r < rows; r++) {
@@ -312,52 +340,51 @@ INLINE void value(const bool half, const unsigned rows, const unsigned vectors, 
 }
 
 /* The same for the last d_v % 8 dims. */
-INLINE void values_last(const bool half, const unsigned rows, unsigned n, unsigned d_v, const float *w,
-                        const uint8_t *v, float *o)
+INLINE void values_last(const enum kind kind, const unsigned rows, unsigned n, unsigned d_v, const float *w,
+                        struct stored v, float *o)
 {
     const unsigned last = d_v % 8, i = d_v - last;
-    const size_t value_bytes = (size_t)d_v * (half ? 2 : 4);
     for (unsigned r = 0; r < rows; r++) {
         __m256 acc = _mm256_setzero_ps();
         for (unsigned t = 0; t < n; t++)
             acc = _mm256_fmadd_ps(_mm256_broadcast_ss(&w[t * rows + r]),
-                                  load_last(half, v + t * value_bytes, i, last), acc);
+                                  load_last(kind, row_from(kind, v, d_v, t), i, last), acc);
         _mm256_maskstore_ps(o + (size_t)r * d_v + i, first_lanes(last), acc);
     }
 }
 
-INLINE void values(const bool half, const unsigned rows, unsigned n, unsigned d_v, const float *w,
-                   const uint8_t *v, struct look *look, float *o)
+INLINE void values(const enum kind kind, const unsigned rows, unsigned n, unsigned d_v, const float *w,
+                   struct stored v, struct look *look, float *o)
 {
     if (n == 0) {
         memset(o, 0, (size_t)rows * d_v * sizeof *o);
         return;
     }
 #define VALUE(some, vectors, from) \
-    value(half, some, vectors, n, d_v, w + (from), rows, v, i, look, o + (size_t)(from)*d_v)
+    value(kind, some, vectors, n, d_v, w + (from), rows, v, i, look, o + (size_t)(from)*d_v)
     for (unsigned i = 0, vectors; i + 8 <= d_v; i += 8 * vectors) {
         vectors = block_of(rows, (d_v - i) / 8);
         BLOCKS(VALUE, rows, vectors);
     }
 #undef VALUE
     if (d_v % 8)
-        values_last(half, rows, n, d_v, w, v, o);
+        values_last(kind, rows, n, d_v, w, v, o);
 }
 
 /* ---- a page ---- */
 
-#define STAGES(name, half, rows, dim_k, dim_v)                                                    \
-    STAGE void scores_##name##_##rows(unsigned n, unsigned d_k, const float *q, const uint8_t *k, \
-                                      struct look *look, float *s)                                \
-    {                                                                                             \
-        (void)d_k;                                                                                \
-        scores(half, rows, n, dim_k, q, k, look, s);                                              \
-    }                                                                                             \
-    STAGE void values_##name##_##rows(unsigned n, unsigned d_v, const float *w, const uint8_t *v, \
-                                      struct look *look, float *o)                                \
-    {                                                                                             \
-        (void)d_v;                                                                                \
-        values(half, rows, n, dim_v, w, v, look, o);                                              \
+#define STAGES(name, kind, rows, dim_k, dim_v)                                                   \
+    STAGE void scores_##name##_##rows(unsigned n, unsigned d_k, const float *q, struct stored k, \
+                                      struct look *look, float *s)                               \
+    {                                                                                            \
+        (void)d_k;                                                                               \
+        scores(kind, rows, n, dim_k, q, k, look, s);                                             \
+    }                                                                                            \
+    STAGE void values_##name##_##rows(unsigned n, unsigned d_v, const float *w, struct stored v, \
+                                      struct look *look, float *o)                               \
+    {                                                                                            \
+        (void)d_v;                                                                               \
+        values(kind, rows, n, dim_v, w, v, look, o);                                             \
     }
 #define WEIGHTS(rows)                                                   \
     STAGE void weights_##rows(unsigned n, float *s, float *m, float *l) \
@@ -369,29 +396,28 @@ WEIGHTS(4)
 WEIGHTS(2)
 WEIGHTS(1)
 
-#define PAGE(name, half, dim_k, dim_v)                                                               \
-    STAGES(name, half, 8, dim_k, dim_v)                                                              \
-    STAGES(name, half, 4, dim_k, dim_v)                                                              \
-    STAGES(name, half, 2, dim_k, dim_v)                                                              \
-    STAGES(name, half, 1, dim_k, dim_v)                                                              \
-    static void page_##name(unsigned g, unsigned n, unsigned d_k, unsigned d_v, const float *q,      \
-                            const void *k, const void *v, const struct pages_ahead *ahead, float *m, \
-                            float *l, float *o)                                                      \
-    {                                                                                                \
-        assert(g <= GROUP_MAX_ROWS && n <= PAGE_MAX_TOKENS && d_v <= HEAD_MAX_DIMS);                 \
-        assert(d_k >= 8 && d_k % 8 == 0 && d_k <= HEAD_MAX_DIMS);                                    \
-        struct look look = look_from(ahead, (size_t)PAGE_MAX_TOKENS * (d_k + d_v) * (half ? 2 : 4)); \
-        float s[PAGE_MAX_TOKENS * MAX_ROWS];                                                         \
-        unsigned rows;                                                                               \
-        for (unsigned r = 0; r < g; r += rows, q += (size_t)rows * d_k, o += (size_t)rows * d_v) {   \
-            rows = g - r >= 8 ? 8 : g - r >= 4 ? 4 : g - r >= 2 ? 2 : 1;                             \
-            switch (rows) {                                                                          \
-                ROWS(name, 8);                                                                       \
-                ROWS(name, 4);                                                                       \
-                ROWS(name, 2);                                                                       \
-                ROWS(name, 1);                                                                       \
-            }                                                                                        \
-        }                                                                                            \
+#define PAGE(name, kind, dim_k, dim_v)                                                              \
+    STAGES(name, kind, 8, dim_k, dim_v)                                                             \
+    STAGES(name, kind, 4, dim_k, dim_v)                                                             \
+    STAGES(name, kind, 2, dim_k, dim_v)                                                             \
+    STAGES(name, kind, 1, dim_k, dim_v)                                                             \
+    static void page_##name(unsigned g, unsigned n, unsigned d_k, unsigned d_v, const float *q,     \
+                            struct stored k, struct stored v, struct look look, float *m, float *l, \
+                            float *o)                                                               \
+    {                                                                                               \
+        assert(g <= GROUP_MAX_ROWS && n <= PAGE_MAX_TOKENS && d_v <= HEAD_MAX_DIMS);                \
+        assert(d_k >= 8 && d_k % 8 == 0 && d_k <= HEAD_MAX_DIMS);                                   \
+        float s[PAGE_MAX_TOKENS * MAX_ROWS];                                                        \
+        unsigned rows;                                                                              \
+        for (unsigned r = 0; r < g; r += rows, q += (size_t)rows * d_k, o += (size_t)rows * d_v) {  \
+            rows = g - r >= 8 ? 8 : g - r >= 4 ? 4 : g - r >= 2 ? 2 : 1;                            \
+            switch (rows) {                                                                         \
+                ROWS(name, 8);                                                                      \
+                ROWS(name, 4);                                                                      \
+                ROWS(name, 2);                                                                      \
+                ROWS(name, 1);                                                                      \
+            }                                                                                       \
+        }                                                                                           \
     }
 #define ROWS(name, rows)                                \
     case rows:                                          \
@@ -399,23 +425,53 @@ WEIGHTS(1)
         weights_##rows(n, s, m + r, l + r);             \
         values_##name##_##rows(n, d_v, s, v, &look, o); \
         break
-PAGE(f16_128, true, 128, 128)
-PAGE(f16, true, d_k, d_v)
-PAGE(f32, false, d_k, d_v)
+PAGE(f16_128, F16, 128, 128)
+PAGE(f16, F16, d_k, d_v)
+PAGE(f32, F32, d_k, d_v)
+PAGE(q8_0_128, Q8_0, 128, 128)
+PAGE(q8_0, Q8_0, d_k, d_v)
 
 void page_f16_avx2(unsigned g, unsigned n, unsigned d_k, unsigned d_v, const float *q, const uint16_t *k,
                    const uint16_t *v, const struct pages_ahead *ahead, float *m, float *l, float *o)
 {
+    const struct stored rk = {.at = (const uint8_t *)k}, rv = {.at = (const uint8_t *)v};
+    struct look look = look_from(ahead, (size_t)PAGE_MAX_TOKENS * (d_k + d_v) * 2);
     if (d_k == 128 && d_v == 128) /* the usual shape */
-        page_f16_128(g, n, 128, 128, q, k, v, ahead, m, l, o);
+        page_f16_128(g, n, 128, 128, q, rk, rv, look, m, l, o);
     else
-        page_f16(g, n, d_k, d_v, q, k, v, ahead, m, l, o);
+        page_f16(g, n, d_k, d_v, q, rk, rv, look, m, l, o);
 }
 
 void page_f32_avx2(unsigned g, unsigned n, unsigned d_k, unsigned d_v, const float *q, const float *k,
                    const float *v, const struct pages_ahead *ahead, float *m, float *l, float *o)
 {
-    page_f32(g, n, d_k, d_v, q, k, v, ahead, m, l, o);
+    const struct stored rk = {.at = (const uint8_t *)k}, rv = {.at = (const uint8_t *)v};
+    struct look look = look_from(ahead, (size_t)PAGE_MAX_TOKENS * (d_k + d_v) * 4);
+    page_f32(g, n, d_k, d_v, q, rk, rv, look, m, l, o);
+}
+
+/* The scales of a page's keys or values, behind the codes. Returns what lies behind them. */
+static const uint8_t *scales_from(unsigned d, const uint8_t *at, float *scales)
+{
+    const unsigned n = PAGE_MAX_TOKENS * scales_of(d); /* a multiple of 8 */
+    for (unsigned i = 0; i < n; i += 8)
+        _mm256_storeu_ps(scales + i, _mm256_cvtph_ps(_mm_loadu_si128((const void *)(at + 2 * i))));
+    return at + (size_t)2 * n;
+}
+
+void page_q8_0_avx2(unsigned g, unsigned n, unsigned d_k, unsigned d_v, const float *q, const uint8_t *page,
+                    const struct pages_ahead *ahead, float *m, float *l, float *o)
+{
+    float k_scales[PAGE_MAX_TOKENS * HEAD_MAX_DIMS / 32], v_scales[PAGE_MAX_TOKENS * HEAD_MAX_DIMS / 32];
+    assert(d_k <= HEAD_MAX_DIMS && d_v <= HEAD_MAX_DIMS);
+    const uint8_t *v = scales_from(d_k, page + (size_t)PAGE_MAX_TOKENS * d_k, k_scales),
+                  *end = scales_from(d_v, v + (size_t)PAGE_MAX_TOKENS * d_v, v_scales);
+    const struct stored rk = {page, k_scales}, rv = {v, v_scales};
+    struct look look = look_from(ahead, (size_t)(end - page));
+    if (d_k == 128 && d_v == 128)
+        page_q8_0_128(g, n, 128, 128, q, rk, rv, look, m, l, o);
+    else
+        page_q8_0(g, n, d_k, d_v, q, rk, rv, look, m, l, o);
 }
 
 /* ---- merging ---- */

@@ -2,6 +2,7 @@
 #include "decoder/kernels/explog.h"
 #include "decoder/kernels/families.h"
 #include "decoder/kernels/kernels.h"
+#include "decoder/kernels/kv_types.h"
 
 #include <errno.h>
 #include <math.h>
@@ -300,6 +301,35 @@ static void test_page_extremes(void **state)
                     assert_true(isfinite(c.o[r * 16 + i]));
             }
         }
+}
+
+/* Pages of q8_0 as they lie, at an odd address, have the bits of such that were unpacked. */
+static void test_page_q8_0(void **state)
+{
+    (void)state;
+    static const unsigned dims[][2] = {{8, 8},    {24, 13}, {64, 64},  {128, 128},
+                                       {128, 37}, {40, 77}, {256, 255}};
+    static struct page_case c;
+    static uint8_t bytes[1 + 2 * MAX_N * (MAX_D + MAX_D / 16)];
+    static float k[MAX_N * MAX_D], v[MAX_N * MAX_D];
+    for (unsigned i = 0; i < sizeof dims / sizeof dims[0]; i++)
+        for (unsigned g = 1; g <= MAX_G; g += g < 9 ? 1 : 7)
+            for (unsigned n = 0; n <= MAX_N; n += 1 + n % 3)
+                for (unsigned f = 0; f < n_families; f++) {
+                    const unsigned d_k = dims[i][0], d_v = dims[i][1];
+                    float m[MAX_G], l[MAX_G];
+                    static float o[MAX_G * MAX_D];
+                    const struct pages_ahead next = {{bytes, bytes, bytes, bytes}, g},
+                                             *ahead = g % 2 ? &next : NULL;
+                    make_page(&c, g, MAX_N, d_k, d_v, 1.0f);
+                    kv_pack_q8_0(d_k, d_v, c.k, c.v, bytes + 1);
+                    families[f]->unpack_q8_0(d_k, d_v, bytes + 1, k, v);
+                    families[f]->page_f32(g, n, d_k, d_v, c.q, k, v, NULL, m, l, o);
+                    families[f]->page_q8_0(g, n, d_k, d_v, c.q, bytes + 1, ahead, c.m, c.l, c.o);
+                    assert_memory_equal(c.m, m, g * sizeof *m);
+                    assert_memory_equal(c.l, l, g * sizeof *l);
+                    assert_memory_equal(c.o, o, (size_t)g * d_v * sizeof *o);
+                }
 }
 
 /* Weights of scores that lie x apart, told by a page's values; below 2^-126 they are 0. */
@@ -690,6 +720,7 @@ int main(void)
         cmocka_unit_test_setup(test_page_rows_are_independent, setup),
         cmocka_unit_test_setup(test_page_extremes, setup),
         cmocka_unit_test_setup(test_page_weights, setup),
+        cmocka_unit_test_setup(test_page_q8_0, setup),
         cmocka_unit_test_setup(test_merge, setup),
         cmocka_unit_test_setup(test_merge_empty, setup),
         cmocka_unit_test_setup(test_exp_sum, setup),
