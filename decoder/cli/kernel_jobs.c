@@ -116,7 +116,11 @@ static void attend_page(const struct pages *p, const struct kernels *k, const ui
                     (const uint16_t *)page + PAGE_FLOATS, ahead, m, l, o);
         return;
     }
-    (p->type == SKV_Q4 ? k->unpack_q4 : k->unpack_q8_0)(DIMS, DIMS, page, key, value);
+    if (p->type == SKV_Q8_0) {
+        k->page_q8_0(p->g, PAGE_TOKENS, DIMS, DIMS, p->q, page, ahead, m, l, o);
+        return;
+    }
+    k->unpack_q4(DIMS, DIMS, page, key, value);
     k->page_f32(p->g, PAGE_TOKENS, DIMS, DIMS, p->q, key, value, NULL, m, l, o);
 }
 

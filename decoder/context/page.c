@@ -38,11 +38,11 @@ void page_spread(const struct kernels *kn, struct kv_page p, float *k, float *v)
     }
 }
 
-static void attend_packed(const struct kernels *kn, struct kv_page p, unsigned g, unsigned n, const float *q,
-                          float *m, float *l, float *o)
+static void attend_q4(const struct kernels *kn, struct kv_page p, unsigned g, unsigned n, const float *q,
+                      float *m, float *l, float *o)
 {
     float k[TILE], v[TILE];
-    page_spread(kn, p, k, v);
+    kn->unpack_q4(p.layout->d_k, p.layout->d_v, p.bytes, k, v);
     kn->page_f32(g, n, p.layout->d_k, p.layout->d_v, q, k, v, NULL, m, l, o);
 }
 
@@ -60,8 +60,12 @@ void page_attend(const struct kernels *kn, struct kv_page p, const struct pages_
         kn->page_f32(g, n, y->d_k, y->d_v, q, (const float *)p.bytes, (const float *)p.bytes + nk, ahead, m,
                      l, o);
         break;
+    case SKV_Q8_0:
+        kn->page_q8_0(g, n, y->d_k, y->d_v, q, p.bytes, ahead, m, l, o);
+        break;
     default:
-        attend_packed(kn, p, g, n, q, m, l, o);
+        assert(y->dtype == SKV_Q4);
+        attend_q4(kn, p, g, n, q, m, l, o);
     }
 }
 

@@ -156,12 +156,12 @@ static void softmax_tile(unsigned rows, unsigned ld, unsigned width, const uint3
     }
 }
 
-#define AVX2_WITH(scout)                                                                            \
-    {                                                                                               \
-        .name = "avx2", .page_f16 = page_f16_avx2, .page_f32 = page_f32_avx2, .merge = merge_avx2,  \
-        .max = row_max, .exp_sum = exp_sum, .scale_rows = scale_rows, .softmax_tile = softmax_tile, \
-        .f16_to_f32 = f16_to_f32, .f32_to_f16 = f32_to_f16, .dot = dot, .scout_groups = scout,      \
-        .unpack_q8_0 = unpack_q8_0_avx2, .unpack_q4 = unpack_q4_avx2                                \
+#define AVX2_WITH(scout)                                                                                   \
+    {                                                                                                      \
+        .name = "avx2", .page_f16 = page_f16_avx2, .page_f32 = page_f32_avx2, .page_q8_0 = page_q8_0_avx2, \
+        .merge = merge_avx2, .max = row_max, .exp_sum = exp_sum, .scale_rows = scale_rows,                 \
+        .softmax_tile = softmax_tile, .f16_to_f32 = f16_to_f32, .f32_to_f16 = f32_to_f16, .dot = dot,      \
+        .scout_groups = scout, .unpack_q8_0 = unpack_q8_0_avx2, .unpack_q4 = unpack_q4_avx2                \
     }
 const struct kernels kernels_avx2 = AVX2_WITH(scout_groups_avx2);
 const struct kernels kernels_avx2_vnni = AVX2_WITH(scout_groups_vnni);

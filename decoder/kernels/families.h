@@ -21,6 +21,8 @@ void page_f16_avx2(unsigned g, unsigned n, unsigned d_k, unsigned d_v, const flo
                    const uint16_t *v, const struct pages_ahead *ahead, float *m, float *l, float *o);
 void page_f32_avx2(unsigned g, unsigned n, unsigned d_k, unsigned d_v, const float *q, const float *k,
                    const float *v, const struct pages_ahead *ahead, float *m, float *l, float *o);
+void page_q8_0_avx2(unsigned g, unsigned n, unsigned d_k, unsigned d_v, const float *q, const uint8_t *page,
+                    const struct pages_ahead *ahead, float *m, float *l, float *o);
 void merge_avx2(unsigned g, unsigned d_v, float *M, float *L, float *O, const float *m, const float *l,
                 const float *o);
 void scout_groups_avx2(const struct scout_scan *, float *out, size_t ld);

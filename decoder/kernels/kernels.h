@@ -44,6 +44,11 @@ struct kernels {
     void (*page_f32)(unsigned g, unsigned n, unsigned d_k, unsigned d_v, const float *q, const float *k,
                      const float *v, const struct pages_ahead *ahead, float *m, float *l, float *o);
 
+    /* The same of a page of q8_0 (kv_types.h) as it lies, with the bits of page_f32 over what unpack_q8_0
+     * gives. ahead: such pages. */
+    void (*page_q8_0)(unsigned g, unsigned n, unsigned d_k, unsigned d_v, const float *q, const uint8_t *page,
+                      const struct pages_ahead *ahead, float *m, float *l, float *o);
+
     /* Folds one partial into a running one by log-sum-exp: (M, L, O) <- merge((M, L, O), (m, l, o)), for g
      * rows. Start with M = -inf, L = 0, O = 0. The order of calls decides the bits. */
     void (*merge)(unsigned g, unsigned d_v, float *M, float *L, float *O, const float *m, const float *l,

@@ -44,17 +44,31 @@ static inline __m256 exp_avx2(__m256 x)
     return x;
 }
 
-static inline __m256 exp2_avx2(__m256 x)
+/* 2^x for -126 <= x <= 0; NaN stays NaN. */
+static inline __m256 exp2_within_avx2(__m256 x)
 {
-    __m256 y = _mm256_max_ps(_mm256_set1_ps(EXP2_LOWEST), x);
-    __m256i n = _mm256_cvtps_epi32(y);
-    __m256 f = _mm256_sub_ps(y, _mm256_cvtepi32_ps(n));
+    __m256i n = _mm256_cvtps_epi32(x);
+    __m256 f = _mm256_sub_ps(x, _mm256_cvtepi32_ps(n));
     __m256 q = _mm256_fmadd_ps(_mm256_set1_ps(EXP2_Q4), f, _mm256_set1_ps(EXP2_Q3));
     q = _mm256_fmadd_ps(q, f, _mm256_set1_ps(EXP2_Q2));
     q = _mm256_fmadd_ps(q, f, _mm256_set1_ps(EXP2_Q1));
     q = _mm256_fmadd_ps(q, f, _mm256_set1_ps(EXP2_Q0));
     __m256i e = _mm256_castps_si256(_mm256_fmadd_ps(q, f, _mm256_set1_ps(1.0f)));
     return _mm256_castsi256_ps(_mm256_add_epi32(e, _mm256_slli_epi32(n, 23)));
+}
+
+static inline __m256 exp2_avx2(__m256 x)
+{
+    return exp2_within_avx2(_mm256_max_ps(_mm256_set1_ps(EXP2_LOWEST), x));
+}
+
+/* e^x for x <= 0 in two thirds of the operations of exp_avx2: relative error 3e-7 and 1e-7 times |x| (x in
+ * multiples of ln 2 is rounded). Below EXP_LOWEST 0; exp(0) is exactly 1. */
+static inline __m256 exp_below_avx2(__m256 x)
+{
+    __m256 power = _mm256_max_ps(_mm256_set1_ps(-126.0f), _mm256_mul_ps(x, _mm256_set1_ps(EXP_LOG2E)));
+    __m256 tiny = _mm256_cmp_ps(x, _mm256_set1_ps(EXP_LOWEST), _CMP_LT_OQ);
+    return _mm256_andnot_ps(tiny, exp2_within_avx2(power));
 }
 
 static inline __m256 log_avx2(__m256 x)

@@ -1,10 +1,14 @@
 /* page_avx2.c: exact attention over a page, and the merge of pages, with AVX2, FMA and F16C.
  *
- * DESIGN. Rows are taken by four, then two, then one; eight sums are in flight whatever the number: four rows
- * with two keys, or with two vectors of values, …, one row with eight. Halves are turned into floats on their
- * way into the units, again for every four rows: that costs less than a tile that is stored and read again.
- * Each score and each output element is nevertheless one chain of additions in a fixed order, so a row's bits
- * don't depend on g or on its neighbours.
+ * DESIGN. The two units take a multiplication a cycle each and keep it for four; blocks of twelve sums keep
+ * them busy: four rows by three keys (or three vectors of values), two rows by six; one row by eight, because
+ * then loads are the limit. Eight rows are two times four that share their last keys; what else remains of a
+ * page is taken in narrower blocks. Halves are turned into floats on their way into the units, again for
+ * every four rows: other units do that. Each score and each output element is one chain of additions in a
+ * fixed order, whatever its block, so a row's bits don't depend on g or on its neighbours.
+ *
+ * A block's first step multiplies, the others add: sums that begin as copies of one zero cost a sixth of the
+ * time where stores follow.
  *
  * Scores of `rows` rows lie token by token, s[rows·t + row]: the exponentials then fill their vectors for any
  * number of rows, and maxima and sums are mostly taken across vectors. */
@@ -19,9 +23,27 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
+/* A stage has the registers to itself: not a constant of the exponentials is held over the sums. */
+#define STAGE static __attribute__((noinline))
+
+/* gcc keeps sums in memory where a loop over them is not unrolled early; clang where it is told to. */
+#if defined(__clang__)
+#define UNROLL
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
+
 enum {
-    SUMS = 8, /* in flight: two units, four stages */
+    SUMS = 12, /* of a block */
+    MAX_ROWS = 8,
     LINE = 64,
+};
+
+/* Keys or values as they are stored: rows of d numbers of a kind. */
+enum kind { F16, F32, Q8_0 };
+struct stored {
+    const uint8_t *at;
+    const float *scales; /* Q8_0: one for every 32 dims */
 };
 
 /* A quarter of each of the pages ahead: bytes [from, end) are still to be asked for. */
@@ -39,69 +61,191 @@ INLINE struct look look_from(const struct pages_ahead *ahead, size_t page_bytes)
     return l;
 }
 
-/* So often that K's way through the units covers a page of as many dims of V. */
-INLINE void look_ahead(const bool half, struct look *l)
+/* The next lines of each page. */
+INLINE void look_ahead(const unsigned lines, struct look *l)
 {
     if (l->from >= l->end)
         return;
-    for (unsigned line = 0; line < (half ? 1 : 2); line++, l->from += LINE)
+    UNROLL
+    for (unsigned line = 0; line < lines; line++, l->from += LINE)
         for (unsigned i = 0; i < 4; i++)
-            _mm_prefetch((const char *)l->page[i] + l->from, _MM_HINT_T0);
+            _mm_prefetch((const char *)l->page[i] + l->from, _MM_HINT_T1);
 }
 
-/* Eight numbers at dim i of a row of f16 (half) or f32. */
-INLINE __m256 load_8(const bool half, const uint8_t *row, size_t i)
+/* What a group of rows asks for with step i of a block, so that the pages ahead are asked for all along a
+ * page: many at once are in each other's way. With one or two rows memory is the limit. */
+INLINE void look_on(const enum kind kind, const unsigned group, unsigned i, struct look *l)
 {
-    if (half)
-        return _mm256_cvtph_ps(_mm_loadu_si128((const void *)(row + 2 * i)));
-    return _mm256_loadu_ps((const void *)(row + 4 * i));
+    const unsigned lines = group == 8 ? 2 : group == 4 ? 3 : 1;
+    if (group <= 2 ? i % 2 == 0 : i == 0)
+        look_ahead(kind == F32 ? 2 * lines : lines, l);
+}
+
+INLINE size_t kind_bytes(const enum kind kind)
+{
+    return kind == F16 ? 2 : kind == F32 ? 4 : 1;
+}
+
+INLINE unsigned scales_of(unsigned d)
+{
+    return (d + 31) / 32;
+}
+
+INLINE struct stored row_from(const enum kind kind, struct stored r, unsigned d, size_t n)
+{
+    return (struct stored){r.at + n * d * kind_bytes(kind),
+                           kind == Q8_0 ? r.scales + n * scales_of(d) : NULL};
+}
+
+INLINE __m256 codes_times(const float *scale, __m128i codes)
+{
+    return _mm256_mul_ps(_mm256_broadcast_ss(scale), _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(codes)));
+}
+
+/* Eight numbers of a row from dim i on. */
+INLINE __m256 load_8(const enum kind kind, struct stored row, size_t i)
+{
+    if (kind == F16)
+        return _mm256_cvtph_ps(_mm_loadu_si128((const void *)(row.at + 2 * i)));
+    if (kind == F32)
+        return _mm256_loadu_ps((const void *)(row.at + 4 * i));
+    return codes_times(row.scales + i / 32, _mm_loadl_epi64((const void *)(row.at + i)));
 }
 
 /* The last n < 8 of a row. */
-INLINE __m256 load_last(const bool half, const uint8_t *row, size_t i, unsigned n)
+INLINE __m256 load_last(const enum kind kind, struct stored row, size_t i, unsigned n)
 {
-    if (!half)
-        return _mm256_maskload_ps((const void *)(row + 4 * i), first_lanes(n));
+    if (kind == F32)
+        return _mm256_maskload_ps((const void *)(row.at + 4 * i), first_lanes(n));
     __m128i rest = _mm_setzero_si128();
-    memcpy(&rest, row + 2 * i, 2 * n);
-    return _mm256_cvtph_ps(rest);
+    memcpy(&rest, row.at + kind_bytes(kind) * i, kind_bytes(kind) * n);
+    return kind == F16 ? _mm256_cvtph_ps(rest) : codes_times(row.scales + i / 32, rest);
+}
+
+/* How many keys, or vectors of values, are taken together when so many are left. */
+INLINE unsigned block_of(const unsigned rows, unsigned left)
+{
+    switch (rows) {
+    case 8:
+        return left >= 3 ? 3 : 1;
+    case 4:
+        return left == 4 ? 2 : left >= 3 ? 3 : left;
+    case 2:
+        return left >= 6 ? 6 : left >= 4 ? 4 : 1;
+    default:
+        return left >= 8 ? 8 : 1;
+    }
+}
+
+/* Does BLOCK(some rows, so many together, from row) for the rows of a group. */
+#define BLOCKS(BLOCK, rows, together)            \
+    do {                                         \
+        if (rows == 8 && together == 3) {        \
+            BLOCK(4, 3, 0);                      \
+            BLOCK(4, 3, 4);                      \
+        } else if (rows == 8) {                  \
+            BLOCK(8, 1, 0);                      \
+        } else if (rows == 4 && together == 3) { \
+            BLOCK(4, 3, 0);                      \
+        } else if (rows == 4 && together == 2) { \
+            BLOCK(4, 2, 0);                      \
+        } else if (rows == 4) {                  \
+            BLOCK(4, 1, 0);                      \
+        } else if (rows == 2 && together == 6) { \
+            BLOCK(2, 6, 0);                      \
+        } else if (rows == 2 && together == 4) { \
+            BLOCK(2, 4, 0);                      \
+        } else if (rows == 2) {                  \
+            BLOCK(2, 1, 0);                      \
+        } else if (together == 8) {              \
+            BLOCK(1, 8, 0);                      \
+        } else {                                 \
+            BLOCK(1, 1, 0);                      \
+        }                                        \
+    } while (0)
+
+/* Eight floats that stay in a register: compilers would rather load them anew for each use. */
+INLINE __m256 held(__m256 x)
+{
+    __asm__("" : "+x"(x));
+    return x;
+}
+
+/* ---- scores ---- */
+
+/* Neighbours added: a[0] + a[1], a[2] + a[3], then b's, in either half. As vhaddps, which would take the
+ * units from the multiplications. */
+INLINE __m256 pairs(__m256 a, __m256 b)
+{
+    return _mm256_add_ps(_mm256_shuffle_ps(a, b, 0x88), _mm256_shuffle_ps(a, b, 0xdd));
 }
 
 /* Lane i: the sum of a[i]'s lanes, by the tree of sum_avx2. */
-INLINE __m256 sums_of(const __m256 a[SUMS])
+INLINE __m128 sums_of(__m256 a, __m256 b, __m256 c, __m256 d)
 {
-    __m256 low = _mm256_hadd_ps(_mm256_hadd_ps(a[0], a[1]), _mm256_hadd_ps(a[2], a[3]));
-    __m256 high = _mm256_hadd_ps(_mm256_hadd_ps(a[4], a[5]), _mm256_hadd_ps(a[6], a[7]));
-    return _mm256_add_ps(_mm256_permute2f128_ps(low, high, 0x20), _mm256_permute2f128_ps(low, high, 0x31));
+    __m256 quads = pairs(pairs(a, b), pairs(c, d));
+    return _mm_add_ps(_mm256_castps256_ps128(quads), _mm256_extractf128_ps(quads, 1));
 }
 
-/* Beyond n the last key is scored again: cheaper than a second loop. */
-INLINE void scores(const bool half, const unsigned rows, unsigned n, unsigned d_k, const float *q,
-                   const uint8_t *k, struct look *look, float *s)
+/* Eight dims from i on: the first step begins the sums. */
+INLINE void score_step(const bool first, const enum kind kind, const unsigned rows, const unsigned keys,
+                       unsigned d_k, const float *q, struct stored k, unsigned i, __m256 acc[SUMS])
 {
-    const unsigned keys = SUMS / rows;
-    const size_t key_bytes = (size_t)d_k * (half ? 2 : 4);
-    for (unsigned t = 0; t < n; t += keys, s += SUMS) {
-        const uint8_t *key[SUMS];
-        __m256 acc[SUMS], x[SUMS];
+    __m256 x[SUMS];
+    UNROLL
+    for (unsigned j = 0; j < keys; j++)
+        x[j] = load_8(kind, row_from(kind, k, d_k, j), i);
+    UNROLL
+    for (unsigned r = 0; r < rows; r++) {
+        __m256 y = held(_mm256_loadu_ps(q + (size_t)r * d_k + i));
+        UNROLL
         for (unsigned j = 0; j < keys; j++)
-            key[j] = k + (t + j < n ? t + j : n - 1) * key_bytes;
-        for (unsigned j = 0; j < SUMS; j++)
-            acc[j] = _mm256_setzero_ps();
-        for (unsigned i = 0; i < d_k; i += 8) {
-            if (i / 8 % rows == 0)
-                look_ahead(half, look);
-            for (unsigned j = 0; j < keys; j++)
-                x[j] = load_8(half, key[j], i);
-            for (unsigned r = 0; r < rows; r++) {
-                __m256 y = _mm256_loadu_ps(q + (size_t)r * d_k + i);
-                for (unsigned j = 0; j < keys; j++)
-                    acc[j * rows + r] = _mm256_fmadd_ps(y, x[j], acc[j * rows + r]);
-            }
-        }
-        _mm256_storeu_ps(s, sums_of(acc));
+            acc[j * rows + r] = first ? _mm256_mul_ps(y, x[j]) : _mm256_fmadd_ps(y, x[j], acc[j * rows + r]);
     }
 }
+
+/* Scores of `rows` rows of a group with `keys` keys that lie behind each other: s[group·key + row]. */
+INLINE void score(const enum kind kind, const unsigned rows, const unsigned keys, unsigned d_k,
+                  const float *q, struct stored k, const unsigned group, struct look *look, float *s)
+{
+    __m256 acc[SUMS];
+    look_on(kind, group, 0, look);
+    score_step(true, kind, rows, keys, d_k, q, k, 0, acc);
+    for (unsigned i = 8; i < d_k; i += 8) {
+        look_on(kind, group, i / 8, look);
+        score_step(false, kind, rows, keys, d_k, q, k, i, acc);
+    }
+    UNROLL
+    for (unsigned j = rows * keys; j % 4; j++)
+        acc[j] = _mm256_setzero_ps();
+    UNROLL
+    for (unsigned j = 0; j < rows * keys; j += 4) {
+        __m128 sums = sums_of(acc[j], acc[j + 1], acc[j + 2], acc[j + 3]);
+        float *to = s + j / rows * group + j % rows;
+        if (rows * keys - j >= 4)
+            _mm_storeu_ps(to, sums);
+        else if (rows * keys - j == 2)
+            _mm_storel_pi((__m64 *)(void *)to, sums);
+        else
+            _mm_store_ss(to, sums);
+    }
+}
+
+/* s (n, rows) of n keys. */
+INLINE void scores(const enum kind kind, const unsigned rows, unsigned n, unsigned d_k, const float *q,
+                   struct stored k, struct look *look, float *s)
+{
+#define SCORE(some, keys, from)                                                                 \
+    score(kind, some, keys, d_k, q + (size_t)(from)*d_k, row_from(kind, k, d_k, t), rows, look, \
+          s + t * rows + (from))
+    for (unsigned t = 0, keys; t < n; t += keys) {
+        keys = block_of(rows, n - t);
+        BLOCKS(SCORE, rows, keys);
+    }
+#undef SCORE
+}
+
+/* ---- weights ---- */
 
 /* Lanes of other keys and the same rows, one step of the way: `apart` lanes from each other. */
 INLINE __m256 swapped(__m256 v, const unsigned apart)
@@ -113,7 +257,9 @@ INLINE __m256 swapped(__m256 v, const unsigned apart)
 
 INLINE void store_rows(const unsigned rows, float *to, __m256 v)
 {
-    if (rows == 4)
+    if (rows == 8)
+        _mm256_storeu_ps(to, v);
+    else if (rows == 4)
         _mm_storeu_ps(to, _mm256_castps256_ps128(v));
     else if (rows == 2)
         _mm_storel_pi((__m64 *)(void *)to, _mm256_castps256_ps128(v));
@@ -128,14 +274,15 @@ INLINE void weights(const unsigned rows, unsigned n, float *s, float *m, float *
     const __m256 none = _mm256_set1_ps(-INFINITY);
     for (unsigned i = n * rows; i < PAGE_MAX_TOKENS * rows; i++)
         s[i] = -INFINITY;
-    __m256 max = _mm256_loadu_ps(s), e[2 * SUMS];
+    __m256 max = _mm256_loadu_ps(s), e[2 * MAX_ROWS];
     for (unsigned i = 1; i < vectors; i++)
         max = _mm256_max_ps(max, _mm256_loadu_ps(s + 8 * i));
     for (unsigned apart = rows; apart < 8; apart *= 2)
         max = _mm256_max_ps(max, swapped(max, apart));
     __m256 shift = _mm256_andnot_ps(_mm256_cmp_ps(max, none, _CMP_EQ_OQ), max); /* 0 where there is none */
+    UNROLL
     for (unsigned i = 0; i < vectors; i++) {
-        e[i] = exp_avx2(_mm256_sub_ps(_mm256_loadu_ps(s + 8 * i), shift));
+        e[i] = exp_below_avx2(_mm256_sub_ps(_mm256_loadu_ps(s + 8 * i), shift));
         _mm256_storeu_ps(s + 8 * i, e[i]);
     }
     /* token t + token t + 8, then ((0+1)+(2+3)) + ((4+5)+(6+7)) */
@@ -151,94 +298,180 @@ INLINE void weights(const unsigned rows, unsigned n, float *s, float *m, float *
     store_rows(rows, l, e[0]);
 }
 
-/* o (rows, d_v), `vectors` times 8 dims of it from dim i: Σ weight·v over the page's tokens, in their order.
- */
-INLINE void values(const bool half, const unsigned rows, const unsigned vectors, unsigned n, unsigned d_v,
-                   const float *w, const uint8_t *v, unsigned i, float *o)
+/* ---- values ---- */
+
+/* One token. */
+INLINE void value_step(const bool first, const enum kind kind, const unsigned rows, const unsigned vectors,
+                       const float *w, struct stored v, unsigned i, __m256 acc[SUMS])
 {
-    const size_t value_bytes = (size_t)d_v * (half ? 2 : 4);
-    __m256 acc[SUMS], x[SUMS];
-    for (unsigned j = 0; j < rows * vectors; j++)
-        acc[j] = _mm256_setzero_ps();
-    for (unsigned t = 0; t < n; t++, v += value_bytes, w += rows) {
+    __m256 x[SUMS];
+    UNROLL
+    for (unsigned j = 0; j < vectors; j++)
+        x[j] = load_8(kind, v, i + 8 * j);
+    UNROLL
+    for (unsigned r = 0; r < rows; r++) {
+        __m256 y = _mm256_broadcast_ss(&w[r]);
+        UNROLL
         for (unsigned j = 0; j < vectors; j++)
-            x[j] = load_8(half, v, i + 8 * j);
-        for (unsigned r = 0; r < rows; r++) {
-            __m256 y = _mm256_broadcast_ss(&w[r]);
-            for (unsigned j = 0; j < vectors; j++)
-                acc[r * vectors + j] = _mm256_fmadd_ps(y, x[j], acc[r * vectors + j]);
-        }
+            acc[r * vectors + j] =
+                first ? _mm256_mul_ps(y, x[j]) : _mm256_fmadd_ps(y, x[j], acc[r * vectors + j]);
     }
-    for (unsigned r = 0; r < rows; r++)
+}
+
+/* o (rows, d_v) of rows of a group, `vectors` times 8 dims of it from dim i: Σ weight·v over n >= 1 tokens,
+ * in their order. w (n, group). */
+INLINE void value(const enum kind kind, const unsigned rows, const unsigned vectors, unsigned n, unsigned d_v,
+                  const float *w, const unsigned group, struct stored v, unsigned i, struct look *look,
+                  float *o)
+{
+    __m256 acc[SUMS];
+    look_on(kind, group, 0, look);
+    value_step(true, kind, rows, vectors, w, v, i, acc);
+    for (unsigned t = 1; t < n; t++) {
+        look_on(kind, group, t, look);
+        value_step(false, kind, rows, vectors, w + t * group, row_from(kind, v, d_v, t), i, acc);
+    }
+    UNROLL
+    for (unsigned r = 0; r < rows; r++) {
+        UNROLL
         for (unsigned j = 0; j < vectors; j++)
             _mm256_storeu_ps(o + (size_t)r * d_v + i + 8 * j, acc[r * vectors + j]);
+    }
 }
 
 /* The same for the last d_v % 8 dims. */
-INLINE void values_last(const bool half, const unsigned rows, unsigned n, unsigned d_v, const float *w,
-                        const uint8_t *v, float *o)
+INLINE void values_last(const enum kind kind, const unsigned rows, unsigned n, unsigned d_v, const float *w,
+                        struct stored v, float *o)
 {
     const unsigned last = d_v % 8, i = d_v - last;
-    const size_t value_bytes = (size_t)d_v * (half ? 2 : 4);
     for (unsigned r = 0; r < rows; r++) {
         __m256 acc = _mm256_setzero_ps();
         for (unsigned t = 0; t < n; t++)
             acc = _mm256_fmadd_ps(_mm256_broadcast_ss(&w[t * rows + r]),
-                                  load_last(half, v + t * value_bytes, i, last), acc);
+                                  load_last(kind, row_from(kind, v, d_v, t), i, last), acc);
         _mm256_maskstore_ps(o + (size_t)r * d_v + i, first_lanes(last), acc);
     }
 }
 
-INLINE void some_rows(const bool half, const unsigned rows, unsigned n, unsigned d_k, unsigned d_v,
-                      const float *q, const uint8_t *k, const uint8_t *v, struct look *look, float *m,
-                      float *l, float *o)
+INLINE void values(const enum kind kind, const unsigned rows, unsigned n, unsigned d_v, const float *w,
+                   struct stored v, struct look *look, float *o)
 {
-    const unsigned dims = 8 * SUMS / rows;
-    float s[PAGE_MAX_TOKENS * SUMS];
-    scores(half, rows, n, d_k, q, k, look, s);
-    weights(rows, n, s, m, l);
-    unsigned i = 0;
-    for (; i + dims <= d_v; i += dims)
-        values(half, rows, SUMS / rows, n, d_v, s, v, i, o);
-    for (; i + 8 <= d_v; i += 8)
-        values(half, rows, 1, n, d_v, s, v, i, o);
-    if (i < d_v)
-        values_last(half, rows, n, d_v, s, v, o);
+    if (n == 0) {
+        memset(o, 0, (size_t)rows * d_v * sizeof *o);
+        return;
+    }
+#define VALUE(some, vectors, from) \
+    value(kind, some, vectors, n, d_v, w + (from), rows, v, i, look, o + (size_t)(from)*d_v)
+    for (unsigned i = 0, vectors; i + 8 <= d_v; i += 8 * vectors) {
+        vectors = block_of(rows, (d_v - i) / 8);
+        BLOCKS(VALUE, rows, vectors);
+    }
+#undef VALUE
+    if (d_v % 8)
+        values_last(kind, rows, n, d_v, w, v, o);
 }
 
-INLINE void page(const bool half, unsigned g, unsigned n, unsigned d_k, unsigned d_v, const float *q,
-                 const void *k, const void *v, const struct pages_ahead *ahead, float *m, float *l, float *o)
-{
-    assert(g <= GROUP_MAX_ROWS && n <= PAGE_MAX_TOKENS);
-    assert(d_k % 8 == 0 && d_k <= HEAD_MAX_DIMS && d_v <= HEAD_MAX_DIMS);
-    struct look look = look_from(ahead, (size_t)PAGE_MAX_TOKENS * (d_k + d_v) * (half ? 2 : 4));
-    unsigned r = 0;
-#define ROWS(rows) \
-    some_rows(half, rows, n, d_k, d_v, q + (size_t)r * d_k, k, v, &look, m + r, l + r, o + (size_t)r * d_v)
-    for (; g - r >= 4; r += 4)
-        ROWS(4);
-    if (g - r >= 2) {
-        ROWS(2);
-        r += 2;
+/* ---- a page ---- */
+
+#define STAGES(name, kind, rows, dim_k, dim_v)                                                   \
+    STAGE void scores_##name##_##rows(unsigned n, unsigned d_k, const float *q, struct stored k, \
+                                      struct look *look, float *s)                               \
+    {                                                                                            \
+        (void)d_k;                                                                               \
+        scores(kind, rows, n, dim_k, q, k, look, s);                                             \
+    }                                                                                            \
+    STAGE void values_##name##_##rows(unsigned n, unsigned d_v, const float *w, struct stored v, \
+                                      struct look *look, float *o)                               \
+    {                                                                                            \
+        (void)d_v;                                                                               \
+        values(kind, rows, n, dim_v, w, v, look, o);                                             \
     }
-    if (r < g)
-        ROWS(1);
-#undef ROWS
-}
+#define WEIGHTS(rows)                                                   \
+    STAGE void weights_##rows(unsigned n, float *s, float *m, float *l) \
+    {                                                                   \
+        weights(rows, n, s, m, l);                                      \
+    }
+WEIGHTS(8)
+WEIGHTS(4)
+WEIGHTS(2)
+WEIGHTS(1)
+
+#define PAGE(name, kind, dim_k, dim_v)                                                              \
+    STAGES(name, kind, 8, dim_k, dim_v)                                                             \
+    STAGES(name, kind, 4, dim_k, dim_v)                                                             \
+    STAGES(name, kind, 2, dim_k, dim_v)                                                             \
+    STAGES(name, kind, 1, dim_k, dim_v)                                                             \
+    static void page_##name(unsigned g, unsigned n, unsigned d_k, unsigned d_v, const float *q,     \
+                            struct stored k, struct stored v, struct look look, float *m, float *l, \
+                            float *o)                                                               \
+    {                                                                                               \
+        assert(g <= GROUP_MAX_ROWS && n <= PAGE_MAX_TOKENS && d_v <= HEAD_MAX_DIMS);                \
+        assert(d_k >= 8 && d_k % 8 == 0 && d_k <= HEAD_MAX_DIMS);                                   \
+        float s[PAGE_MAX_TOKENS * MAX_ROWS];                                                        \
+        unsigned rows;                                                                              \
+        for (unsigned r = 0; r < g; r += rows, q += (size_t)rows * d_k, o += (size_t)rows * d_v) {  \
+            rows = g - r >= 8 ? 8 : g - r >= 4 ? 4 : g - r >= 2 ? 2 : 1;                            \
+            switch (rows) {                                                                         \
+                ROWS(name, 8);                                                                      \
+                ROWS(name, 4);                                                                      \
+                ROWS(name, 2);                                                                      \
+                ROWS(name, 1);                                                                      \
+            }                                                                                       \
+        }                                                                                           \
+    }
+#define ROWS(name, rows)                                \
+    case rows:                                          \
+        scores_##name##_##rows(n, d_k, q, k, &look, s); \
+        weights_##rows(n, s, m + r, l + r);             \
+        values_##name##_##rows(n, d_v, s, v, &look, o); \
+        break
+PAGE(f16_128, F16, 128, 128)
+PAGE(f16, F16, d_k, d_v)
+PAGE(f32, F32, d_k, d_v)
+PAGE(q8_0_128, Q8_0, 128, 128)
+PAGE(q8_0, Q8_0, d_k, d_v)
 
 void page_f16_avx2(unsigned g, unsigned n, unsigned d_k, unsigned d_v, const float *q, const uint16_t *k,
                    const uint16_t *v, const struct pages_ahead *ahead, float *m, float *l, float *o)
 {
+    const struct stored rk = {.at = (const uint8_t *)k}, rv = {.at = (const uint8_t *)v};
+    struct look look = look_from(ahead, (size_t)PAGE_MAX_TOKENS * (d_k + d_v) * 2);
     if (d_k == 128 && d_v == 128) /* the usual shape */
-        page(true, g, n, 128, 128, q, k, v, ahead, m, l, o);
+        page_f16_128(g, n, 128, 128, q, rk, rv, look, m, l, o);
     else
-        page(true, g, n, d_k, d_v, q, k, v, ahead, m, l, o);
+        page_f16(g, n, d_k, d_v, q, rk, rv, look, m, l, o);
 }
 
 void page_f32_avx2(unsigned g, unsigned n, unsigned d_k, unsigned d_v, const float *q, const float *k,
                    const float *v, const struct pages_ahead *ahead, float *m, float *l, float *o)
 {
-    page(false, g, n, d_k, d_v, q, k, v, ahead, m, l, o);
+    const struct stored rk = {.at = (const uint8_t *)k}, rv = {.at = (const uint8_t *)v};
+    struct look look = look_from(ahead, (size_t)PAGE_MAX_TOKENS * (d_k + d_v) * 4);
+    page_f32(g, n, d_k, d_v, q, rk, rv, look, m, l, o);
+}
+
+/* The scales of a page's keys or values, behind the codes. Returns what lies behind them. */
+static const uint8_t *scales_from(unsigned d, const uint8_t *at, float *scales)
+{
+    const unsigned n = PAGE_MAX_TOKENS * scales_of(d); /* a multiple of 8 */
+    for (unsigned i = 0; i < n; i += 8)
+        _mm256_storeu_ps(scales + i, _mm256_cvtph_ps(_mm_loadu_si128((const void *)(at + 2 * i))));
+    return at + (size_t)2 * n;
+}
+
+void page_q8_0_avx2(unsigned g, unsigned n, unsigned d_k, unsigned d_v, const float *q, const uint8_t *page,
+                    const struct pages_ahead *ahead, float *m, float *l, float *o)
+{
+    float k_scales[PAGE_MAX_TOKENS * HEAD_MAX_DIMS / 32], v_scales[PAGE_MAX_TOKENS * HEAD_MAX_DIMS / 32];
+    assert(d_k <= HEAD_MAX_DIMS && d_v <= HEAD_MAX_DIMS);
+    const uint8_t *v = scales_from(d_k, page + (size_t)PAGE_MAX_TOKENS * d_k, k_scales),
+                  *end = scales_from(d_v, v + (size_t)PAGE_MAX_TOKENS * d_v, v_scales);
+    const struct stored rk = {page, k_scales}, rv = {v, v_scales};
+    struct look look = look_from(ahead, (size_t)(end - page));
+    if (d_k == 128 && d_v == 128)
+        page_q8_0_128(g, n, 128, 128, q, rk, rv, look, m, l, o);
+    else
+        page_q8_0(g, n, d_k, d_v, q, rk, rv, look, m, l, o);
 }
 
 /* ---- merging ---- */
@@ -257,8 +490,8 @@ INLINE void merge_row(unsigned d_v, float *O, const float *o, float a, float b)
     }
 }
 
-void merge_avx2(unsigned g, unsigned d_v, float *M, float *L, float *O, const float *m, const float *l,
-                const float *o)
+INLINE void merge(unsigned g, unsigned d_v, float *M, float *L, float *O, const float *m, const float *l,
+                  const float *o)
 {
     for (unsigned from = 0; from < g; from += 8, M += 8, L += 8, m += 8, l += 8) {
         const unsigned n = g - from < 8 ? g - from : 8;
@@ -277,6 +510,15 @@ void merge_avx2(unsigned g, unsigned d_v, float *M, float *L, float *O, const fl
             merge_row(d_v, O, o, a[r], b[r]);
         }
     }
+}
+
+void merge_avx2(unsigned g, unsigned d_v, float *M, float *L, float *O, const float *m, const float *l,
+                const float *o)
+{
+    if (d_v == 128)
+        merge(g, 128, M, L, O, m, l, o);
+    else
+        merge(g, d_v, M, L, O, m, l, o);
 }
 
 #else

@@ -164,6 +164,15 @@ static void page_f32(unsigned g, unsigned n, unsigned d_k, unsigned d_v, const f
     page(tile_f32, g, n, d_k, d_v, q, k, v, m, l, o);
 }
 
+static void page_q8_0(unsigned g, unsigned n, unsigned d_k, unsigned d_v, const float *q,
+                      const uint8_t *bytes, const struct pages_ahead *ahead, float *m, float *l, float *o)
+{
+    float k[PAGE_MAX_TOKENS * HEAD_MAX_DIMS], v[PAGE_MAX_TOKENS * HEAD_MAX_DIMS];
+    (void)ahead;
+    unpack_q8_0_portable(d_k, d_v, bytes, k, v);
+    page(tile_f32, g, n, d_k, d_v, q, k, v, m, l, o);
+}
+
 static void merge(unsigned g, unsigned d_v, float *M, float *L, float *O, const float *m, const float *l,
                   const float *o)
 {
@@ -289,6 +298,7 @@ const struct kernels kernels_portable = {
     .name = "portable",
     .page_f16 = page_f16,
     .page_f32 = page_f32,
+    .page_q8_0 = page_q8_0,
     .merge = merge,
     .scout_groups = scout_groups,
     .max = row_max,

@@ -2,6 +2,7 @@
 #include "decoder/kernels/explog.h"
 #include "decoder/kernels/families.h"
 #include "decoder/kernels/kernels.h"
+#include "decoder/kernels/kv_types.h"
 
 #include <errno.h>
 #include <math.h>
@@ -300,6 +301,62 @@ static void test_page_extremes(void **state)
                     assert_true(isfinite(c.o[r * 16 + i]));
             }
         }
+}
+
+/* Pages of q8_0 as they lie, at an odd address, have the bits of such that were unpacked. */
+static void test_page_q8_0(void **state)
+{
+    (void)state;
+    static const unsigned dims[][2] = {{8, 8},    {24, 13}, {64, 64},  {128, 128},
+                                       {128, 37}, {40, 77}, {256, 255}};
+    static struct page_case c;
+    static uint8_t bytes[1 + 2 * MAX_N * (MAX_D + MAX_D / 16)];
+    static float k[MAX_N * MAX_D], v[MAX_N * MAX_D];
+    for (unsigned i = 0; i < sizeof dims / sizeof dims[0]; i++)
+        for (unsigned g = 1; g <= MAX_G; g += g < 9 ? 1 : 7)
+            for (unsigned n = 0; n <= MAX_N; n += 1 + n % 3)
+                for (unsigned f = 0; f < n_families; f++) {
+                    const unsigned d_k = dims[i][0], d_v = dims[i][1];
+                    float m[MAX_G], l[MAX_G];
+                    static float o[MAX_G * MAX_D];
+                    const struct pages_ahead next = {{bytes, bytes, bytes, bytes}, g},
+                                             *ahead = g % 2 ? &next : NULL;
+                    make_page(&c, g, MAX_N, d_k, d_v, 1.0f);
+                    kv_pack_q8_0(d_k, d_v, c.k, c.v, bytes + 1);
+                    families[f]->unpack_q8_0(d_k, d_v, bytes + 1, k, v);
+                    families[f]->page_f32(g, n, d_k, d_v, c.q, k, v, NULL, m, l, o);
+                    families[f]->page_q8_0(g, n, d_k, d_v, c.q, bytes + 1, ahead, c.m, c.l, c.o);
+                    assert_memory_equal(c.m, m, g * sizeof *m);
+                    assert_memory_equal(c.l, l, g * sizeof *l);
+                    assert_memory_equal(c.o, o, (size_t)g * d_v * sizeof *o);
+                }
+}
+
+/* Weights of scores that lie x apart, told by a page's values; below 2^-126 they are 0. */
+static void test_page_weights(void **state)
+{
+    (void)state;
+    static struct page_case c;
+    for (unsigned f = 0; f < n_families; f++)
+        for (unsigned g = 1; g <= 9; g++)
+            for (float x = 0.0f; x < 120.0f; x += 0.37f) {
+                make_page(&c, g, 2, 8, 8, 0.0f);
+                memset(c.k, 0, sizeof c.k);
+                memset(c.v, 0, sizeof c.v);
+                for (unsigned r = 0; r < g; r++)
+                    c.q[r * 8] = x;
+                c.k[8] = -1.0f;         /* token 1's score is -x, token 0's is 0 */
+                c.v[8] = c.v[1] = 1.0f; /* dim 0 shows the former's weight, dim 1 the latter's */
+                run_page(&c, families[f], true, 0);
+                for (unsigned r = 0; r < g; r++) {
+                    const float *o = c.o + r * 8;
+                    double w = exp(-(double)x);
+                    assert_near((double)o[0], x > 87.34f ? 0 : w, (5e-7 + 1.3e-7 * (double)x) * w,
+                                families[f]->name, "weight", r);
+                    assert_true(o[1] == 1.0f);
+                    assert_true(c.l[r] == 1.0f + o[0]);
+                }
+            }
 }
 
 /* ---- merging ---- */
@@ -715,6 +772,8 @@ int main(void)
         cmocka_unit_test_setup(test_page_shapes, setup),
         cmocka_unit_test_setup(test_page_rows_are_independent, setup),
         cmocka_unit_test_setup(test_page_extremes, setup),
+        cmocka_unit_test_setup(test_page_weights, setup),
+        cmocka_unit_test_setup(test_page_q8_0, setup),
         cmocka_unit_test_setup(test_merge, setup),
         cmocka_unit_test_setup(test_merge_empty, setup),
         cmocka_unit_test_setup(test_exp_sum, setup),
