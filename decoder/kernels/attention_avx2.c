@@ -156,12 +156,44 @@ static void softmax_tile(unsigned rows, unsigned ld, unsigned width, const uint3
     }
 }
 
+/* n vectors at most 4 */
+INLINE void silu_vectors(const unsigned n, __m256 *gate, const __m256 *up)
+{
+    __m256 e[4];
+    for (unsigned j = 0; j < n; j++)
+        e[j] = _mm256_xor_ps(gate[j], _mm256_set1_ps(-0.0f));
+    exp_many_avx2(n, e);
+    for (unsigned j = 0; j < n; j++)
+        gate[j] = _mm256_mul_ps(_mm256_div_ps(gate[j], _mm256_add_ps(_mm256_set1_ps(1.0f), e[j])), up[j]);
+}
+
+static void silu(size_t n, float *gate, const float *up)
+{
+    size_t i = 0;
+    for (; i + 32 <= n; i += 32) {
+        __m256 g[4], u[4];
+        for (unsigned j = 0; j < 4; j++) {
+            g[j] = _mm256_loadu_ps(gate + i + 8 * j);
+            u[j] = _mm256_loadu_ps(up + i + 8 * j);
+        }
+        silu_vectors(4, g, u);
+        for (unsigned j = 0; j < 4; j++)
+            _mm256_storeu_ps(gate + i + 8 * j, g[j]);
+    }
+    for (; i < n; i += 8) {
+        __m256i mask = first_lanes(n - i < 8 ? n - i : 8);
+        __m256 g = _mm256_maskload_ps(gate + i, mask), u = _mm256_maskload_ps(up + i, mask);
+        silu_vectors(1, &g, &u);
+        _mm256_maskstore_ps(gate + i, mask, g);
+    }
+}
+
 #define AVX2_WITH(scout)                                                                                   \
     {                                                                                                      \
         .name = "avx2", .page_f16 = page_f16_avx2, .page_f32 = page_f32_avx2, .page_q8_0 = page_q8_0_avx2, \
         .merge = merge_avx2, .max = row_max, .exp_sum = exp_sum, .scale_rows = scale_rows,                 \
-        .softmax_tile = softmax_tile, .f16_to_f32 = f16_to_f32, .f32_to_f16 = f32_to_f16, .dot = dot,      \
-        .scout_groups = scout, .unpack_q8_0 = unpack_q8_0_avx2, .unpack_q4 = unpack_q4_avx2                \
+        .softmax_tile = softmax_tile, .silu = silu, .f16_to_f32 = f16_to_f32, .f32_to_f16 = f32_to_f16,    \
+        .dot = dot, .scout_groups = scout, .unpack_q8_0 = unpack_q8_0_avx2, .unpack_q4 = unpack_q4_avx2    \
     }
 const struct kernels kernels_avx2 = AVX2_WITH(scout_groups_avx2);
 const struct kernels kernels_avx2_vnni = AVX2_WITH(scout_groups_vnni);

@@ -72,6 +72,9 @@ struct kernels {
     void (*softmax_tile)(unsigned rows, unsigned ld, unsigned width, const uint32_t *cols, float *s, float *m,
                          float *l);
 
+    /* gate[i] <- silu(gate[i])·up[i], silu(x) = x / (1 + exp(-x)). */
+    void (*silu)(size_t n, float *gate, const float *up);
+
     void (*f16_to_f32)(size_t n, const uint16_t *in, float *out);
     void (*f32_to_f16)(size_t n, const float *in, uint16_t *out); /* round to nearest even */
     float (*dot)(size_t n, const float *a, const float *b);

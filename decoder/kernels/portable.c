@@ -43,6 +43,12 @@ static uint16_t half_from_float(float f)
     return (uint16_t)(sign | (magnitude - 0x38000000 + 0xfff + odd) >> 13);
 }
 
+static void silu(size_t n, float *gate, const float *up)
+{
+    for (size_t i = 0; i < n; i++)
+        gate[i] = gate[i] / (1.0f + exp_portable(-gate[i])) * up[i];
+}
+
 static void f16_to_f32(size_t n, const uint16_t *in, float *out)
 {
     const char *src = (const char *)in;
@@ -305,6 +311,7 @@ const struct kernels kernels_portable = {
     .exp_sum = exp_sum,
     .scale_rows = scale_rows,
     .softmax_tile = softmax_tile,
+    .silu = silu,
     .f16_to_f32 = f16_to_f32,
     .f32_to_f16 = f32_to_f16,
     .dot = dot,

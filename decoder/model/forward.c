@@ -15,6 +15,7 @@
 #include <stdlib.h>
 
 #include "common/clock.h"
+#include "decoder/kernels/kernels.h"
 
 struct session {
     const struct model *model;
@@ -171,11 +172,8 @@ static void turn_part(void *arg, unsigned part)
 static void silu_part(void *arg, unsigned part)
 {
     const struct pass *p = arg;
-    size_t ff = p->s->model->params.ff;
-    float *gate = p->s->gate;
-    const float *up = p->s->up;
-    for (size_t i = part * PART_TOKENS * ff; i < part_end(p, part) * ff; i++)
-        gate[i] = gate[i] / (1 + expf(-gate[i])) * up[i];
+    size_t ff = p->s->model->params.ff, from = part * PART_TOKENS * ff, to = part_end(p, part) * ff;
+    kernels_get()->silu(to - from, p->s->gate + from, p->s->up + from);
 }
 
 /* ---- layers ---- */

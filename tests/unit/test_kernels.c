@@ -494,6 +494,33 @@ static void test_exp_sum(void **state)
     }
 }
 
+/* A number's bits depend on it alone: not on where it stands, nor on how many there are. */
+static void test_silu(void **state)
+{
+    (void)state;
+    enum { N = 75 };
+    float gate[N], up[N], out[N];
+    for (unsigned i = 0; i < N; i++) {
+        gate[i] = i == 0 ? 0 : i == 1 ? -200 : i == 2 ? 200 : (float)(i % 40) - 20.3f;
+        up[i] = 0.1f * (float)(i % 7) - 0.25f;
+    }
+    for (unsigned f = 0; f < n_families; f++)
+        for (unsigned n = 1; n <= N; n += 37) {
+            memcpy(out, gate, sizeof out);
+            families[f]->silu(n, out, up);
+            assert_memory_equal(out + n, gate + n, (N - n) * sizeof *out);
+            for (unsigned i = 0; i < n; i++) {
+                double exact = (double)gate[i] / (1 + exp(-(double)gate[i])) * (double)up[i];
+                if (!(fabs((double)out[i] - exact) <= 4e-7 * fabs(exact) + 1e-35))
+                    fail_msg("%s: silu of %g is %g, exact %g", families[f]->name, (double)gate[i],
+                             (double)out[i], exact);
+                float one = gate[i];
+                families[f]->silu(1, &one, &up[i]);
+                assert_memory_equal(&one, &out[i], sizeof one);
+            }
+        }
+}
+
 static void test_scale_rows(void **state)
 {
     (void)state;
@@ -777,6 +804,7 @@ int main(void)
         cmocka_unit_test_setup(test_merge, setup),
         cmocka_unit_test_setup(test_merge_empty, setup),
         cmocka_unit_test_setup(test_exp_sum, setup),
+        cmocka_unit_test_setup(test_silu, setup),
         cmocka_unit_test_setup(test_scale_rows, setup),
         cmocka_unit_test_setup(test_softmax_tile, setup),
         cmocka_unit_test_setup(test_dot, setup),
