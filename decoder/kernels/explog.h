@@ -5,7 +5,8 @@
  *
  * exp: x = n·ln 2 + r, |r| <= ln 2 / 2, e^r = 1 + r + r²·P(r), P fitted at Chebyshev nodes (relative error
  * 1e-8 before rounding). log: mantissa m in [sqrt 1/2, sqrt 2), log m = 2·atanh(s) with s = (m-1)/(m+1), |s|
- * < 0.172. exp2 is for the scout, which needs five a page: x = n + f, 2^f = 1 + f·Q(f), relative error 3e-7.
+ * < 0.172. exp2 is for the scout, which needs five a page, and AVX2's weights of tokens: x = n + f, 2^f = 1 +
+ * f·Q(f), relative error 3e-7.
  */
 #ifndef KERNELS_EXPLOG_H
 #define KERNELS_EXPLOG_H
