@@ -255,7 +255,7 @@ void delays_add(struct delays *, uint64_t ns);
 /* What a share q of the answers stays below; 0: too few to tell. */
 uint64_t delays_quantile(const struct delays *, double q);
 
-/* ---- client_get.c ---- */
+/* ---- client_get.c, client_ask.c ---- */
 
 void get_request_ended(struct request *); /* its fetches need not know it any more */
 bool get_next(struct client *, unsigned lane, uint64_t now, struct outgoing *);
