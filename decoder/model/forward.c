@@ -3,10 +3,10 @@
  * Per layer:  h = norm(x);  q, k, v = h·W (+ bias), turned;  x += attend(q)·Wo
  *             h = norm(x);  x += (silu(h·Wgate) * (h·Wup))·Wdown
  *
- * Decode multiplies by rows and prefill by tiles (matmul.h). What is done token by token (norms, rotation,
- * silu) is cut into parts of a fixed number of tokens; a token's arithmetic doesn't see its neighbours. The
- * tokens of a pass are one context's, or one each of several: only what belongs to a context (positions, put,
- * attend) looks at whose they are. */
+ * Decode multiplies by rows and prefill by tiles (matmul.h), but for short ones. What is done token by token
+ * (norms, rotation, silu) is cut into parts of a fixed number of tokens; a token's arithmetic doesn't see its
+ * neighbours. The tokens of a pass are one context's, or one each of several: only what belongs to a context
+ * (positions, put, attend) looks at whose they are. */
 #include "decoder/model/forward.h"
 
 #include <assert.h>
@@ -96,6 +96,7 @@ struct pass {
 
 enum {
     PART_TOKENS = 4,
+    FEW_TOKENS = 32, /* of a prefill: spreading tiles would cost more than what is multiplied with them */
     SERIAL_FLOATS =
         1 << 15, /* below so many of the feed-forward part, waking a thread costs more than it saves */
 };
@@ -182,9 +183,10 @@ static int multiply(struct pass *p, const struct matmul *w, size_t n_w, const fl
                     struct skv_error *err)
 {
     struct session *s = p->s;
-    int rc = p->mode == SKV_DECODE
-                 ? matmul_rows(s->pool, &s->room, s->model->activations, w, n_w, p->n, x, add)
-                 : matmul_tiles(s->pool, &s->room, w, n_w, p->n, x, add);
+    enum activations decode = s->model->activations;
+    int rc = p->mode == SKV_DECODE ? matmul_rows(s->pool, &s->room, decode, w, n_w, p->n, x, add)
+             : p->n <= FEW_TOKENS  ? matmul_rows(s->pool, &s->room, ACTIVATIONS_EXACT, w, n_w, p->n, x, add)
+                                   : matmul_tiles(s->pool, &s->room, w, n_w, p->n, x, add);
     return rc ? skv_fail(err, rc, "out of memory for a product of matrices") : 0;
 }
 

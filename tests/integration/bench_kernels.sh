@@ -22,7 +22,7 @@ check() {
 # shellcheck disable=SC2086 # lists of words
 {
     ends 0 bench kernels $small --json
-    check 24
+    check 28
     ends 0 bench kernels $small --only gemv_q --threads 1,2 --json
     check 8
     SKV_ISA=portable ends 0 bench kernels $small --only attention --threads 2
