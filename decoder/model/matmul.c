@@ -55,7 +55,7 @@ struct rows_job {
     const struct matmul *w;
     size_t n_w;
     uint32_t n;
-    const float *x;   /* from MANY_LEAST vectors on as matmul_many takes them */
+    const float *x;
     uint8_t *rounded; /* (n, rounded_bytes), NULL: x is exact for all weights */
     bool add;
     uint32_t part_rows[MAX_W];
@@ -131,31 +131,20 @@ static void round_one(void *arg, unsigned t)
     rounded_from_f32(job->cols, job->x + (size_t)t * job->cols, &out);
 }
 
-/* Vectors laid out as the products want them. */
+/* Rounds the vectors if a matrix wants them so. */
 static int prepare(struct pool *pool, struct matmul_room *room, enum activations activations,
                    struct rows_job *job)
 {
     uint32_t cols = job->w->w->cols;
-    bool exact = false, rounded = false;
-    for (size_t i = 0; i < job->n_w; i++) {
-        bool few = activations == ACTIVATIONS_INT8 && rounded_ops(job->w[i].w->type);
-        rounded |= few;
-        exact |= !few;
-    }
-    size_t floats = exact && job->n >= MANY_LEAST ? (many_floats(job->n, cols) + 15) / 16 * 16 : 0;
-    size_t bytes = rounded ? job->n * rounded_bytes(cols) : 0;
-    if (!floats && !bytes)
+    bool rounded = false;
+    for (size_t i = 0; i < job->n_w && activations == ACTIVATIONS_INT8; i++)
+        rounded |= rounded_ops(job->w[i].w->type) != NULL;
+    if (!rounded)
         return 0;
-    if (room_grow(room, 1, floats + bytes / sizeof(float)))
+    if (room_grow(room, 1, job->n * rounded_bytes(cols) / sizeof(float)))
         return -ENOMEM;
-    if (rounded) {
-        job->rounded = (uint8_t *)(room->tiles + floats);
-        pool_run(pool, job->n, round_one, &(struct rounding_job){cols, job->x, job->rounded});
-    }
-    if (floats) {
-        many_lay_out(pool, job->n, cols, job->x, room->tiles);
-        job->x = room->tiles;
-    }
+    job->rounded = (uint8_t *)room->tiles;
+    pool_run(pool, job->n, round_one, &(struct rounding_job){cols, job->x, job->rounded});
     return 0;
 }
 

@@ -21,7 +21,7 @@ enum {
 struct many {
     const struct matmul *mul;
     uint32_t to, n; /* rows end at; vectors */
-    const float *x; /* laid out */
+    const float *x;
     bool add;
 };
 
@@ -37,7 +37,7 @@ struct tile {
     const struct dots_ops *dots;
     dots_add *straight;                            /* NULL: they are spread first, */
     _Alignas(LINE) float w[MANY_ROWS * TILE_COLS]; /* to here: a load across two lines costs twice */
-    float sums[MOST_X][MANY_ROWS * QUANT_LANES];
+    float sums[MOST_X][MANY_ROWS * QUANT_LANES], last[MOST_X][QUANT_LANES];
 };
 
 static uint32_t least(uint32_t a, uint32_t b)
@@ -45,50 +45,17 @@ static uint32_t least(uint32_t a, uint32_t b)
     return a < b ? a : b;
 }
 
-/* ---- vectors: (stretches of columns, n, WIDE) ---- */
-
-struct layout {
-    uint32_t n, cols;
-    const float *x;
-    float *out;
-};
-
-size_t many_floats(uint32_t n, uint32_t cols)
-{
-    return (size_t)n * ((cols + WIDE - 1) / WIDE * WIDE);
-}
-
-static void lay_out_one(void *arg, unsigned t)
-{
-    const struct layout *l = arg;
-    for (uint32_t col = 0; col < l->cols; col += WIDE) {
-        float *out = l->out + (size_t)l->n * col + (size_t)t * WIDE;
-        uint32_t cols = least(l->cols - col, WIDE);
-        memcpy(out, l->x + (size_t)t * l->cols + col, cols * sizeof *out);
-        memset(out + cols, 0, (WIDE - cols) * sizeof *out);
-    }
-}
-
-void many_lay_out(struct pool *pool, uint32_t n, uint32_t cols, const float *x, float *out)
-{
-    struct layout l = {n, cols, x, out};
-    pool_run(pool, n, lay_out_one, &l);
-}
-
-/* ---- rows ---- */
-
 static const uint8_t *weights_at(const struct matrix *m, uint32_t row, uint32_t col)
 {
     return m->f32 ? (const uint8_t *)(m->f32 + (size_t)row * m->cols + col)
                   : m->data + row * m->row_bytes + ggml_row_bytes(m->type, col);
 }
 
-/* Columns of the tile that begins at one. A last few that are less than the lanes are spread, with zeros
- * behind them. */
+/* Columns of the tile that begins at one: all lanes of them, but for the last few. */
 static uint32_t tile_cols(const struct tile *t, uint32_t left)
 {
-    uint32_t wide = least(left, WIDE) / QUANT_LANES * QUANT_LANES;
-    return t->straight && wide ? wide : least(left, TILE_COLS);
+    uint32_t whole = least(left, t->straight ? WIDE : TILE_COLS) / QUANT_LANES * QUANT_LANES;
+    return whole ? whole : left;
 }
 
 /* What to ask for of the tile behind this one (further columns, else the next rows): all of it if it will be
@@ -129,16 +96,24 @@ static void look_ahead(struct ahead *a, size_t lines)
     }
 }
 
-/* Columns [col, col + cols) of some rows, zeros behind them up to a multiple of the lanes. */
+/* Columns [col, col + cols) of some rows as f32, zeros behind the last few. */
 static void spread(struct tile *t, const struct matrix *m, uint32_t row, unsigned rows, uint32_t col,
                    uint32_t cols)
 {
-    size_t len = (cols + QUANT_LANES - 1) / QUANT_LANES * QUANT_LANES;
     for (unsigned r = 0; r < rows; r++) {
         float *w = t->w + r * TILE_COLS;
         t->quant->to_f32(cols, weights_at(m, row + r, col), w);
-        memset(w + cols, 0, (len - cols) * sizeof *w);
+        for (uint32_t i = cols; i < QUANT_LANES; i++)
+            w[i] = 0;
     }
+}
+
+/* The last few columns of n vectors from x on, `stride` apart; zeros behind them. */
+static void copy_last(struct tile *t, const float *x, size_t stride, uint32_t cols, unsigned n)
+{
+    memset(t->last, 0, sizeof t->last);
+    for (unsigned i = 0; i < n; i++, x += stride)
+        memcpy(t->last[i], x, cols * sizeof *x);
 }
 
 /* A tile by vectors [first, first + n). */
@@ -146,9 +121,9 @@ static void add_tile(struct tile *t, const struct many *all, uint32_t row, unsig
                      uint32_t cols, uint32_t first, unsigned n)
 {
     const struct matrix *m = all->mul->w;
-    const float *x = all->x + (size_t)all->n * (col - col % WIDE) + (size_t)first * WIDE + col % WIDE;
+    const float *x = all->x + (size_t)first * m->cols + col;
     const uint8_t *w = weights_at(m, row, col);
-    size_t w_bytes = m->f32 ? m->cols * sizeof(float) : m->row_bytes;
+    size_t x_stride = m->cols, w_bytes = m->f32 ? m->cols * sizeof(float) : m->row_bytes;
     dots_add *add = t->straight;
     if (!add || cols < QUANT_LANES) {
         spread(t, m, row, rows, col, cols);
@@ -157,14 +132,18 @@ static void add_tile(struct tile *t, const struct many *all, uint32_t row, unsig
         add = t->dots->f32;
     }
     struct ahead ahead = next_tile(t, all, row, col + cols);
-    size_t len = (cols + QUANT_LANES - 1) / QUANT_LANES * QUANT_LANES;
+    if (cols < QUANT_LANES) {
+        copy_last(t, x, x_stride, cols, n);
+        x = t->last[0];
+        x_stride = cols = QUANT_LANES;
+    }
     unsigned lines = ahead.lines / (1 + rows * n / DOTS_PRODUCTS) + 1; /* a few at a time can be under way */
     for (unsigned i = 0; i < n; i += DOTS_VECTORS) {
         unsigned vectors = least(n - i, DOTS_VECTORS), together = DOTS_PRODUCTS / vectors;
         for (unsigned r = 0; r < rows; r += together) {
             look_ahead(&ahead, lines);
-            add(col == 0, least(rows - r, together), vectors, len, w + r * w_bytes, w_bytes,
-                x + (size_t)i * WIDE, WIDE, t->sums[i] + r * QUANT_LANES, MANY_ROWS * QUANT_LANES);
+            add(col == 0, least(rows - r, together), vectors, cols, w + r * w_bytes, w_bytes,
+                x + i * x_stride, x_stride, t->sums[i] + r * QUANT_LANES, MANY_ROWS * QUANT_LANES);
         }
     }
 }
