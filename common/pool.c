@@ -27,13 +27,6 @@ struct pool {
     pthread_t workers[];
 };
 
-static inline void relax(void)
-{
-#if defined(__x86_64__)
-    __builtin_ia32_pause();
-#endif
-}
-
 static void work(struct pool *p, void (*fn)(void *, unsigned), void *arg, unsigned n_parts)
 {
     for (unsigned part; (part = atomic_fetch_add(&p->next, 1)) < n_parts;)
@@ -45,8 +38,7 @@ static void look_on(const atomic_uint *what, unsigned value, bool is)
 {
     uint64_t end = clock_ns() + LOOK_ON_NS;
     while ((atomic_load_explicit(what, memory_order_relaxed) == value) != is && clock_ns() < end)
-        for (unsigned i = 0; i < 8; i++)
-            relax();
+        sched_yield(); /* to whoever has work */
 }
 
 static void *worker(void *arg)

@@ -52,8 +52,8 @@ for row in 'cascade 32' 'norm-only 32' 'sinks 32' 'window null'; do
     holds "$row leaves out something" "$(number kl $row) > 0 && $(number kl_p99 $row) >= $(number kl $row)"
 done
 # Blocks are here until they are acknowledged, which takes as long as the machine is busy.
-holds "dense reads it all" "$(number bytes_per_step dense null) > 0.1 * $(number context_kv_bytes) && $(number bytes_per_step dense null) <= $(number context_kv_bytes)"
-holds "32 tokens are few" "$(number bytes_per_step cascade 32) > 0 && $(number bytes_per_step cascade 32) < 0.2 * $(number bytes_per_step dense null)"
+holds "dense reads no more than there is" "$(number bytes_per_step dense null) <= $(number context_kv_bytes)"
+holds "32 tokens are few" "$(number bytes_per_step cascade 32) > 0 && $(number bytes_per_step cascade 32) < 0.1 * $(number context_kv_bytes)"
 holds "the newest are found without looking" "$(number scout_bytes_per_step cascade 32) > 0 && $(number scout_bytes_per_step sinks 32) == 0 && $(number scout_bytes_per_step window null) == 0 && $(number scout_bytes_per_step dense null) == 0"
 prints '^cascade  *448 .* 1\.0000 '
 prints 'cannot tell policies apart'
@@ -84,7 +84,7 @@ holds "q8_0 is nearer than q4" "0 < $(number kl dense null q8_0) && $(number kl 
 for type in q8_0 q4; do
     holds "$type reads everything" "$(number kl cascade 448 $type) == $(number kl dense null $type)"
 done
-holds "fewer bytes are fetched" "$(number bytes_per_step cascade 32 q4) < 0.5 * $(number bytes_per_step cascade 32)"
+holds "fewer bytes are fetched" "$(number bytes_per_step cascade 32 q4) < 0.03 * $(number context_kv_bytes)" # f16: 0.05
 
 # Every policy, with options too, gives dense's bits when it may read everything.
 # shellcheck disable=SC2086
