@@ -10,14 +10,14 @@
 #include <stdint.h>
 
 struct view;
+
 struct buf {
     atomic_uint refs;
     unsigned n_rest;
     size_t len;
     uint8_t *data;
     void (*release)(struct buf *); /* called with the last reference; frees data and the struct */
-    const struct view
-        *rest; /* [n_rest]: more bytes, which lie elsewhere, behind those of a view of this buf */
+    const struct view *rest;       /* [n_rest]: further parts of a payload, behind a view of this buf */
 };
 
 /* A part of a buf. owner may be NULL for bytes that somebody else keeps alive meanwhile. */

@@ -33,11 +33,11 @@ static void work(struct pool *p, void (*fn)(void *, unsigned), void *arg, unsign
         fn(arg, part);
 }
 
-/* Until *what is or isn't `value`, or for LOOK_ON_NS. */
-static void look_on(const atomic_uint *what, unsigned value, bool is)
+/* Until *what equals `value`, or no longer does, but not for longer than LOOK_ON_NS. */
+static void look_on(const atomic_uint *what, unsigned value, bool equal)
 {
     uint64_t end = clock_ns() + LOOK_ON_NS;
-    while ((atomic_load_explicit(what, memory_order_relaxed) == value) != is && clock_ns() < end)
+    while ((atomic_load_explicit(what, memory_order_relaxed) == value) != equal && clock_ns() < end)
         sched_yield(); /* to whoever has work */
 }
 

@@ -259,20 +259,10 @@ static int gemv_int8_make(struct kernel_job *j, size_t bytes)
     return rc;
 }
 
-static void gemv_int8(struct kernel_job *j, struct pool *pool)
-{
-    gemv(j, pool);
-}
-
 /* Vectors of a batch, each with the bits of gemv. */
 static int gemv16_make(struct kernel_job *j, size_t bytes)
 {
     return weights_make(j, bytes / 4, 16);
-}
-
-static void gemv16(struct kernel_job *j, struct pool *pool)
-{
-    gemv(j, pool);
 }
 
 /* So many weights that a pass takes as long as the others. */
@@ -308,16 +298,17 @@ static void gemm(struct kernel_job *j, struct pool *pool)
         .about = "scout's scan of " kind_name " representatives, int8 by 4 bit, " #n " rows", \
         .make = scan_make, .pass = scan, .free = scan_free, .g = n, .type = kind              \
     }
-#define WEIGHTS(what, type_name, number, text)                                                               \
-    {                                                                                                        \
-        .name = #what "_" type_name, .about = text, .make = what##_make, .pass = what, .free = weights_free, \
-        .type = number                                                                                       \
+#define WEIGHTS(what, by, type_name, number, text)                                                         \
+    {                                                                                                      \
+        .name = #what "_" type_name, .about = text, .make = what##_make, .pass = by, .free = weights_free, \
+        .type = number                                                                                     \
     }
-#define GEMV(type_name, number) WEIGHTS(gemv, type_name, number, "one vector by weights")
+#define GEMV(type_name, number) WEIGHTS(gemv, gemv, type_name, number, "one vector by weights")
 #define GEMV_INT8(type_name, number) \
-    WEIGHTS(gemv_int8, type_name, number, "one vector, rounded to 8 bits, by weights")
-#define GEMV16(type_name, number) WEIGHTS(gemv16, type_name, number, "16 vectors by weights, as one by one")
-#define GEMM(type_name, number) WEIGHTS(gemm, type_name, number, "256 vectors by weights")
+    WEIGHTS(gemv_int8, gemv, type_name, number, "one vector, rounded to 8 bits, by weights")
+#define GEMV16(type_name, number) \
+    WEIGHTS(gemv16, gemv, type_name, number, "16 vectors by weights, as one by one")
+#define GEMM(type_name, number) WEIGHTS(gemm, gemm, type_name, number, "256 vectors by weights")
 
 static int sums_make(struct kernel_job *j, size_t bytes)
 {

@@ -103,7 +103,7 @@ int skv_attend_begin(skv_tier *t, uint32_t layer, const struct skv_attend_item *
         c->stats.passes++;
         if (rc == 0)
             rc = a->items[i]->ops->start(a->items[i], err);
-        tier_send(c->tier->tier); /* what is to be computed meanwhile takes its time */
+        tier_send(c->tier->tier); /* its pages are on their way while the next item chooses */
     }
     if (rc == 0)
         rc = compute_held(t, a, err);

@@ -1,5 +1,5 @@
-/* attention_avx2.c: softmax, dot and conversions with AVX2, FMA and F16C, and the family's table. Pages are
- * in page_avx2.c. */
+/* attention_avx2.c: softmax, the gate, dot and conversions with AVX2, FMA and F16C, and the family's table.
+ * Pages are in page_avx2.c. */
 #if defined(__x86_64__)
 
 #include "decoder/kernels/families.h"

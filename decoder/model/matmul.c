@@ -56,37 +56,31 @@ struct rows_job {
     size_t n_w;
     uint32_t n;
     const float *x;
-    uint8_t *rounded; /* (n, rounded_bytes), NULL: x is exact for all weights */
+    uint8_t *rounded; /* x in 8 bits: (n, rounded_bytes), if a matrix is multiplied so */
     bool add;
+    const struct quant_ops *exact[MAX_W]; /* per matrix: looked up once, not for every few rows */
+    rounded_dot *dot[MAX_W];              /* NULL: x is exact */
     uint32_t part_rows[MAX_W];
     unsigned first_part[MAX_W];
 };
 
-static const struct rounded_ops *rounding(const struct rows_job *job, const struct matrix *w)
+/* Of matrix i, row r of every x, and rows r + stride … with it where there are n (1 or QUANT_SIDE). */
+static void rows_times(const struct rows_job *job, size_t i, uint32_t r, uint32_t stride, unsigned n)
 {
-    return job->rounded ? rounded_ops(w->type) : NULL;
-}
-
-/* Row r of every x, and rows r + stride … with it where there are n (1 or QUANT_SIDE). */
-static void rows_times(const struct rows_job *job, const struct matmul *m, uint32_t r, uint32_t stride,
-                       unsigned n)
-{
-    const struct matrix *w = m->w;
-    const struct quant_ops *ops = quant_ops(w->type);
-    const struct rounded_ops *rounded = rounding(job, w);
+    const struct matrix *w = job->w[i].w;
     const uint8_t *row = w->data + r * w->row_bytes;
     for (uint32_t t = 0; t < job->n; t++) {
         const float *x = job->x + (size_t)t * w->cols;
-        float y[QUANT_SIDE], *out = m->y + (size_t)t * w->rows + r;
-        if (rounded) {
+        float y[QUANT_SIDE], *out = job->w[i].y + (size_t)t * w->rows + r;
+        if (job->dot[i]) {
             struct rounded q = rounded_at(job->rounded + t * rounded_bytes(w->cols), w->cols);
-            rounded->dot(n, w->cols, row, stride * w->row_bytes, &q, y);
+            job->dot[i](n, w->cols, row, stride * w->row_bytes, &q, y);
         } else if (n == QUANT_SIDE)
-            ops->dot_side(w->cols, row, stride * w->row_bytes, x, y);
+            job->exact[i]->dot_side(w->cols, row, stride * w->row_bytes, x, y);
         else
-            y[0] = ops->dot(w->cols, row, x);
-        for (unsigned i = 0; i < n; i++, out += stride)
-            *out = job->add ? *out + y[i] : y[i];
+            y[0] = job->exact[i]->dot(w->cols, row, x);
+        for (unsigned k = 0; k < n; k++, out += stride)
+            *out = job->add ? *out + y[k] : y[k];
     }
 }
 
@@ -100,15 +94,15 @@ static void rows_part(void *arg, unsigned part)
     const struct matrix *w = job->w[i].w;
     uint32_t from = (part - job->first_part[i]) * job->part_rows[i];
     uint32_t to = from + job->part_rows[i] < w->rows ? from + job->part_rows[i] : w->rows;
-    if (job->n >= MANY_LEAST && !rounding(job, w)) {
+    if (job->n >= MANY_LEAST && !job->dot[i]) {
         matmul_many(&job->w[i], from, to, job->n, job->x, job->add);
         return;
     }
     uint32_t quarter = (to - from) / QUANT_SIDE;
     for (uint32_t r = 0; r < quarter; r++)
-        rows_times(job, &job->w[i], from + r, quarter, QUANT_SIDE);
+        rows_times(job, i, from + r, quarter, QUANT_SIDE);
     for (uint32_t r = from + QUANT_SIDE * quarter; r < to; r++)
-        rows_times(job, &job->w[i], r, 0, 1);
+        rows_times(job, i, r, 0, 1);
 }
 
 static uint32_t rows_a_part(const struct matrix *m, uint32_t n, uint64_t weights)
@@ -131,14 +125,18 @@ static void round_one(void *arg, unsigned t)
     rounded_from_f32(job->cols, job->x + (size_t)t * job->cols, &out);
 }
 
-/* Rounds the vectors if a matrix wants them so. */
+/* Finds each matrix's products, and rounds the vectors if one of them wants that. */
 static int prepare(struct pool *pool, struct matmul_room *room, enum activations activations,
                    struct rows_job *job)
 {
     uint32_t cols = job->w->w->cols;
     bool rounded = false;
-    for (size_t i = 0; i < job->n_w && activations == ACTIVATIONS_INT8; i++)
-        rounded |= rounded_ops(job->w[i].w->type) != NULL;
+    for (size_t i = 0; i < job->n_w; i++) {
+        uint32_t type = job->w[i].w->type;
+        job->exact[i] = quant_ops(type);
+        job->dot[i] = activations == ACTIVATIONS_INT8 ? rounded_dot_of(type) : NULL;
+        rounded |= job->dot[i] != NULL;
+    }
     if (!rounded)
         return 0;
     if (room_grow(room, 1, job->n * rounded_bytes(cols) / sizeof(float)))

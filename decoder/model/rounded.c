@@ -130,22 +130,22 @@ FAMILY(q4_0, 32)
 FAMILY(q4_k, QK_N)
 FAMILY(q6_k, QK_N)
 
-const struct rounded_ops rounded_portable[ROUNDED_TYPES] = {
-    [GGML_Q8_0] = {q8_0_dot}, [GGML_Q4_0] = {q4_0_dot}, [GGML_Q4_K] = {q4_k_dot}, [GGML_Q6_K] = {q6_k_dot}};
+rounded_dot *const rounded_portable[ROUNDED_TYPES] = {
+    [GGML_Q8_0] = q8_0_dot, [GGML_Q4_0] = q4_0_dot, [GGML_Q4_K] = q4_k_dot, [GGML_Q6_K] = q6_k_dot};
 
-static const struct rounded_ops *of_family(const struct kernels *kernels, uint32_t type)
+static rounded_dot *of_family(const struct kernels *kernels, uint32_t type)
 {
-    const struct rounded_ops *all = strcmp(kernels->name, "portable") == 0 ? rounded_portable : rounded_avx2;
-    return type < ROUNDED_TYPES && all[type].dot ? &all[type] : NULL;
+    rounded_dot *const *all = strcmp(kernels->name, "portable") == 0 ? rounded_portable : rounded_avx2;
+    return type < ROUNDED_TYPES ? all[type] : NULL;
 }
 
-const struct rounded_ops *rounded_ops_named(const char *family, uint32_t type)
+rounded_dot *rounded_dot_named(const char *family, uint32_t type)
 {
     const struct kernels *kernels = kernels_named(family);
     return kernels ? of_family(kernels, type) : NULL;
 }
 
-const struct rounded_ops *rounded_ops(uint32_t type)
+rounded_dot *rounded_dot_of(uint32_t type)
 {
     return of_family(kernels_get(), type);
 }

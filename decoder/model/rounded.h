@@ -27,21 +27,21 @@ struct rounded {
 size_t rounded_bytes(size_t n);
 struct rounded rounded_at(void *memory, size_t n);
 
-struct rounded_ops {
-    /* y[i] = row i times x, of `rows` (1 or QUANT_SIDE) rows that lie `apart` bytes from each other. */
-    void (*dot)(unsigned rows, size_t n, const void *row, size_t apart, const struct rounded *x, float *y);
-};
+/* y[i] = row i (n weights) times x, of `rows` (1 or QUANT_SIDE) rows that lie `apart` bytes from each other.
+ */
+typedef void rounded_dot(unsigned rows, size_t n, const void *row, size_t apart, const struct rounded *x,
+                         float *y);
 
 /* Rounds x (n); the same codes in every family. What is not finite makes its 32 NaN. */
 void rounded_from_f32(size_t n, const float *x, struct rounded *out);
 
 /* For a type of enum ggml_type in the family that kernels_get() names; NULL: its activations stay exact (F32,
  * F16, BF16: rounding them would save nothing). */
-const struct rounded_ops *rounded_ops(uint32_t type);
-const struct rounded_ops *rounded_ops_named(const char *family, uint32_t type); /* for tests */
+rounded_dot *rounded_dot_of(uint32_t type);
+rounded_dot *rounded_dot_named(const char *family, uint32_t type); /* for tests */
 
 /* The families; only rounded.c chooses between them. */
 enum { ROUNDED_TYPES = 31 };
-extern const struct rounded_ops rounded_portable[ROUNDED_TYPES], rounded_avx2[ROUNDED_TYPES];
+extern rounded_dot *const rounded_portable[ROUNDED_TYPES], *const rounded_avx2[ROUNDED_TYPES];
 
 #endif

@@ -149,8 +149,8 @@ FAMILY(q4_0, 32)
 FAMILY(q4_k, QK_N)
 FAMILY(q6_k, QK_N)
 
-const struct rounded_ops rounded_avx2[ROUNDED_TYPES] = {
-    [GGML_Q8_0] = {q8_0_dot}, [GGML_Q4_0] = {q4_0_dot}, [GGML_Q4_K] = {q4_k_dot}, [GGML_Q6_K] = {q6_k_dot}};
+rounded_dot *const rounded_avx2[ROUNDED_TYPES] = {
+    [GGML_Q8_0] = q8_0_dot, [GGML_Q4_0] = q4_0_dot, [GGML_Q4_K] = q4_k_dot, [GGML_Q6_K] = q6_k_dot};
 #else
-const struct rounded_ops rounded_avx2[ROUNDED_TYPES];
+rounded_dot *const rounded_avx2[ROUNDED_TYPES];
 #endif

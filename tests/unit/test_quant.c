@@ -244,15 +244,15 @@ static void test_rounded_activations(void **state)
         assert_true(fabsf(x[i] - q.d[i / 32] * q.q[i]) <= 0.501f * q.d[i / 32]);
     for (unsigned t = 0; t < N_TYPES; t++)
         for (unsigned f = 0; f < 2; f++) {
-            const struct rounded_ops *ops = rounded_ops_named(families[f], all_types[t]);
+            rounded_dot *dot = rounded_dot_named(families[f], all_types[t]);
             size_t bytes = ggml_row_bytes(all_types[t], N), apart = bytes + APART;
-            if (!ops)
+            if (!dot)
                 continue;
             uint8_t *rows = malloc((QUANT_SIDE - 1) * apart + bytes);
             float y[QUANT_SIDE], one;
             for (unsigned r = 0; r < QUANT_SIDE; r++)
                 random_row(all_types[t], N, rows + r * apart);
-            ops->dot(QUANT_SIDE, N, rows, apart, &q, y);
+            dot(QUANT_SIDE, N, rows, apart, &q, y);
             for (unsigned r = 0; r < QUANT_SIDE; r++) {
                 double of_codes = 0, scale = 0;
                 quant_ops(all_types[t])->to_f32(N, rows + r * apart, w);
@@ -264,12 +264,12 @@ static void test_rounded_activations(void **state)
                 if (fabs((double)y[r] - of_codes) > 4e-6 * scale)
                     fail_msg("%s %s: dot %g, exact %g", families[f], ggml_type_name(all_types[t]),
                              (double)y[r], of_codes);
-                ops->dot(1, N, rows + r * apart, 0, &q, &one);
+                dot(1, N, rows + r * apart, 0, &q, &one);
                 assert_true(one == y[r]);
             }
             free(rows);
         }
-    assert_null(rounded_ops(GGML_F16));
+    assert_null(rounded_dot_of(GGML_F16));
     x[40] = INFINITY;
     rounded_from_f32(N, x, &q);
     assert_true(isnan(q.d[1]) && q.q[40] == 0 && isnan(q.sum[1]) && !isnan(q.d[0]));
