@@ -79,6 +79,7 @@ kill -KILL "$(cat "$dir/etcd/pid")"
 await "n1 did not notice" grep -q 'not in etcd any more.*serving on' "$dir/n1.log"
 ends 4 stats --nodes "$cluster" # who begins now cannot know the nodes
 says 'does not answer'
+sleep 2 # the run asks etcd twice a second
 goes_on "etcd was gone"
 etcd up >"$dir/etcd.out" 2>&1 || fail "etcd does not come back: $(cat "$dir/etcd.out")"
 await "n1 did not come back" grep -q 'in etcd again' "$dir/n1.log"
