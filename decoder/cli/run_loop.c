@@ -5,7 +5,6 @@
 #include "decoder/cli/run.h"
 
 #include <errno.h>
-#include <math.h>
 #include <stdlib.h>
 
 static int keep_id(struct run *r, uint32_t id, struct skv_error *err)
@@ -51,14 +50,6 @@ static int take(struct run *r, uint32_t id, struct skv_error *err)
     return rc;
 }
 
-/* As llama.cpp does: a token that ends a text has no chance. */
-static void forbid_end(const struct run *r)
-{
-    for (uint32_t id = 0; id < r->engine.model->params.vocab; id++)
-        if (tokenizer_is_eog(r->engine.tok, id))
-            r->logits[id] = -INFINITY;
-}
-
 int run_generate(struct run *r, struct skv_error *err)
 {
     uint32_t n_vocab = r->engine.model->params.vocab, id;
@@ -69,7 +60,7 @@ int run_generate(struct run *r, struct skv_error *err)
     while (!rc && !r->ended) {
         reload_nodes(r->engine.tier);
         if (r->args->ignore_eos)
-            forbid_end(r);
+            tokenizer_forbid_eog(r->engine.tok, n_vocab, r->logits);
         rc = sample_next(&r->sampler, r->logits, n_vocab, &id, err);
         if (!rc)
             rc = take(r, id, err);

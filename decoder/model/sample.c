@@ -48,16 +48,24 @@ static void sift_down(struct candidate *heap, uint32_t n, uint32_t i)
     }
 }
 
-/* The k first of n candidates, moved to the front, in no order. */
-static void keep_first(struct candidate *c, uint32_t n, uint32_t k)
+/* The k first of n logits (k at most n) to c, in no order; returns how many: those that are no number are
+ * left out. Most logits cost one comparison: later ones of a tie come after it. */
+static uint32_t first_of(const float *logits, uint32_t n, uint32_t k, struct candidate *c)
 {
-    for (uint32_t i = k / 2; i-- > 0;)
-        sift_down(c, k, i);
-    for (uint32_t i = k; i < n; i++)
-        if (before(c[i], c[0])) {
-            c[0] = c[i];
+    uint32_t i = 0, n_c = 0;
+    for (; i < n && n_c < k; i++)
+        if (!isnan(logits[i]))
+            c[n_c++] = (struct candidate){logits[i], i};
+    if (i == n)
+        return n_c;
+    for (uint32_t j = k / 2; j-- > 0;)
+        sift_down(c, k, j);
+    for (; i < n; i++)
+        if (logits[i] > c[0].logit) {
+            c[0] = (struct candidate){logits[i], i};
             sift_down(c, k, 0);
         }
+    return k;
 }
 
 /* How many of n sorted candidates pass top_p and min_p. Both keep a beginning of the order, at least one. */
@@ -104,29 +112,25 @@ int sample_check(const struct sample_opts *o, struct skv_error *err)
 
 int sample_next(struct sampler *s, const float *logits, uint32_t n, uint32_t *id, struct skv_error *err)
 {
-    struct candidate best = {-INFINITY, UINT32_MAX};
-    uint32_t n_c = 0;
+    float best = -INFINITY;
+    *id = 0;
     for (uint32_t i = 0; i < n; i++)
-        if (before((struct candidate){logits[i], i}, best))
-            best = (struct candidate){logits[i], i};
-    if (!isfinite(best.logit))
+        if (logits[i] > best) {
+            best = logits[i];
+            *id = i;
+        }
+    if (!isfinite(best))
         return skv_fail(err, -EDOM, "the model gave no finite logit: its weights or its context are damaged");
-    *id = best.id;
     if (s->opts.temperature <= 0)
         return 0;
 
-    struct candidate *c = malloc(n * sizeof *c);
+    uint32_t k = s->opts.top_k > 0 && s->opts.top_k < n ? s->opts.top_k : n;
+    struct candidate *c = malloc(k * sizeof *c);
     if (!c)
-        return skv_fail(err, -ENOMEM, "out of memory for %u candidates", n);
-    for (uint32_t i = 0; i < n; i++)
-        if (!isnan(logits[i]))
-            c[n_c++] = (struct candidate){logits[i], i};
-    if (s->opts.top_k > 0 && s->opts.top_k < n_c) {
-        keep_first(c, n_c, s->opts.top_k);
-        n_c = s->opts.top_k;
-    }
-    qsort(c, n_c, sizeof *c, compare);
-    *id = draw(s, c, cut(&s->opts, c, n_c));
+        return skv_fail(err, -ENOMEM, "out of memory for %u candidates", k);
+    k = first_of(logits, n, k, c);
+    qsort(c, k, sizeof *c, compare);
+    *id = draw(s, c, cut(&s->opts, c, k));
     free(c);
     return 0;
 }

@@ -9,6 +9,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <math.h>
 #include <stdlib.h>
 #include <xxhash.h>
 
@@ -425,6 +426,13 @@ uint32_t tokenizer_eot(const struct tokenizer *t)
 bool tokenizer_is_eog(const struct tokenizer *t, uint32_t id)
 {
     return id < t->n && t->eog[id];
+}
+
+void tokenizer_forbid_eog(const struct tokenizer *t, uint32_t n, float *logits)
+{
+    const bool *end = t->eog + (n < t->n ? n : t->n);
+    for (const bool *at = t->eog; (at = memchr(at, true, (size_t)(end - at))); at++)
+        logits[at - t->eog] = -INFINITY;
 }
 
 bool tokenizer_adds_bos(const struct tokenizer *t)

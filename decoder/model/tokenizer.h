@@ -35,6 +35,8 @@ uint32_t tokenizer_eos(const struct tokenizer *);
 uint32_t tokenizer_eot(const struct tokenizer *); /* end of a turn of a conversation */
 /* Does generation end with this token: EOS, EOT and their kin. */
 bool tokenizer_is_eog(const struct tokenizer *, uint32_t id);
+/* Takes every chance from those tokens, as llama.cpp's --ignore-eos does; logits (n). */
+void tokenizer_forbid_eog(const struct tokenizer *, uint32_t n, float *logits);
 /* Does the model expect BOS first. */
 bool tokenizer_adds_bos(const struct tokenizer *);
 

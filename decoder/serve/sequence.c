@@ -4,7 +4,6 @@
 
 #include <errno.h>
 #include <inttypes.h>
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -147,14 +146,6 @@ static void send_text(struct sequence *s)
     s->logprobs_sent = n;
 }
 
-/* As `scoutkv run --ignore-eos` does. */
-static void forbid_end(const struct serving *w, float *logits)
-{
-    for (uint32_t id = 0; id < w->model->params.vocab; id++)
-        if (tokenizer_is_eog(w->tok, id))
-            logits[id] = -INFINITY;
-}
-
 /* The next token has room; a longer answer than was foreseen may get more. */
 static bool has_room(struct serving *w, struct sequence *s)
 {
@@ -204,7 +195,7 @@ int sequence_draw(struct serving *w, struct sequence *s, float *logits)
             ticket_event(t, api_chunk_begin(&t->answer));
     }
     if (t->request.ignore_eos)
-        forbid_end(w, logits);
+        tokenizer_forbid_eog(w->tok, w->model->params.vocab, logits);
     int rc = sample_next(&s->sampler, logits, w->model->params.vocab, &s->next, &s->error);
     if (!rc)
         rc = take(w, s, logits);

@@ -96,6 +96,20 @@ static void test_top_k_of_many(void **state)
         assert_true((counts[i] > 0) == (i * 7919 % N >= N - K));
 }
 
+static void test_top_k_of_ties(void **state)
+{
+    (void)state;
+    enum { N = 1000, K = 40 };
+    static float logits[N];
+    static unsigned counts[N];
+    for (unsigned i = 0; i < N; i++)
+        logits[i] = i % 20 == 9 ? NAN : (float)(i % 10); /* 50 times a 9 */
+    struct sample_opts opts = {.temperature = 1, .top_k = K, .top_p = 1};
+    count(&opts, logits, N, 4000, counts);
+    for (unsigned i = 0; i < N; i++)
+        assert_true((counts[i] > 0) == (i % 20 == 19 && i < 20 * K));
+}
+
 static void test_state_is_all_there_is(void **state)
 {
     (void)state;
@@ -139,11 +153,9 @@ static void test_mistakes(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_greedy),
-        cmocka_unit_test(test_frequencies),
-        cmocka_unit_test(test_filters),
-        cmocka_unit_test(test_top_k_of_many),
-        cmocka_unit_test(test_state_is_all_there_is),
+        cmocka_unit_test(test_greedy),        cmocka_unit_test(test_frequencies),
+        cmocka_unit_test(test_filters),       cmocka_unit_test(test_top_k_of_many),
+        cmocka_unit_test(test_top_k_of_ties), cmocka_unit_test(test_state_is_all_there_is),
         cmocka_unit_test(test_mistakes),
     };
     return cmocka_run_group_tests_name("sample", tests, NULL, NULL);

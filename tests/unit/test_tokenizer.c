@@ -338,6 +338,10 @@ static void llama_special_tokens(void **state)
     assert_true(tokenizer_bos(t) == 1 && tokenizer_eos(t) == 2 && tokenizer_eot(t) == 265);
     assert_true(tokenizer_is_eog(t, 2) && tokenizer_is_eog(t, 265) && !tokenizer_is_eog(t, 261));
     assert_true(!tokenizer_is_eog(t, 5000) && tokenizer_n_vocab(t) == 266);
+    float logits[266] = {0};
+    tokenizer_forbid_eog(t, 266, logits);
+    for (uint32_t id = 0; id < 266; id++)
+        assert_true((logits[id] < 0) == tokenizer_is_eog(t, id));
     assert_int_equal(tokenizer_piece(t, 261, false).len, 0);
     assert_true(gguf_str_is(tokenizer_piece(t, 261, true), "<x>"));
     assert_true(gguf_str_is(tokenizer_piece(t, 263, false), "<u>"));
