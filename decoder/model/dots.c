@@ -26,16 +26,18 @@ static inline float bf16_at(const uint8_t *row, size_t i)
 
 #define ADD(NAME)                                                                                            \
     static void add_##NAME(bool begin, unsigned rows, unsigned n, size_t len, const void *w, size_t w_bytes, \
-                           const float *x, size_t x_stride, float *sums, size_t sums_stride)                 \
+                           const float *x, float *sums, size_t sums_stride, struct dots_ahead ahead)         \
     {                                                                                                        \
+        (void)ahead;                                                                                         \
         for (unsigned r = 0; r < rows; r++)                                                                  \
             for (unsigned t = 0; t < n; t++) {                                                               \
                 const uint8_t *row = (const uint8_t *)w + r * w_bytes;                                       \
                 float *sum = sums + t * sums_stride + r * QUANT_LANES;                                       \
                 for (unsigned j = 0; begin && j < QUANT_LANES; j++)                                          \
                     sum[j] = 0;                                                                              \
-                for (size_t i = 0; i < len; i++)                                                             \
-                    sum[i % QUANT_LANES] += NAME##_at(row, i) * x[t * x_stride + i];                         \
+                for (size_t i = 0; i < len; i += QUANT_LANES)                                                \
+                    for (unsigned j = 0; j < QUANT_LANES; j++)                                               \
+                        sum[j] += NAME##_at(row, i + j) * x[i * n + t * QUANT_LANES + j];                    \
             }                                                                                                \
     }
 ADD(f32)

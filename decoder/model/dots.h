@@ -14,13 +14,20 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { DOTS_VECTORS = 4, DOTS_PRODUCTS = 12 };
+enum { DOTS_VECTORS = 4, DOTS_PRODUCTS = 12, DOTS_STRIDE = 32 };
 
-/* sums (n, rows, 8) += w (rows, len) · x (n, len), or = where they begin: n at most DOTS_VECTORS, len a
- * multiple of 8. Best is a multiple of DOTS_PRODUCTS / n rows. From one row of w to the next w_bytes; of x,
- * x_stride floats; from one vector's sums to the next, sums_stride (at least 8·rows). */
+/* Memory that will be read soon: `step` bytes from `at` on for every DOTS_STRIDE columns. They are asked for
+ * one by one, between products: many at once would hold up what the products read themselves. */
+struct dots_ahead {
+    const uint8_t *at;
+    size_t step;
+};
+
+/* sums (n, rows, 8) += w (rows, len) · x, or = where they begin: n at most DOTS_VECTORS, len a multiple of 8.
+ * Best is a multiple of DOTS_PRODUCTS / n rows. From one row of w to the next w_bytes; from one vector's sums
+ * to the next, sums_stride (at least 8·rows). x is a panel (len / 8, n, 8), so that it is one stream. */
 typedef void dots_add(bool begin, unsigned rows, unsigned n, size_t len, const void *w, size_t w_bytes,
-                      const float *x, size_t x_stride, float *sums, size_t sums_stride);
+                      const float *x, float *sums, size_t sums_stride, struct dots_ahead ahead);
 
 struct dots_ops {
     dots_add *f32, *f16, *bf16; /* by w's type */

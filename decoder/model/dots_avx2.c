@@ -1,9 +1,10 @@
 /* dots_avx2.c: the AVX2 family (with FMA and F16C); see dots.h. Elsewhere than on x86-64 it is empty and
  * never chosen.
  *
- * A block is R rows by T vectors, R·T = 12: of the 16 registers 12 hold sums, T hold x, one a weight. Halves
- * are turned into floats on their way into the units, again for every four vectors: a tile that is stored and
- * read again costs more. */
+ * A block is R rows by T vectors, R·T = 12: of the 16 registers 12 hold sums, and x comes from the panel with
+ * each product. Halves are turned into floats on their way into the units, again for every four vectors: a
+ * tile that is stored and read again costs more. The fewer instructions a step has, the further the processor
+ * sees ahead of a line that comes late: unrolling, and one pointer for all of x, are for that. */
 #include "decoder/model/dots.h"
 
 #ifdef __AVX2__
@@ -27,25 +28,35 @@ INLINE __m256 bf16_8(const uint8_t *row, size_t i)
     return _mm256_castsi256_ps(_mm256_slli_epi32(h, 16));
 }
 
+/* Eight columns: x (T, 8). */
+INLINE void step(__m256 (*const weights)(const uint8_t *, size_t), const unsigned R, const unsigned T,
+                 const uint8_t *w, size_t w_bytes, size_t i, const float *x, __m256 *sum)
+{
+    for (unsigned r = 0; r < R; r++) {
+        __m256 weight = weights(w + r * w_bytes, i);
+        for (unsigned t = 0; t < T; t++)
+            sum[r * T + t] = _mm256_fmadd_ps(weight, _mm256_loadu_ps(x + t * QUANT_LANES), sum[r * T + t]);
+    }
+}
+
 INLINE void block(__m256 (*const weights)(const uint8_t *, size_t), bool begin, const unsigned R,
-                  const unsigned T, size_t len, const uint8_t *w, size_t w_bytes, const float *x,
-                  size_t x_stride, float *sums, size_t sums_stride)
+                  const unsigned T, size_t len, const uint8_t *w, size_t w_bytes, const float *x, float *sums,
+                  size_t sums_stride, struct dots_ahead ahead)
 {
     __m256 sum[DOTS_PRODUCTS];
     for (unsigned r = 0; r < R; r++)
         for (unsigned t = 0; t < T; t++)
             sum[r * T + t] =
                 begin ? _mm256_setzero_ps() : _mm256_loadu_ps(sums + t * sums_stride + r * QUANT_LANES);
-    for (size_t i = 0; i < len; i += 8) {
-        __m256 xs[DOTS_VECTORS];
-        for (unsigned t = 0; t < T; t++)
-            xs[t] = _mm256_loadu_ps(x + t * x_stride + i);
-        for (unsigned r = 0; r < R; r++) {
-            __m256 weight = weights(w + r * w_bytes, i);
-            for (unsigned t = 0; t < T; t++)
-                sum[r * T + t] = _mm256_fmadd_ps(weight, xs[t], sum[r * T + t]);
-        }
+    size_t i = 0;
+    for (; i + DOTS_STRIDE <= len; i += DOTS_STRIDE, x += DOTS_STRIDE * T, ahead.at += ahead.step) {
+        __builtin_prefetch(ahead.at, 0, 2);
+#pragma GCC unroll 4
+        for (size_t j = 0; j < DOTS_STRIDE; j += QUANT_LANES)
+            step(weights, R, T, w, w_bytes, i + j, x + j * T, sum);
     }
+    for (; i < len; i += QUANT_LANES, x += QUANT_LANES * T)
+        step(weights, R, T, w, w_bytes, i, x, sum);
     for (unsigned r = 0; r < R; r++)
         for (unsigned t = 0; t < T; t++)
             _mm256_storeu_ps(sums + t * sums_stride + r * QUANT_LANES, sum[r * T + t]);
@@ -54,13 +65,14 @@ INLINE void block(__m256 (*const weights)(const uint8_t *, size_t), bool begin, 
 /* T vectors by all rows, R at a time. */
 #define COLUMN(NAME, T, R)                                                                                   \
     INLINE void column_##NAME##_##T(bool begin, unsigned rows, size_t len, const uint8_t *w, size_t w_bytes, \
-                                    const float *x, size_t x_stride, float *sums, size_t sums_stride)        \
+                                    const float *x, float *sums, size_t sums_stride,                         \
+                                    struct dots_ahead ahead)                                                 \
     {                                                                                                        \
         unsigned r = 0;                                                                                      \
         for (; r + R <= rows; r += R, w += R * w_bytes, sums += R * QUANT_LANES)                             \
-            block(NAME##_8, begin, R, T, len, w, w_bytes, x, x_stride, sums, sums_stride);                   \
+            block(NAME##_8, begin, R, T, len, w, w_bytes, x, sums, sums_stride, ahead);                      \
         for (; r < rows; r++, w += w_bytes, sums += QUANT_LANES)                                             \
-            block(NAME##_8, begin, 1, T, len, w, w_bytes, x, x_stride, sums, sums_stride);                   \
+            block(NAME##_8, begin, 1, T, len, w, w_bytes, x, sums, sums_stride, ahead);                      \
     }
 #define ADD(NAME)                                                                                            \
     COLUMN(NAME, 1, 12)                                                                                      \
@@ -68,16 +80,16 @@ INLINE void block(__m256 (*const weights)(const uint8_t *, size_t), bool begin, 
     COLUMN(NAME, 3, 4)                                                                                       \
     COLUMN(NAME, 4, 3)                                                                                       \
     static void add_##NAME(bool begin, unsigned rows, unsigned n, size_t len, const void *w, size_t w_bytes, \
-                           const float *x, size_t x_stride, float *sums, size_t sums_stride)                 \
+                           const float *x, float *sums, size_t sums_stride, struct dots_ahead ahead)         \
     {                                                                                                        \
         if (n == 4)                                                                                          \
-            column_##NAME##_4(begin, rows, len, w, w_bytes, x, x_stride, sums, sums_stride);                 \
+            column_##NAME##_4(begin, rows, len, w, w_bytes, x, sums, sums_stride, ahead);                    \
         else if (n == 3)                                                                                     \
-            column_##NAME##_3(begin, rows, len, w, w_bytes, x, x_stride, sums, sums_stride);                 \
+            column_##NAME##_3(begin, rows, len, w, w_bytes, x, sums, sums_stride, ahead);                    \
         else if (n == 2)                                                                                     \
-            column_##NAME##_2(begin, rows, len, w, w_bytes, x, x_stride, sums, sums_stride);                 \
+            column_##NAME##_2(begin, rows, len, w, w_bytes, x, sums, sums_stride, ahead);                    \
         else                                                                                                 \
-            column_##NAME##_1(begin, rows, len, w, w_bytes, x, x_stride, sums, sums_stride);                 \
+            column_##NAME##_1(begin, rows, len, w, w_bytes, x, sums, sums_stride, ahead);                    \
     }
 ADD(f32)
 ADD(f16)

@@ -17,6 +17,7 @@ enum {
     LEAST_WEIGHTS = 1 << 16,
     MOST_WEIGHTS = 1 << 18,
     SERIAL_WEIGHTS = 1 << 19, /* below this, waking a thread costs more than it saves */
+    SERIAL_FLOATS = 1 << 15,  /* of vectors that take another form: likewise */
     TILE_FLOATS = 1 << 18,    /* a tile of spread weights: 1 MiB, half of a usual L2 */
     TILE_TOKENS = 128,        /* where W is f32 already, tokens are split too */
     TILE_ROWS = 256,
@@ -57,6 +58,7 @@ struct rows_job {
     uint32_t n;
     const float *x;
     uint8_t *rounded; /* x in 8 bits: (n, rounded_bytes), if a matrix is multiplied so */
+    float *panels;    /* x as matmul_many takes it, if a matrix is multiplied so */
     bool add;
     const struct quant_ops *exact[MAX_W]; /* per matrix: looked up once, not for every few rows */
     rounded_dot *dot[MAX_W];              /* NULL: x is exact */
@@ -95,7 +97,7 @@ static void rows_part(void *arg, unsigned part)
     uint32_t from = (part - job->first_part[i]) * job->part_rows[i];
     uint32_t to = from + job->part_rows[i] < w->rows ? from + job->part_rows[i] : w->rows;
     if (job->n >= MANY_LEAST && !job->dot[i]) {
-        matmul_many(&job->w[i], from, to, job->n, job->x, job->add);
+        matmul_many(&job->w[i], from, to, job->n, job->panels, job->add);
         return;
     }
     uint32_t quarter = (to - from) / QUANT_SIDE;
@@ -112,37 +114,47 @@ static uint32_t rows_a_part(const struct matrix *m, uint32_t n, uint64_t weights
     return n >= MANY_LEAST ? (rows + MANY_ROWS - 1) / MANY_ROWS * MANY_ROWS : rows;
 }
 
-struct rounding_job {
-    uint32_t cols;
-    const float *x;
-    uint8_t *out;
-};
-
 static void round_one(void *arg, unsigned t)
 {
-    const struct rounding_job *job = arg;
-    struct rounded out = rounded_at(job->out + t * rounded_bytes(job->cols), job->cols);
-    rounded_from_f32(job->cols, job->x + (size_t)t * job->cols, &out);
+    const struct rows_job *job = arg;
+    uint32_t cols = job->w->w->cols;
+    struct rounded out = rounded_at(job->rounded + t * rounded_bytes(cols), cols);
+    rounded_from_f32(cols, job->x + (size_t)t * cols, &out);
 }
 
-/* Finds each matrix's products, and rounds the vectors if one of them wants that. */
+static void panel_one(void *arg, unsigned panel)
+{
+    const struct rows_job *job = arg;
+    matmul_panel(job->n, job->w->w->cols, job->x, panel, job->panels);
+}
+
+/* Finds each matrix's products, and brings the vectors into the forms that these take. */
 static int prepare(struct pool *pool, struct matmul_room *room, enum activations activations,
                    struct rows_job *job)
 {
     uint32_t cols = job->w->w->cols;
-    bool rounded = false;
+    bool rounded = false, panels = false;
     for (size_t i = 0; i < job->n_w; i++) {
         uint32_t type = job->w[i].w->type;
         job->exact[i] = quant_ops(type);
         job->dot[i] = activations == ACTIVATIONS_INT8 ? rounded_dot_of(type) : NULL;
         rounded |= job->dot[i] != NULL;
+        panels |= job->dot[i] == NULL && job->n >= MANY_LEAST;
     }
-    if (!rounded)
+    size_t panels_floats = panels ? matmul_panels_floats(job->n, cols) : 0;
+    size_t rounded_floats = rounded ? job->n * rounded_bytes(cols) / sizeof(float) : 0;
+    if (panels_floats + rounded_floats == 0)
         return 0;
-    if (room_grow(room, 1, job->n * rounded_bytes(cols) / sizeof(float)))
+    if (room_grow(room, 1, panels_floats + rounded_floats))
         return -ENOMEM;
     job->rounded = (uint8_t *)room->tiles;
-    pool_run(pool, job->n, round_one, &(struct rounding_job){cols, job->x, job->rounded});
+    job->panels = room->tiles + rounded_floats;
+    if ((uint64_t)job->n * cols < SERIAL_FLOATS)
+        pool = NULL;
+    if (panels)
+        pool_run(pool, matmul_panels(job->n), panel_one, job);
+    if (rounded)
+        pool_run(pool, job->n, round_one, job);
     return 0;
 }
 

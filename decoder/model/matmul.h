@@ -42,7 +42,7 @@ enum activations {
 };
 
 /* y = x·wᵀ for several matrices of one input x (n, cols); y += x·wᵀ with add. Weights are read once for all
- * x. 0 or -ENOMEM; exact ones need no room (NULL) and can't fail. */
+ * x. 0 or -ENOMEM; one exact x needs no room (NULL) and cannot fail. */
 int matmul_rows(struct pool *, struct matmul_room *, enum activations, const struct matmul *, size_t n_w,
                 uint32_t n, const float *x, bool add);
 /* The same by tiles. Returns 0 or -ENOMEM. */

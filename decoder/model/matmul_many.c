@@ -1,6 +1,5 @@
-/* matmul_many.c: see matmul_many.h. A tile of weights stays in a core's caches while all vectors go by. Where
- * it is used as it lies, it is wide, and the processor foresees the next one. Where it is spread to f32
- * first, it must leave room for that, and the next one is asked for meanwhile. */
+/* matmul_many.c: see matmul_many.h. A tile of weights stays in a core's caches while all panels go by, and
+ * the next one is asked for meanwhile. Types that have no products of their own are spread to f32 first. */
 #include "decoder/model/matmul_many.h"
 
 #include <string.h>
@@ -10,10 +9,9 @@
 #include "decoder/model/quant.h"
 
 enum {
-    WIDE = 2048,      /* columns of a tile of weights as they lie; so far apart are vectors */
-    TILE_COLS = 512,  /* of one that is spread */
-    MOST_X = 64,      /* vectors that have sums at a time */
-    BEGINNING = 1024, /* bytes */
+    WIDE = 1024,     /* columns of a tile of weights as they lie */
+    TILE_COLS = 512, /* of one that is spread */
+    MOST_X = 64,     /* vectors that have sums at a time: whole panels */
     LINE = 64,
 };
 
@@ -21,15 +19,8 @@ enum {
 struct many {
     const struct matmul *mul;
     uint32_t to, n; /* rows end at; vectors */
-    const float *x;
+    const float *panels;
     bool add;
-};
-
-/* Memory that will be read next: so many bytes of each of several rows. */
-struct ahead {
-    const uint8_t *row;
-    size_t row_bytes, bytes, at; /* at: of the row; asked for */
-    unsigned rows, lines;        /* that are left; of all of them */
 };
 
 struct tile {
@@ -37,12 +28,40 @@ struct tile {
     const struct dots_ops *dots;
     dots_add *straight;                            /* NULL: they are spread first, */
     _Alignas(LINE) float w[MANY_ROWS * TILE_COLS]; /* to here: a load across two lines costs twice */
-    float sums[MOST_X][MANY_ROWS * QUANT_LANES], last[MOST_X][QUANT_LANES];
+    float sums[MOST_X][MANY_ROWS * QUANT_LANES];
 };
 
 static uint32_t least(uint32_t a, uint32_t b)
 {
     return a < b ? a : b;
+}
+
+static uint32_t padded(uint32_t cols)
+{
+    return (cols + QUANT_LANES - 1) / QUANT_LANES * QUANT_LANES;
+}
+
+uint32_t matmul_panels(uint32_t n)
+{
+    return (n + DOTS_VECTORS - 1) / DOTS_VECTORS;
+}
+
+size_t matmul_panels_floats(uint32_t n, uint32_t cols)
+{
+    return (size_t)n * padded(cols);
+}
+
+void matmul_panel(uint32_t n, uint32_t cols, const float *x, uint32_t panel, float *out)
+{
+    uint32_t first = panel * DOTS_VECTORS, vectors = least(n - first, DOTS_VECTORS);
+    out += (size_t)first * padded(cols);
+    for (uint32_t i = 0; i < cols; i += QUANT_LANES)
+        for (uint32_t t = 0; t < vectors; t++, out += QUANT_LANES) {
+            uint32_t some = least(cols - i, QUANT_LANES);
+            memcpy(out, x + (size_t)(first + t) * cols + i, some * sizeof *x);
+            for (uint32_t j = some; j < QUANT_LANES; j++)
+                out[j] = 0;
+        }
 }
 
 static const uint8_t *weights_at(const struct matrix *m, uint32_t row, uint32_t col)
@@ -58,42 +77,39 @@ static uint32_t tile_cols(const struct tile *t, uint32_t left)
     return whole ? whole : left;
 }
 
-/* What to ask for of the tile behind this one (further columns, else the next rows): all of it if it will be
- * spread, else where its rows begin, since from there on the processor foresees them. Nothing behind the
- * last. */
-static struct ahead next_tile(const struct tile *t, const struct many *all, uint32_t row, uint32_t col)
+/* The tile behind one: of further columns, else of the next rows. */
+struct behind {
+    struct dots_ahead row;
+    size_t row_bytes;
+    unsigned rows; /* 0: there is none */
+};
+
+static size_t row_bytes(const struct matrix *m)
 {
-    const struct matrix *m = all->mul->w;
-    if (col >= m->cols) {
-        col = 0;
-        row += least(all->to - row, MANY_ROWS);
-    }
-    unsigned rows = least(all->to - row, MANY_ROWS);
-    size_t bytes = ggml_row_bytes(m->f32 ? GGML_F32 : m->type, tile_cols(t, m->cols - col));
-    if (t->straight && bytes > BEGINNING)
-        bytes = BEGINNING;
-    return (struct ahead){.row = weights_at(m, row, col),
-                          .row_bytes = m->f32 ? m->cols * sizeof(float) : m->row_bytes,
-                          .bytes = bytes,
-                          .rows = rows,
-                          .lines = rows * (unsigned)((bytes + LINE - 1) / LINE)};
+    return m->f32 ? m->cols * sizeof(float) : m->row_bytes;
 }
 
-/* Asks for the next so many lines. */
-static void look_ahead(struct ahead *a, size_t lines)
+static struct behind behind(const struct many *all, uint32_t row, uint32_t next_col)
 {
-    while (lines && a->rows) {
-        size_t left = (a->bytes - a->at + LINE - 1) / LINE, now = lines < left ? lines : left;
-        for (const uint8_t *p = a->row + a->at, *end = p + now * LINE; p < end; p += LINE)
-            __builtin_prefetch(p, 0, 2);
-        lines -= now;
-        a->at += now * LINE;
-        if (now == left) {
-            a->at = 0;
-            a->row += a->row_bytes;
-            a->rows--;
-        }
+    const struct matrix *m = all->mul->w;
+    uint32_t col = next_col < m->cols ? next_col : 0;
+    row += col ? 0 : MANY_ROWS;
+    struct behind b = {.row_bytes = row_bytes(m),
+                       .rows = row < all->to ? least(all->to - row, MANY_ROWS) : 0};
+    b.row = b.rows ? (struct dots_ahead){weights_at(m, row, col), b.row_bytes * DOTS_STRIDE / m->cols}
+                   : (struct dots_ahead){weights_at(m, 0, 0), 0};
+    return b;
+}
+
+/* One row after the other; after the last, the same one again. */
+static struct dots_ahead take_row(struct behind *b)
+{
+    struct dots_ahead row = b->row;
+    if (b->rows > 1) {
+        b->rows--;
+        b->row.at += b->row_bytes;
     }
+    return row;
 }
 
 /* Columns [col, col + cols) of some rows as f32, zeros behind the last few. */
@@ -108,22 +124,14 @@ static void spread(struct tile *t, const struct matrix *m, uint32_t row, unsigne
     }
 }
 
-/* The last few columns of n vectors from x on, `stride` apart; zeros behind them. */
-static void copy_last(struct tile *t, const float *x, size_t stride, uint32_t cols, unsigned n)
-{
-    memset(t->last, 0, sizeof t->last);
-    for (unsigned i = 0; i < n; i++, x += stride)
-        memcpy(t->last[i], x, cols * sizeof *x);
-}
-
 /* A tile by vectors [first, first + n). */
 static void add_tile(struct tile *t, const struct many *all, uint32_t row, unsigned rows, uint32_t col,
                      uint32_t cols, uint32_t first, unsigned n)
 {
     const struct matrix *m = all->mul->w;
-    const float *x = all->x + (size_t)first * m->cols + col;
+    const float *panel = all->panels + (size_t)first * padded(m->cols);
     const uint8_t *w = weights_at(m, row, col);
-    size_t x_stride = m->cols, w_bytes = m->f32 ? m->cols * sizeof(float) : m->row_bytes;
+    size_t w_bytes = row_bytes(m);
     dots_add *add = t->straight;
     if (!add || cols < QUANT_LANES) {
         spread(t, m, row, rows, col, cols);
@@ -131,20 +139,14 @@ static void add_tile(struct tile *t, const struct many *all, uint32_t row, unsig
         w_bytes = TILE_COLS * sizeof *t->w;
         add = t->dots->f32;
     }
-    struct ahead ahead = next_tile(t, all, row, col + cols);
-    if (cols < QUANT_LANES) {
-        copy_last(t, x, x_stride, cols, n);
-        x = t->last[0];
-        x_stride = cols = QUANT_LANES;
-    }
-    unsigned lines = ahead.lines / (1 + rows * n / DOTS_PRODUCTS) + 1; /* a few at a time can be under way */
+    struct behind next = behind(all, row, col + cols);
     for (unsigned i = 0; i < n; i += DOTS_VECTORS) {
         unsigned vectors = least(n - i, DOTS_VECTORS), together = DOTS_PRODUCTS / vectors;
-        for (unsigned r = 0; r < rows; r += together) {
-            look_ahead(&ahead, lines);
-            add(col == 0, least(rows - r, together), vectors, cols, w + r * w_bytes, w_bytes,
-                x + i * x_stride, x_stride, t->sums[i] + r * QUANT_LANES, MANY_ROWS * QUANT_LANES);
-        }
+        for (unsigned r = 0; r < rows; r += together)
+            add(col == 0, least(rows - r, together), vectors, padded(cols), w + r * w_bytes, w_bytes,
+                panel + (size_t)col * vectors, t->sums[i] + r * QUANT_LANES, MANY_ROWS * QUANT_LANES,
+                take_row(&next));
+        panel += (size_t)vectors * padded(m->cols);
     }
 }
 
@@ -164,10 +166,11 @@ static void some_rows(struct tile *t, const struct many *all, uint32_t row, uint
     }
 }
 
-void matmul_many(const struct matmul *mul, uint32_t from, uint32_t to, uint32_t n, const float *x, bool add)
+void matmul_many(const struct matmul *mul, uint32_t from, uint32_t to, uint32_t n, const float *panels,
+                 bool add)
 {
-    struct tile t; /* some 25 KiB of the stack */
-    const struct many all = {mul, to, n, x, add};
+    struct tile t; /* some 24 KiB of the stack */
+    const struct many all = {mul, to, n, panels, add};
     uint32_t type = mul->w->f32 ? (uint32_t)GGML_F32 : mul->w->type;
     t.quant = quant_ops(type);
     t.dots = dots_ops();

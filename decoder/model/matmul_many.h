@@ -9,8 +9,16 @@ enum {
     MANY_ROWS = 6,  /* are taken together: a part is best a multiple of them */
 };
 
-/* Rows [from, to) of w: y (n, w->rows) = or += their dots with x (n, cols), with the bits of quant.h's dot.
- */
-void matmul_many(const struct matmul *, uint32_t from, uint32_t to, uint32_t n, const float *x, bool add);
+/* n vectors of so many columns as panels: DOTS_VECTORS of them, the last n mod DOTS_VECTORS, side by side in
+ * eights (columns / 8, vectors, 8), with zeros behind the last column. */
+size_t matmul_panels_floats(uint32_t n, uint32_t cols);
+uint32_t matmul_panels(uint32_t n); /* how many */
+/* Makes one of them, at its place in out (matmul_panels_floats); x (n, cols). */
+void matmul_panel(uint32_t n, uint32_t cols, const float *x, uint32_t panel, float *out);
+
+/* Rows [from, to) of w: y (n, w->rows) = or += their dots with n vectors, given as panels, with the bits of
+ * quant.h's dot. */
+void matmul_many(const struct matmul *, uint32_t from, uint32_t to, uint32_t n, const float *panels,
+                 bool add);
 
 #endif
