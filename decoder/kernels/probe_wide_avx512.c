@@ -1,7 +1,7 @@
-/* probe_peak_avx512.c: see probe_peak.h. */
+/* probe_wide_avx512.c: see probe_wide.h. */
 #if defined(__x86_64__)
 
-#include "decoder/kernels/probe_peak.h"
+#include "decoder/kernels/probe_wide.h"
 
 #include <immintrin.h>
 
@@ -24,5 +24,5 @@ double probe_peak_avx512(uint64_t steps, float *out)
 }
 
 #else
-typedef int probe_peak_avx512_is_x86_only;
+typedef int probe_wide_avx512_is_x86_only;
 #endif
