@@ -67,10 +67,9 @@ enum { ZMQX_PAYLOADS = 16 }; /* payload frames of a message, at most */
  * libzmq alive: copy what is to be kept for long and is smaller than that. */
 struct zmqx_message {
     struct zmqx_peer peer;
-    struct view header; /* frame 0 */
-    struct view
-        payload;       /* frame 1, and the others as its owner's rest; len 0 and owner NULL: there is none */
-    unsigned n_frames; /* at most 1 + ZMQX_PAYLOADS; more were received and thrown away */
+    struct view header;  /* frame 0 */
+    struct view payload; /* frame 1; the others are its owner's rest. len 0 and owner NULL: there is none */
+    unsigned n_frames;   /* at most 1 + ZMQX_PAYLOADS; more were received and thrown away */
 };
 void zmqx_message_clear(struct zmqx_message *);
 

@@ -32,6 +32,5 @@ void shelf_give(struct shelf *f, unsigned place)
 
 uint8_t *shelf_groups(const struct shape *s, struct shelf *f, unsigned place, unsigned layer, unsigned head)
 {
-    size_t of_span = SPAN_BLOCK_GROUPS * reps_group_bytes(REPS_BLOCK, shape_rep_dims(s, layer));
-    return f->data + s->shelf_at[layer] + ((size_t)head * SHELF_SPANS + place) * of_span;
+    return f->data + s->shelf_at[layer] + ((size_t)head * SHELF_SPANS + place) * span_blocks_bytes(s, layer);
 }

@@ -44,14 +44,12 @@ ADD(f32)
 ADD(f16)
 ADD(bf16)
 
-/* The tree of quant.c's dot. */
 static void sum(size_t n, const float *sums, float *out)
 {
-    for (size_t i = 0; i < n; i++, sums += QUANT_LANES) {
-        float v[4];
-        for (unsigned j = 0; j < 4; j++)
-            v[j] = sums[j] + sums[4 + j];
-        out[i] = (v[0] + v[2]) + (v[1] + v[3]);
+    for (size_t i = 0; i < n; i++) {
+        float lanes[QUANT_LANES];
+        memcpy(lanes, sums + i * QUANT_LANES, sizeof lanes);
+        out[i] = quant_add_lanes(lanes);
     }
 }
 

@@ -28,8 +28,8 @@ struct matmul {
     float *y; /* (n, w->rows) */
 };
 
-/* Room for what is multiplied, laid out otherwise: tiles, one per thread, or rounded vectors; grows by
- * itself. */
+/* Room for what is multiplied, laid out otherwise: tiles, one per thread, or vectors, as panels and rounded;
+ * grows by itself. */
 struct matmul_room {
     float *tiles;
     size_t tile_floats, n;

@@ -8,8 +8,7 @@
  * DESIGN. dot sums in 8 lanes: element i goes to lane i mod 8, in rising order; the lanes are added in a
  * fixed tree. A row's bits depend on the row and the vector only, within one kernel family (portable, avx2:
  * chosen like decoder/kernels does). dot_side takes four rows side by side: one stream of reads does not keep
- * memory busy, nor one chain of additions the units.
- */
+ * memory busy, nor one chain of additions the units. */
 #ifndef DECODER_MODEL_QUANT_H
 #define DECODER_MODEL_QUANT_H
 

@@ -19,8 +19,8 @@ struct hierarchy {
     float *coarse_mass, *coarse_score, *coarse_lse; /* (rows, coarse_ld), (coarse_ld), (rows) */
     uint8_t *open;                                  /* (n_units) */
     size_t n_open, block_ld;
-    const uint8_t *
-        *groups; /* of summaries; then of open units: lane i of the j-th is block 8·open_at[j] + i */
+    /* Of summaries; then of open units: lane i of the j-th is block 8·open_at[j] + i. */
+    const uint8_t **groups;
     uint32_t *open_at;
     float *block_mass, *block_score, *block_lse; /* (rows, block_ld), (block_ld), (rows) */
     uint64_t *may;                               /* bitmap of lanes with a page that may be chosen */
