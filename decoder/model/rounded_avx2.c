@@ -18,7 +18,7 @@ INLINE __m256i codes(const struct rounded *x, size_t i)
     return _mm256_loadu_si256((const __m256i *)(const void *)(x->q + 32 * i));
 }
 
-/* An f16 as a number; eight bytes are read, as every block has behind it or before. */
+/* quant_f16 with F16C. */
 INLINE float half(const uint8_t *p)
 {
     uint16_t h;
