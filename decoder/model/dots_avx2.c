@@ -28,14 +28,25 @@ INLINE __m256 bf16_8(const uint8_t *row, size_t i)
     return _mm256_castsi256_ps(_mm256_slli_epi32(h, 16));
 }
 
-/* Eight columns: x (T, 8). */
+/* sum += weight · x, all three in registers: what compilers make of the intrinsic loads x again with each
+ * product, and the first cache gives less than a load a product. */
+INLINE void add_product(__m256 *sum, __m256 weight, __m256 x)
+{
+    __asm__("vfmadd231ps %2, %1, %0" : "+x"(*sum) : "x"(weight), "x"(x));
+}
+
+/* Eight columns: x (T, 8). Of weights and vectors the fewer wait in registers, the others come one by one. */
 INLINE void step(__m256 (*const weights)(const uint8_t *, size_t), const unsigned R, const unsigned T,
                  const uint8_t *w, size_t w_bytes, size_t i, const float *x, __m256 *sum)
 {
-    for (unsigned r = 0; r < R; r++) {
-        __m256 weight = weights(w + r * w_bytes, i);
-        for (unsigned t = 0; t < T; t++)
-            sum[r * T + t] = _mm256_fmadd_ps(weight, _mm256_loadu_ps(x + t * QUANT_LANES), sum[r * T + t]);
+    const bool by_vector = R < T;
+    __m256 waiting[DOTS_VECTORS];
+    for (unsigned j = 0; j < (by_vector ? R : T); j++)
+        waiting[j] = by_vector ? weights(w + j * w_bytes, i) : _mm256_loadu_ps(x + j * QUANT_LANES);
+    for (unsigned k = 0; k < (by_vector ? T : R); k++) {
+        __m256 one = by_vector ? _mm256_loadu_ps(x + k * QUANT_LANES) : weights(w + k * w_bytes, i);
+        for (unsigned j = 0; j < (by_vector ? R : T); j++)
+            add_product(by_vector ? &sum[j * T + k] : &sum[k * T + j], waiting[j], one);
     }
 }
 
