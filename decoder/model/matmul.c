@@ -16,6 +16,7 @@ enum {
     PARTS = 32, /* of matmul_rows, if they have between LEAST and MOST weights: 10 to 40 µs */
     LEAST_WEIGHTS = 1 << 16,
     MOST_WEIGHTS = 1 << 18,
+    MANY_WEIGHTS = 1 << 15,   /* of a part for several vectors, which asks for the next one */
     SERIAL_WEIGHTS = 1 << 19, /* below this, waking a thread costs more than it saves */
     SERIAL_FLOATS = 1 << 15,  /* of vectors that take another form: likewise */
     TILE_FLOATS = 1 << 18,    /* a tile of spread weights: 1 MiB, half of a usual L2 */
@@ -63,7 +64,8 @@ struct rows_job {
     const struct quant_ops *exact[MAX_W]; /* per matrix: looked up once, not for every few rows */
     rounded_dot *dot[MAX_W];              /* NULL: x is exact */
     uint32_t part_rows[MAX_W];
-    unsigned first_part[MAX_W];
+    unsigned first_part[MAX_W], parts, threads;
+    atomic_uint next; /* part that nobody has taken */
 };
 
 /* Of matrix i, row r of every x, and rows r + stride … with it where there are n (1 or QUANT_SIDE). */
@@ -86,32 +88,71 @@ static void rows_times(const struct rows_job *job, size_t i, uint32_t r, uint32_
     }
 }
 
-/* A part's rows are taken four at a time, a quarter of the part from each other: four long streams. */
-static void rows_part(void *arg, unsigned part)
+static struct matmul_part part_of(const struct rows_job *job, unsigned part)
 {
-    const struct rows_job *job = arg;
+    if (part >= job->parts)
+        return (struct matmul_part){0};
     size_t i = job->n_w - 1;
     while (job->first_part[i] > part)
         i--;
-    const struct matrix *w = job->w[i].w;
-    uint32_t from = (part - job->first_part[i]) * job->part_rows[i];
-    uint32_t to = from + job->part_rows[i] < w->rows ? from + job->part_rows[i] : w->rows;
-    if (job->n >= MANY_LEAST && !job->dot[i]) {
-        matmul_many(&job->w[i], from, to, job->n, job->panels, job->add);
+    uint32_t from = (part - job->first_part[i]) * job->part_rows[i], rows = job->w[i].w->rows - from;
+    return (struct matmul_part){job->w + i, from,
+                                from + (rows < job->part_rows[i] ? rows : job->part_rows[i])};
+}
+
+static bool by_many(const struct rows_job *job, size_t i)
+{
+    return job->n >= MANY_LEAST && !job->dot[i];
+}
+
+/* A part's rows are taken four at a time, a quarter of the part from each other: four long streams. */
+static void rows_part(const struct rows_job *job, struct matmul_part part, struct matmul_part then)
+{
+    size_t i = (size_t)(part.mul - job->w);
+    if (by_many(job, i)) {
+        matmul_many(part, then, job->n, job->panels, job->add);
         return;
     }
-    uint32_t quarter = (to - from) / QUANT_SIDE;
+    uint32_t quarter = (part.to - part.from) / QUANT_SIDE;
     for (uint32_t r = 0; r < quarter; r++)
-        rows_times(job, i, from + r, quarter, QUANT_SIDE);
-    for (uint32_t r = from + QUANT_SIDE * quarter; r < to; r++)
+        rows_times(job, i, part.from + r, quarter, QUANT_SIDE);
+    for (uint32_t r = part.from + QUANT_SIDE * quarter; r < part.to; r++)
         rows_times(job, i, r, 0, 1);
 }
 
-static uint32_t rows_a_part(const struct matrix *m, uint32_t n, uint64_t weights)
+static struct matmul_part take_part(struct rows_job *job)
 {
-    uint32_t rows = (uint32_t)(weights / m->cols);
-    rows = rows ? rows : 1;
-    return n >= MANY_LEAST ? (rows + MANY_ROWS - 1) / MANY_ROWS * MANY_ROWS : rows;
+    return part_of(job, atomic_fetch_add(&job->next, 1));
+}
+
+/* A thread takes parts as they come. While enough are left for all, it takes one ahead, so that the part's
+ * weights can be asked for. */
+static void rows_thread(void *arg, unsigned thread)
+{
+    (void)thread;
+    struct rows_job *job = arg;
+    struct matmul_part part, then = take_part(job);
+    while ((part = then).mul) {
+        bool ahead =
+            by_many(job, (size_t)(part.mul - job->w)) && atomic_load(&job->next) + job->threads <= job->parts;
+        then = ahead ? take_part(job) : (struct matmul_part){0};
+        rows_part(job, part, then);
+        then = ahead ? then : take_part(job);
+    }
+}
+
+/* Of matrix i. */
+static uint32_t rows_a_part(const struct rows_job *job, size_t i, uint64_t weights)
+{
+    if (!by_many(job, i)) {
+        uint64_t least = LEAST_WEIGHTS / (job->n < 4 ? job->n : 4);
+        uint64_t a_part = weights / PARTS;
+        a_part = a_part < least ? least : a_part > MOST_WEIGHTS ? MOST_WEIGHTS : a_part;
+        uint32_t rows = (uint32_t)(a_part / job->w[i].w->cols);
+        return rows ? rows : 1;
+    }
+    uint32_t rows = MANY_WEIGHTS / job->w[i].w->cols;
+    return rows < MANY_ROWS ? MANY_ROWS : (rows + MANY_ROWS - 1) / MANY_ROWS * MANY_ROWS;
 }
 
 static void round_one(void *arg, unsigned t)
@@ -139,7 +180,7 @@ static int prepare(struct pool *pool, struct matmul_room *room, enum activations
         job->exact[i] = quant_ops(type);
         job->dot[i] = activations == ACTIVATIONS_INT8 ? rounded_dot_of(type) : NULL;
         rounded |= job->dot[i] != NULL;
-        panels |= job->dot[i] == NULL && job->n >= MANY_LEAST;
+        panels |= by_many(job, i);
     }
     size_t panels_floats = panels ? matmul_panels_floats(job->n, cols) : 0;
     size_t rounded_floats = rounded ? job->n * rounded_bytes(cols) / sizeof(float) : 0;
@@ -163,23 +204,20 @@ int matmul_rows(struct pool *pool, struct matmul_room *room, enum activations ac
 {
     assert(n_w >= 1 && n_w <= MAX_W);
     struct rows_job job = {.w = w, .n_w = n_w, .n = n, .x = x, .add = add};
-    unsigned parts = 0;
     uint64_t weights = 0;
     for (size_t i = 0; i < n_w; i++)
         weights += (uint64_t)w[i].w->rows * w[i].w->cols;
-    uint64_t a_part = weights / PARTS, least = LEAST_WEIGHTS / (n < 4 ? n : 4);
-    a_part = a_part < least ? least : a_part > MOST_WEIGHTS ? MOST_WEIGHTS : a_part;
-    for (size_t i = 0; i < n_w; i++) {
-        const struct matrix *m = w[i].w;
-        job.part_rows[i] = rows_a_part(m, n, a_part);
-        job.first_part[i] = parts;
-        parts += (m->rows + job.part_rows[i] - 1) / job.part_rows[i];
-    }
     if (weights * n < SERIAL_WEIGHTS)
         pool = NULL;
     if (prepare(pool, room, activations, &job))
         return -ENOMEM;
-    pool_run(pool, parts, rows_part, &job);
+    for (size_t i = 0; i < n_w; i++) {
+        job.part_rows[i] = rows_a_part(&job, i, weights);
+        job.first_part[i] = job.parts;
+        job.parts += (w[i].w->rows + job.part_rows[i] - 1) / job.part_rows[i];
+    }
+    job.threads = pool_threads(pool);
+    pool_run(pool, job.threads, rows_thread, &job);
     return 0;
 }
 

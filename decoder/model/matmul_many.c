@@ -17,8 +17,8 @@ enum {
 
 /* What all parts have in common. */
 struct many {
-    const struct matmul *mul;
-    uint32_t to, n; /* rows end at; vectors */
+    struct matmul_part part, then;
+    uint32_t n; /* vectors */
     const float *panels;
     bool add;
 };
@@ -91,14 +91,20 @@ static size_t row_bytes(const struct matrix *m)
 
 static struct behind behind(const struct many *all, uint32_t row, uint32_t next_col)
 {
-    const struct matrix *m = all->mul->w;
-    uint32_t col = next_col < m->cols ? next_col : 0;
-    row += col ? 0 : MANY_ROWS;
-    struct behind b = {.row_bytes = row_bytes(m),
-                       .rows = row < all->to ? least(all->to - row, MANY_ROWS) : 0};
-    b.row = b.rows ? (struct dots_ahead){weights_at(m, row, col), b.row_bytes * DOTS_STRIDE / m->cols}
-                   : (struct dots_ahead){weights_at(m, 0, 0), 0};
-    return b;
+    struct matmul_part next = {all->part.mul, row, all->part.to};
+    uint32_t col = next_col;
+    if (next_col >= next.mul->w->cols) {
+        col = 0;
+        next.from += MANY_ROWS;
+        next = next.from < next.to ? next : all->then;
+    }
+    if (!next.mul)
+        return (struct behind){.row = {weights_at(all->part.mul->w, row, 0), 0}};
+    const struct matrix *m = next.mul->w;
+    size_t bytes = row_bytes(m);
+    return (struct behind){.row = {weights_at(m, next.from, col), bytes * DOTS_STRIDE / m->cols},
+                           .row_bytes = bytes,
+                           .rows = least(next.to - next.from, MANY_ROWS)};
 }
 
 /* One row after the other; after the last, the same one again. */
@@ -128,7 +134,7 @@ static void spread(struct tile *t, const struct matrix *m, uint32_t row, unsigne
 static void add_tile(struct tile *t, const struct many *all, uint32_t row, unsigned rows, uint32_t col,
                      uint32_t cols, uint32_t first, unsigned n)
 {
-    const struct matrix *m = all->mul->w;
+    const struct matrix *m = all->part.mul->w;
     const float *panel = all->panels + (size_t)first * padded(m->cols);
     const uint8_t *w = weights_at(m, row, col);
     size_t w_bytes = row_bytes(m);
@@ -152,30 +158,29 @@ static void add_tile(struct tile *t, const struct many *all, uint32_t row, unsig
 
 static void some_rows(struct tile *t, const struct many *all, uint32_t row, uint32_t first, unsigned n)
 {
-    const struct matrix *m = all->mul->w;
-    unsigned rows = least(all->to - row, MANY_ROWS);
+    const struct matrix *m = all->part.mul->w;
+    unsigned rows = least(all->part.to - row, MANY_ROWS);
     for (uint32_t col = 0, cols; col < m->cols; col += cols) {
         cols = tile_cols(t, m->cols - col);
         add_tile(t, all, row, rows, col, cols, first, n);
     }
     for (unsigned i = 0; i < n; i++) {
-        float out[MANY_ROWS], *y = all->mul->y + (size_t)(first + i) * m->rows + row;
+        float out[MANY_ROWS], *y = all->part.mul->y + (size_t)(first + i) * m->rows + row;
         t->dots->sum(rows, t->sums[i], all->add ? out : y);
         for (unsigned r = 0; all->add && r < rows; r++)
             y[r] += out[r];
     }
 }
 
-void matmul_many(const struct matmul *mul, uint32_t from, uint32_t to, uint32_t n, const float *panels,
-                 bool add)
+void matmul_many(struct matmul_part part, struct matmul_part then, uint32_t n, const float *panels, bool add)
 {
     struct tile t; /* some 24 KiB of the stack */
-    const struct many all = {mul, to, n, panels, add};
-    uint32_t type = mul->w->f32 ? (uint32_t)GGML_F32 : mul->w->type;
+    const struct many all = {part, then, n, panels, add};
+    uint32_t type = part.mul->w->f32 ? (uint32_t)GGML_F32 : part.mul->w->type;
     t.quant = quant_ops(type);
     t.dots = dots_ops();
     t.straight = dots_of_type(t.dots, type);
-    for (uint32_t row = from; row < to; row += MANY_ROWS)
+    for (uint32_t row = part.from; row < part.to; row += MANY_ROWS)
         for (uint32_t first = 0; first < n; first += MOST_X)
             some_rows(&t, &all, row, first, least(n - first, MOST_X));
 }
