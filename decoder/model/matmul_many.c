@@ -54,14 +54,17 @@ size_t matmul_panels_floats(uint32_t n, uint32_t cols)
 void matmul_panel(uint32_t n, uint32_t cols, const float *x, uint32_t panel, float *out)
 {
     uint32_t first = panel * DOTS_VECTORS, vectors = least(n - first, DOTS_VECTORS);
+    uint32_t whole = cols / QUANT_LANES * QUANT_LANES;
     out += (size_t)first * padded(cols);
-    for (uint32_t i = 0; i < cols; i += QUANT_LANES)
-        for (uint32_t t = 0; t < vectors; t++, out += QUANT_LANES) {
-            uint32_t some = least(cols - i, QUANT_LANES);
-            memcpy(out, x + (size_t)(first + t) * cols + i, some * sizeof *x);
-            for (uint32_t j = some; j < QUANT_LANES; j++)
-                out[j] = 0;
-        }
+    x += (size_t)first * cols;
+    for (uint32_t i = 0; i < whole; i += QUANT_LANES)
+        for (uint32_t t = 0; t < vectors; t++, out += QUANT_LANES)
+            memcpy(out, x + (size_t)t * cols + i,
+                   QUANT_LANES * sizeof *x); /* so many are moves, not a call */
+    for (uint32_t t = 0; whole < cols && t < vectors; t++, out += QUANT_LANES) {
+        memset(out, 0, QUANT_LANES * sizeof *out);
+        memcpy(out, x + (size_t)t * cols + whole, (cols - whole) * sizeof *x);
+    }
 }
 
 static const uint8_t *weights_at(const struct matrix *m, uint32_t row, uint32_t col)
