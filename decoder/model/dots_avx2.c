@@ -1,9 +1,10 @@
 /* dots_avx2.c: the AVX2 family (with FMA and F16C); see dots.h. Elsewhere than on x86-64 it is empty and
  * never chosen.
  *
- * A block is R rows by T vectors, R·T = 12: of the 16 registers 12 hold sums, three or fewer a row's weights
- * or a vector each, and one takes the others in turn. Halves are turned into floats on their way into the
- * units, again for every four vectors: a tile that is stored and read again costs more. */
+ * A block is R rows by T vectors, R·T = 12: of the 16 registers 12 hold sums. Weights of R rows wait in
+ * others while vectors come one by one, or the other way round, whichever are fewer. Halves are turned into
+ * floats on their way into the units, again for every four vectors: a tile that is stored and read again
+ * costs more. */
 #include "decoder/model/dots.h"
 
 #ifdef __AVX2__

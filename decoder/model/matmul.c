@@ -88,6 +88,7 @@ static void rows_times(const struct rows_job *job, size_t i, uint32_t r, uint32_
     }
 }
 
+/* None behind the last. */
 static struct matmul_part part_of(const struct rows_job *job, unsigned part)
 {
     if (part >= job->parts)
@@ -141,18 +142,15 @@ static void rows_thread(void *arg, unsigned thread)
     }
 }
 
-/* Of matrix i. */
+/* Of matrix i, where all have so many weights. */
 static uint32_t rows_a_part(const struct rows_job *job, size_t i, uint64_t weights)
 {
-    if (!by_many(job, i)) {
-        uint64_t least = LEAST_WEIGHTS / (job->n < 4 ? job->n : 4);
-        uint64_t a_part = weights / PARTS;
-        a_part = a_part < least ? least : a_part > MOST_WEIGHTS ? MOST_WEIGHTS : a_part;
-        uint32_t rows = (uint32_t)(a_part / job->w[i].w->cols);
-        return rows ? rows : 1;
-    }
-    uint32_t rows = MANY_WEIGHTS / job->w[i].w->cols;
-    return rows < MANY_ROWS ? MANY_ROWS : (rows + MANY_ROWS - 1) / MANY_ROWS * MANY_ROWS;
+    uint64_t a_part = weights / PARTS, least = LEAST_WEIGHTS / (job->n < 4 ? job->n : 4);
+    a_part = a_part < least ? least : a_part > MOST_WEIGHTS ? MOST_WEIGHTS : a_part;
+    bool many = by_many(job, i);
+    uint32_t rows = (uint32_t)((many ? MANY_WEIGHTS : a_part) / job->w[i].w->cols);
+    rows = rows ? rows : 1;
+    return many ? (rows + MANY_ROWS - 1) / MANY_ROWS * MANY_ROWS : rows;
 }
 
 static void round_one(void *arg, unsigned t)

@@ -15,7 +15,7 @@ enum {
     LINE = 64,
 };
 
-/* What all parts have in common. */
+/* What a call is given. */
 struct many {
     struct matmul_part part, then;
     uint32_t n; /* vectors */
@@ -57,10 +57,9 @@ void matmul_panel(uint32_t n, uint32_t cols, const float *x, uint32_t panel, flo
     uint32_t whole = cols / QUANT_LANES * QUANT_LANES;
     out += (size_t)first * padded(cols);
     x += (size_t)first * cols;
-    for (uint32_t i = 0; i < whole; i += QUANT_LANES)
+    for (uint32_t i = 0; i < whole; i += QUANT_LANES) /* of a fixed size, a copy is moves, not a call */
         for (uint32_t t = 0; t < vectors; t++, out += QUANT_LANES)
-            memcpy(out, x + (size_t)t * cols + i,
-                   QUANT_LANES * sizeof *x); /* so many are moves, not a call */
+            memcpy(out, x + (size_t)t * cols + i, QUANT_LANES * sizeof *x);
     for (uint32_t t = 0; whole < cols && t < vectors; t++, out += QUANT_LANES) {
         memset(out, 0, QUANT_LANES * sizeof *out);
         memcpy(out, x + (size_t)t * cols + whole, (cols - whole) * sizeof *x);
@@ -177,7 +176,7 @@ static void some_rows(struct tile *t, const struct many *all, uint32_t row, uint
 
 void matmul_many(struct matmul_part part, struct matmul_part then, uint32_t n, const float *panels, bool add)
 {
-    struct tile t; /* some 24 KiB of the stack */
+    struct tile t; /* some 48 KiB of the stack */
     const struct many all = {part, then, n, panels, add};
     uint32_t type = part.mul->w->f32 ? (uint32_t)GGML_F32 : part.mul->w->type;
     t.quant = quant_ops(type);
